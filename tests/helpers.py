@@ -1,0 +1,20 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import os
+import random
+
+# Printed by conftest.py; set it to repeat a run.
+SEED = int(os.environ.get("WSMINI_TEST_SEED") or int.from_bytes(os.urandom(4), "big"))
+
+
+def splits(data, count=3):
+    """Ways to cut *data* into chunks: whole, byte by byte, and some at random places."""
+    data = bytes(data)
+    yield [data]
+    yield [data[i : i + 1] for i in range(len(data))]
+    rng = random.Random(SEED)
+    for _ in range(count):
+        places = sorted(rng.sample(range(len(data) + 1), min(len(data) + 1, rng.randint(1, 6))))
+        yield [data[i:j] for i, j in zip([0, *places], [*places, len(data)])]
