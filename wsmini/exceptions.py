@@ -1,0 +1,236 @@
+"""The exceptions of wsmini, and the words for close codes.
+
+One base class, and below it only what a program would handle differently. Exceptions carry plain
+data and import nothing that imports them back. Network failures stay ``OSError``, expired
+deadlines the built-in ``TimeoutError``, wrong arguments ``TypeError`` or ``ValueError``.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .http11 import Response
+
+# RFC 6455, 7.4.1 and the IANA registry of close codes.
+CLOSE_CODES = {
+    1000: "normal closure",
+    1001: "going away",
+    1002: "protocol error",
+    1003: "unsupported data",
+    1005: "no status code received",
+    1006: "connection lost without a close frame",
+    1007: "invalid payload data",
+    1008: "policy violation",
+    1009: "message too big",
+    1010: "extension required",
+    1011: "internal error",
+    1012: "service restart",
+    1013: "try again later",
+    1014: "bad gateway",
+    1015: "TLS failure",
+}
+
+_OK = {1000, 1001}
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """``repr(value)``, cut to *limit* characters: what a peer sent must not flood a message."""
+    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+class Close(namedtuple("Close", "code reason")):
+    """A close code and its reason, as in a Close frame (RFC 6455, 5.5.1).
+
+    ``code`` is an ``int``, 1005 where the frame was empty; ``reason`` is a ``str``.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if 3000 <= self.code < 4000:
+            meaning = "registered"
+        elif 4000 <= self.code < 5000:
+            meaning = "private use"
+        else:
+            meaning = CLOSE_CODES.get(self.code, "unknown")
+        return f"{self.code} ({meaning}){' ' + self.reason if self.reason else ''}"
+
+
+class WebSocketException(Exception):
+    """Base of all exceptions that wsmini defines."""
+
+
+class ConnectionClosed(WebSocketException):
+    """The connection is closed; nothing more can be sent or received.
+
+    Attributes:
+        rcvd: the ``Close`` that was received, or ``None``.
+        sent: the ``Close`` that was sent, or ``None``.
+        rcvd_then_sent: whether the peer closed first; ``None`` unless both are there.
+    """
+
+    def __init__(
+        self, rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None = None
+    ) -> None:
+        super().__init__(rcvd, sent, rcvd_then_sent)
+        self.rcvd = rcvd
+        self.sent = sent
+        self.rcvd_then_sent = rcvd_then_sent
+
+    @property
+    def code(self) -> int:
+        """The close code received (RFC 6455, 7.1.5): 1005 if it had none, 1006 if none came."""
+        return 1006 if self.rcvd is None else self.rcvd.code
+
+    @property
+    def reason(self) -> str:
+        """The close reason received, or an empty string."""
+        return "" if self.rcvd is None else self.rcvd.reason
+
+    def __str__(self) -> str:
+        if self.rcvd is None:
+            if self.sent is None:
+                return "no close frame received or sent"
+            return f"sent {self.sent}; no close frame received"
+        if self.sent is None:
+            return f"received {self.rcvd}; no close frame sent"
+        if self.rcvd_then_sent:
+            return f"received {self.rcvd}; then sent {self.sent}"
+        return f"sent {self.sent}; then received {self.rcvd}"
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """The connection was closed normally, by either side: 1000 or 1001."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """The connection was closed with an error, or was lost (then ``__cause__`` may say why)."""
+
+
+def connection_closed(
+    rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None
+) -> ConnectionClosed:
+    """The exception for how a connection ended: normal or not."""
+    # The side that closes first gives the reason; an answer without a code agrees with it.
+    first, second = (rcvd, sent) if rcvd_then_sent else (sent, rcvd)
+    if first is not None and second is not None:
+        if first.code in _OK and (second.code in _OK or second.code == 1005):
+            return ConnectionClosedOK(rcvd, sent, rcvd_then_sent)
+    return ConnectionClosedError(rcvd, sent, rcvd_then_sent)
+
+
+class InvalidURI(WebSocketException, ValueError):
+    """The URL isn't a WebSocket URL (RFC 6455, 3). Attributes: ``uri`` (redacted), ``problem``."""
+
+    def __init__(self, uri: str, problem: str) -> None:
+        super().__init__(uri, problem)
+        self.uri = uri
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{shown(self.uri)} isn't a valid WebSocket URL: {self.problem}"
+
+
+class InvalidProxy(WebSocketException, ValueError):
+    """The proxy URL can't be used. Attributes: ``proxy`` (redacted), ``problem``."""
+
+    def __init__(self, proxy: str, problem: str) -> None:
+        super().__init__(proxy, problem)
+        self.proxy = proxy
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{shown(self.proxy)} isn't a valid proxy: {self.problem}"
+
+
+class InvalidHandshake(WebSocketException):
+    """The server's answer to the opening handshake can't be accepted (RFC 6455, 4.1)."""
+
+
+class InvalidMessage(InvalidHandshake):
+    """The answer isn't a well-formed HTTP/1.1 response, or it exceeds a limit."""
+
+
+class InvalidStatus(InvalidHandshake):
+    """The server refused the upgrade: its status isn't 101.
+
+    Attributes:
+        response: the ``Response``: ``status_code``, ``reason_phrase``, ``headers`` and ``body``
+            (as many bytes of it as came before the body limit).
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        response = self.response
+        reason = f" {shown(response.reason_phrase)[1:-1]}" if response.reason_phrase else ""
+        return f"server refused the WebSocket connection: HTTP {response.status_code}{reason}"
+
+
+class InvalidHeader(InvalidHandshake):
+    """A header of the answer is missing or wrong. Attributes: ``name``, ``value`` or ``None``."""
+
+    def __init__(self, name: str, value: str | None = None) -> None:
+        super().__init__(name, value)
+        self.name = name
+        self.value = value
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"missing {self.name} header"
+        return f"invalid {self.name} header: {shown(self.value)}"
+
+
+class InvalidUpgrade(InvalidHeader):
+    """``Upgrade``, ``Connection`` or ``Sec-WebSocket-Accept`` doesn't complete the upgrade."""
+
+
+class NegotiationError(InvalidHeader):
+    """The server chose an extension or a subprotocol that wasn't offered, or chose it wrongly.
+
+    Attributes: as ``InvalidHeader``, and ``problem``.
+    """
+
+    def __init__(self, name: str, value: str | None, problem: str) -> None:
+        super().__init__(name, value)
+        self.args = (name, value, problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: {self.problem}"
+
+
+class ProtocolError(WebSocketException):
+    """The peer broke the protocol; the connection fails with 1002, or 1007 for invalid data."""
+
+
+class PayloadTooBig(WebSocketException):
+    """A message or a fragment exceeds a limit; the connection fails with 1009.
+
+    Attributes: ``size`` in bytes as far as it is known, ``limit`` in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.size} bytes exceed the limit of {self.limit} bytes (max_size)"
+
+
+class InvalidState(WebSocketException):
+    """The operation isn't possible in the connection's present state."""
+
+
+class ConcurrencyError(WebSocketException):
+    """Two threads or tasks receive from one connection at the same time."""
+
+
+class SendBufferFull(WebSocketException):
+    """Too much is waiting to be sent; nothing of the refused message was."""
