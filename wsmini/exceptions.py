@@ -11,6 +11,8 @@ from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Sequence
+
     from .http11 import Response
 
 # RFC 6455, 7.4.1 and the IANA registry of close codes.
@@ -41,6 +43,11 @@ def shown(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:
+    """What is said behind the message of a failure to open a connection."""
+    return f" ({phase}: {address}, after {elapsed:.2f} s{'; ' + hint if hint else ''})"
+
+
 class Close(namedtuple("Close", "code reason")):
     """A close code and its reason, as in a Close frame (RFC 6455, 5.5.1).
 
@@ -56,7 +63,9 @@ class Close(namedtuple("Close", "code reason")):
             meaning = "private use"
         else:
             meaning = CLOSE_CODES.get(self.code, "unknown")
-        return f"{self.code} ({meaning}){' ' + self.reason if self.reason else ''}"
+        # A terminal must not be driven by what a peer sent.
+        reason = self.reason if self.reason.isprintable() else shown(self.reason)[1:-1]
+        return f"{self.code} ({meaning}) {reason}".rstrip()
 
 
 class WebSocketException(Exception):
@@ -147,7 +156,25 @@ class InvalidProxy(WebSocketException, ValueError):
 
 
 class InvalidHandshake(WebSocketException):
-    """The server's answer to the opening handshake can't be accepted (RFC 6455, 4.1)."""
+    """The answer to the opening handshake can't be accepted (RFC 6455, 4.1).
+
+    Attributes, empty unless ``connect()`` has set them, on an ``OSError`` that it raises too:
+        phase: where it happened: ``"dns"``, ``"tcp"``, ``"proxy"``, ``"tls"`` or ``"upgrade"``.
+        address: to which host and port it was.
+        elapsed: after how many seconds.
+        hint: one thing to try, or an empty string.
+    """
+
+    phase = address = hint = ""
+    elapsed = 0.0
+
+    def __str__(self) -> str:
+        if not self.phase:
+            return self._text()
+        return self._text() + failure_context(self.phase, self.address, self.elapsed, self.hint)
+
+    def _text(self) -> str:
+        return super().__str__()
 
 
 class InvalidMessage(InvalidHandshake):
@@ -166,10 +193,14 @@ class InvalidStatus(InvalidHandshake):
         super().__init__(response)
         self.response = response
 
-    def __str__(self) -> str:
-        response = self.response
-        reason = f" {shown(response.reason_phrase)[1:-1]}" if response.reason_phrase else ""
-        return f"server refused the WebSocket connection: HTTP {response.status_code}{reason}"
+    def _text(self) -> str:
+        return f"server refused the WebSocket connection: HTTP {_status(self.response)}"
+
+
+def _status(response: Response) -> str:
+    """The status for people; the phrase is the peer's."""
+    phrase = shown(response.reason_phrase)[1:-1]
+    return f"{response.status_code} {phrase}" if phrase else str(response.status_code)
 
 
 class InvalidHeader(InvalidHandshake):
@@ -180,7 +211,7 @@ class InvalidHeader(InvalidHandshake):
         self.name = name
         self.value = value
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         if self.value is None:
             return f"missing {self.name} header"
         return f"invalid {self.name} header: {shown(self.value)}"
@@ -188,6 +219,50 @@ class InvalidHeader(InvalidHandshake):
 
 class InvalidUpgrade(InvalidHeader):
     """``Upgrade``, ``Connection`` or ``Sec-WebSocket-Accept`` doesn't complete the upgrade."""
+
+
+class InvalidRedirect(InvalidHandshake):
+    """The server redirects to where one can't go. Attributes: ``location``, ``problem``."""
+
+    def __init__(self, location: str, problem: str) -> None:
+        super().__init__(location, problem)
+        self.location = location
+        self.problem = problem
+
+    def _text(self) -> str:
+        return f"can't follow the redirect to {shown(self.location)}: {self.problem}"
+
+
+class TooManyRedirects(InvalidHandshake):
+    """The server redirects again and again. Attributes: ``uris``, the way there (redacted)."""
+
+    def __init__(self, uris: Sequence[str]) -> None:
+        super().__init__(uris)
+        self.uris = uris
+
+    def _text(self) -> str:
+        way = " -> ".join(shown(uri)[1:-1] for uri in self.uris)
+        loop = "in a loop" if self.uris[-1] in self.uris[:-1] else "too often"
+        return f"the server redirects {loop}: {way}"
+
+
+class ProxyError(InvalidHandshake):
+    """The proxy can't or won't connect to the server."""
+
+
+class InvalidProxyMessage(ProxyError):
+    """The proxy's answer isn't well-formed, or isn't of the protocol that was expected."""
+
+
+class InvalidProxyStatus(ProxyError):
+    """The HTTP proxy refused. Attributes: ``response``, as ``InvalidStatus``."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def _text(self) -> str:
+        return f"proxy refused the connection: HTTP {_status(self.response)}"
 
 
 class NegotiationError(InvalidHeader):
@@ -201,8 +276,8 @@ class NegotiationError(InvalidHeader):
         self.args = (name, value, problem)
         self.problem = problem
 
-    def __str__(self) -> str:
-        return f"{super().__str__()}: {self.problem}"
+    def _text(self) -> str:
+        return f"{super()._text()}: {self.problem}"
 
 
 class ProtocolError(WebSocketException):
