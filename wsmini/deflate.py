@@ -257,10 +257,8 @@ class PerMessageDeflate(Extension):
         if not data and not self._inside:
             return b""
         # zlib's own limit can't tell "just full" from "more to come", so it gets one byte more.
-        if max_size is None or max_size >= sys.maxsize:
-            room = 0
-        else:
-            room = max_size + 1 if max_size > 0 else 1
+        limit = sys.maxsize if max_size is None else max_size
+        room = max(limit, 0) + 1 if limit < sys.maxsize else 0
         inflater = self._inflater or self._new_inflater()
         try:
             out = inflater.decompress(b"".join((data, _TAIL)) if fin else data, room)
