@@ -1,0 +1,74 @@
+"""What holds for every test: a seed that can be repeated, a time limit, and nothing left behind.
+
+The time limit is faulthandler's watchdog, a C thread that waits for no lock of Python's. When a
+test takes longer than ``WSMINI_TEST_TIMEOUT`` seconds (default 60), it prints the stack of every
+thread, whatever they are blocked in, and ends the whole run: a test that hangs is a bug, and what
+runs after it couldn't be trusted. (An alarm would only interrupt the main thread, could be
+swallowed by the code under test, and would disturb the tests of signals.)
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import sys
+import threading
+
+import pytest
+
+pytest.register_assert_rewrite("helpers")
+
+import helpers  # noqa: E402  (its assertions must be rewritten first, or -O removes them)
+
+TIMEOUT = float(os.environ.get("WSMINI_TEST_TIMEOUT") or 60)
+GRACE = 2.0  # seconds that a thread which has been told to end may take
+
+# The stacks go where stderr went before pytest began to capture it.
+_stderr = pytest.StashKey[int]()
+_sockets = 0
+
+
+def _count_sockets(event, args):
+    global _sockets
+    if event == "socket.__new__":
+        _sockets += 1
+
+
+def pytest_configure(config):
+    config.stash[_stderr] = os.dup(2)
+    sys.addaudithook(_count_sockets)
+
+
+def pytest_unconfigure(config):
+    os.close(config.stash[_stderr])
+
+
+def pytest_report_header(config):
+    return f"seed: {helpers.SEED} (repeat with WSMINI_TEST_SEED={helpers.SEED})"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=item.config.stash[_stderr])
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks():
+    """Fail a test that leaves a thread running or a socket open."""
+    threads, sockets = set(threading.enumerate()), _sockets
+    yield
+    leaked = [thread for thread in threading.enumerate() if thread not in threads and leaks(thread)]
+    if _sockets != sockets:
+        gc.collect()  # ResourceWarning, which is an error, for each socket that nobody closed
+    assert not leaked, f"threads left running: {leaked}"
+
+
+def leaks(thread):
+    """Whether *thread* should have ended, and doesn't."""
+    if thread.daemon and not thread.name.startswith("wsmini-"):
+        return False
+    thread.join(GRACE)
+    return thread.is_alive()
