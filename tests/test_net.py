@@ -857,6 +857,15 @@ def test_sending_all_waits_for_room(pair):
     assert b"".join(received) == data
 
 
+def test_what_a_peer_said_before_it_hung_up_can_still_be_received(pair):
+    one, other = pair
+    other.send(b"the reason")
+    other.close()
+    stream = SocketStream(one)
+    assert run(send_all(stream, b"a request")) is None
+    assert run(receive_some(stream)) == b"the reason"
+
+
 def test_sending_nothing(pair):
     assert run(send_all(SocketStream(pair[0]), b"")) is None
 

@@ -333,13 +333,20 @@ class SocketStream:
 
 
 def send_all(stream: Stream, data: bytes) -> Steps[None]:
-    """Send all of *data*."""
+    """Send all of *data*; less if the peer has hung up.
+
+    What it said before that tells more than the reset: a response, or TLS's alert that it wants a
+    certificate, say. So receiving comes next, and fails if there is nothing.
+    """
     view = memoryview(data)
-    while view or not stream.flush():
-        try:
-            view = view[stream.send(view) :]
-        except BlockingIOError:
-            yield Wait({stream.sock: WRITE}, None)
+    try:
+        while view or not stream.flush():
+            try:
+                view = view[stream.send(view) :]
+            except BlockingIOError:
+                yield Wait({stream.sock: WRITE}, None)
+    except ConnectionError:
+        return
 
 
 def receive_some(stream: Stream, size: int = RESPONSE_READ) -> Steps[bytes]:
