@@ -1,0 +1,364 @@
+"""The options of a connection: named, typed and checked once, for every front end."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from .auth import Authenticator
+from .deflate import Deflate, available
+from .exceptions import InvalidProxy, InvalidURI, shown
+from .extensions import ExtensionOffer
+from .handshake import check_subprotocols, user_headers
+from .http11 import Headers
+from .protocol import size_limits
+from .proxy import parse_proxy
+from .uri import parse_authority, parse_uri
+from .version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from http.cookiejar import CookieJar
+    from logging import Logger
+    from typing import (
+        Callable,
+        Dict,
+        List,
+        Optional,
+        Sequence,
+        Tuple,
+        TypedDict,
+        TypeVar,
+        Union,
+    )
+
+    from .auth import Credentials
+    from .handshake import HeaderItems
+    from .net import SocketOption
+    from .protocol import MaxSize
+
+    T = TypeVar("T")
+
+    class ConnectOptions(TypedDict, total=False):
+        """The keyword arguments of ``connect()``: what ``Options`` takes, for type checkers."""
+
+        host: Optional[str]
+        port: Optional[int]
+        unix_path: Optional[str]
+        sock: Optional[socket.socket]
+        source_address: Optional[Tuple[str, int]]
+        happy_eyeballs_delay: float
+        socket_options: Sequence[SocketOption]
+        proxy: Union[bool, str, None]
+        proxy_ssl: Optional[ssl_module.SSLContext]
+        proxy_server_hostname: Optional[str]
+        ssl: Optional[ssl_module.SSLContext]
+        server_hostname: Optional[str]
+        origin: Optional[str]
+        subprotocols: Sequence[str]
+        extensions: Sequence[ExtensionOffer]
+        compression: Optional[str]
+        additional_headers: HeaderItems
+        user_agent_header: Optional[str]
+        auth: Optional[Credentials]
+        cookies: Optional[CookieJar]
+        max_redirects: int
+        open_timeout: Optional[float]
+        close_timeout: Optional[float]
+        ping_interval: Optional[float]
+        ping_timeout: Optional[float]
+        max_size: MaxSize
+        max_queue: int
+        busy_poll: float
+        logger: Optional[Logger]
+        trace: Optional[Callable[[Dict[str, object]], None]]
+
+
+FOREVER = 1e6  # seconds: what waits so long may wait on, and the clocks of systems have limits
+
+USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} wsmini/{__version__}"
+
+
+class Options:
+    """A URL and the options of a connection to it; the attributes have the arguments' names.
+
+    Args:
+        url: ``ws://`` or ``wss://``, as ``str``.
+        host, port: where to connect to instead of the URL's host and port, which still go into the
+            ``Host`` header, SNI and the check of the certificate.
+        unix_path: the path of a Unix socket to connect to instead.
+        sock: a connected socket to use instead; the opening owns it from its first step on, and
+            closes it if it fails.
+        source_address: ``(host, port)`` to connect from; 0 for any port.
+        happy_eyeballs_delay: seconds until the next address of a name is tried too (RFC 8305).
+        socket_options: ``(level, option, value)`` triples, set before connecting.
+        proxy: ``True`` for what the environment says (``wss_proxy``, ``https_proxy``,
+            ``ws_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``), ``None`` for none, or the
+            URL of one: http, https, socks5, socks5h, socks4 or socks4a.
+        proxy_ssl: an ``ssl.SSLContext`` for an https proxy.
+        proxy_server_hostname: the name for SNI and the certificate of an https proxy.
+        ssl: an ``ssl.SSLContext`` for ``wss``; ``None`` for one that verifies the certificate and
+            the host name against the system's certificates.
+        server_hostname: the name for SNI and the certificate's check, instead of the URL's host.
+        origin: the ``Origin`` header.
+        subprotocols: those to offer, the preferred one first.
+        extensions: ``ExtensionOffer`` objects, offered in this order, in front of compression.
+        compression: ``"deflate"`` to offer permessage-deflate (RFC 7692), ``None`` not to.
+        additional_headers: a mapping or pairs; they replace the headers that wsmini sends
+            (``Host``, ``User-Agent``...), ``None`` as value removes one, a list gives several.
+        user_agent_header: the ``User-Agent`` header, ``None`` for none.
+        auth: ``(user, password)`` for servers that ask for Basic or Digest authentication, or a
+            callable that sees the challenge, see ``auth.Authenticator``. The URL's user and
+            password do the same, and are sent at once.
+        cookies: an ``http.cookiejar.CookieJar`` to take cookies from and to put them into.
+        max_redirects: how many redirects to follow; 0 to follow none.
+        open_timeout: seconds for everything from the look-up of the name to the server's answer;
+            ``None`` for no limit.
+        close_timeout: seconds to wait for the server while closing; ``None`` for no limit.
+        ping_interval: seconds of silence until a ping is sent; ``None`` for no pings.
+        ping_timeout: seconds from there on until the peer counts as dead; ``None`` for never.
+        max_size: limit in bytes for a received message, or a pair of limits for a message and for
+            a fragment; ``None`` for no limit.
+        max_queue: messages kept unread while another thread waits for something else; at the
+            limit, reading stops.
+        busy_poll: seconds to poll the socket before waiting for it: faster answers for a busy CPU.
+        logger: a ``logging.Logger`` or adapter; gets what ``trace`` gets, at debug level.
+        trace: called with a ``dict`` for each event of the opening, without secrets: ``time`` in
+            seconds since the start, ``phase``, ``event``, and what belongs to that.
+
+    Raises:
+        InvalidURI: if *url* isn't valid.
+        TypeError, ValueError: if an option isn't.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        host: Optional[str] = None,
+        port: Optional[int] = None,
+        unix_path: Optional[str] = None,
+        sock: Optional[socket.socket] = None,
+        source_address: Optional[Tuple[str, int]] = None,
+        happy_eyeballs_delay: float = 0.25,
+        socket_options: Sequence[SocketOption] = (),
+        proxy: Union[bool, str, None] = True,
+        proxy_ssl: Optional[ssl_module.SSLContext] = None,
+        proxy_server_hostname: Optional[str] = None,
+        ssl: Optional[ssl_module.SSLContext] = None,
+        server_hostname: Optional[str] = None,
+        origin: Optional[str] = None,
+        subprotocols: Sequence[str] = (),
+        extensions: Sequence[ExtensionOffer] = (),
+        compression: Optional[str] = "deflate",
+        additional_headers: HeaderItems = None,
+        user_agent_header: Optional[str] = USER_AGENT,
+        auth: Optional[Credentials] = None,
+        cookies: Optional[CookieJar] = None,
+        max_redirects: int = 5,
+        open_timeout: Optional[float] = 10,
+        close_timeout: Optional[float] = 10,
+        ping_interval: Optional[float] = 20,
+        ping_timeout: Optional[float] = 20,
+        max_size: MaxSize = 1 << 20,
+        max_queue: int = 16,
+        busy_poll: float = 0,
+        logger: Optional[Logger] = None,
+        trace: Optional[Callable[[Dict[str, object]], None]] = None,
+    ) -> None:
+        self.uri = parse_uri(url)
+        self.host, self.port = _host("host", host), _port(port)
+        self.unix_path = self.uri.unix_path if unix_path is None else unix_path
+        self.sock = _socket(sock)
+        self.source_address = _source_address(source_address)
+        self.happy_eyeballs_delay = _seconds("happy_eyeballs_delay", happy_eyeballs_delay)
+        self.socket_options = _socket_options(socket_options)
+        self.proxy = proxy
+        self.fixed_proxy = None if proxy is None or proxy is True else parse_proxy(proxy)
+        self.proxy_ssl = _context("proxy_ssl", proxy_ssl)
+        self.proxy_server_hostname = _host("proxy_server_hostname", proxy_server_hostname)
+        self.ssl = _context("ssl", ssl)
+        self.server_hostname = _host("server_hostname", server_hostname)
+        self.origin = _header("Origin", origin)
+        self.subprotocols = check_subprotocols(subprotocols)
+        self.offers = _offers(extensions, compression)
+        self.additional_headers = user_headers(additional_headers)
+        self.user_agent_header = _header("User-Agent", user_agent_header)
+        self.auth = auth
+        self.cookies = _having("cookies", cookies, "add_cookie_header", "extract_cookies")
+        self.max_redirects = _count("max_redirects", max_redirects, 0)
+        self.open_timeout = _limit("open_timeout", open_timeout)
+        self.close_timeout = _limit("close_timeout", close_timeout)
+        self.ping_interval = _interval("ping_interval", ping_interval)
+        self.ping_timeout = _interval("ping_timeout", ping_timeout)
+        self.max_size = max_size
+        self.max_queue = _count("max_queue", max_queue, 1)
+        self.busy_poll = _seconds("busy_poll", busy_poll)
+        self.logger = _having("logger", logger, "debug")
+        self.trace = _having("trace", trace, "__call__")
+        self._check()
+
+    def _check(self) -> None:
+        """What can't be seen from one option alone."""
+        size_limits(self.max_size)
+        if self.auth is not None:
+            Authenticator(self.auth)
+        if self.uri.username is not None:
+            Authenticator((self.uri.username, self.uri.password or ""), preemptive=True)
+        elsewhere = self.host is not None or self.port is not None
+        if (self.sock is not None) + (self.unix_path is not None) + elsewhere > 1:
+            raise ValueError("sock, unix_path, and host with port exclude each other")
+        if self.fixed_proxy is not None and (self.sock or self.unix_path is not None):
+            raise ValueError("there is no way through a proxy with sock or a Unix socket")
+        self._check_path()
+        self._check_tls()
+
+    def _check_path(self) -> None:
+        if self.unix_path is not None:
+            if not isinstance(self.unix_path, str):
+                raise TypeError(f"unix_path is a str, not {self.unix_path!r}")
+            if not self.unix_path:
+                raise ValueError("unix_path is empty")
+
+    def _check_tls(self) -> None:
+        if self.ssl is not None and not self.uri.secure and self.max_redirects == 0:
+            raise ValueError("ssl is for wss:// URLs, and this one is ws://")
+        if self.uri.secure and ssl_problem():
+            raise InvalidURI(str(self.uri), ssl_problem())
+        if self.fixed_proxy is not None and self.fixed_proxy.scheme == "https" and ssl_problem():
+            raise InvalidProxy(str(self.fixed_proxy), ssl_problem())
+
+
+def ssl_problem() -> str:
+    """Why there can't be TLS; empty if there can."""
+    try:
+        import ssl  # noqa: F401  # large: only where it is needed
+    except ImportError as exc:
+        return f"TLS needs the ssl module, which this Python lacks: {exc}"
+    return ""
+
+
+def _host(name: str, host: Optional[str]) -> Optional[str]:
+    """A host as URLs have it: ASCII, in lower case, without brackets."""
+    if host is None:
+        return None
+    if not isinstance(host, str):
+        raise TypeError(f"{name} is a str, not {host!r}")
+    is_bare = ":" in host and not host.startswith("[")
+    try:
+        authority = parse_authority(f"[{host}]" if is_bare else host)
+        if authority.username is not None or authority.port is not None:
+            raise ValueError("it has more than that")
+    except ValueError as exc:
+        raise ValueError(f"{name} is a host, which {shown(host)} isn't: {exc}") from None
+    return authority.host
+
+
+def _port(port: Optional[int]) -> Optional[int]:
+    if port is not None:
+        if not isinstance(port, int):
+            raise TypeError(f"port is an int, not {port!r}")
+        if not 0 < port < 65536:
+            raise ValueError(f"port is a number from 1 to 65535, not {port}")
+    return port
+
+
+def _socket(sock: Optional[socket.socket]) -> Optional[socket.socket]:
+    if sock is not None and (not isinstance(sock, socket.socket) or hasattr(sock, "do_handshake")):
+        raise TypeError(f"sock is a plain socket (TLS is up to ssl and wss://), not {sock!r}")
+    return sock
+
+
+def _source_address(address: Optional[Tuple[str, int]]) -> Optional[Tuple[str, int]]:
+    if address is None:
+        return None
+    if isinstance(address, tuple) and len(address) == 2:
+        host, port = address
+        if isinstance(host, str) and isinstance(port, int):
+            if not 0 <= port < 65536:
+                raise ValueError(f"the port of source_address is from 0 to 65535, not {port}")
+            return address
+    raise TypeError(f"source_address is a tuple (host, port), not {address!r}")
+
+
+def _socket_options(options: Sequence[SocketOption]) -> List[SocketOption]:
+    checked = list(options)
+    for option in checked:
+        if not isinstance(option, tuple) or len(option) != 3:
+            raise TypeError(f"socket_options are tuples (level, option, value), not {option!r}")
+    return checked
+
+
+def _context(
+    name: str, context: Optional[ssl_module.SSLContext]
+) -> Optional[ssl_module.SSLContext]:
+    """Something false must never switch verification off in silence."""
+    if context is None:
+        return None
+    import ssl  # only users of the option need it
+
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            f"{name} must be an ssl.SSLContext, not {context!r}; to switch verification off,"
+            " use wsmini.unverified_context()"
+        )
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(f"{name} is for servers; ssl.create_default_context() is for clients")
+    return context
+
+
+def _header(name: str, value: Optional[str]) -> Optional[str]:
+    if value is not None:
+        Headers([(name, value)])
+    return value
+
+
+def _having(name: str, value: T, *methods: str) -> T:
+    """*value*, which is ``None`` or has *methods*."""
+    missing = [method for method in methods if not hasattr(value, method)]
+    if value is not None and missing:
+        raise TypeError(f"{name} has no {missing[0]}: {type(value).__name__}")
+    return value
+
+
+def _offers(
+    extensions: Sequence[ExtensionOffer], compression: Optional[str]
+) -> List[ExtensionOffer]:
+    offers = list(extensions)
+    for offer in offers:
+        if not isinstance(offer, ExtensionOffer):
+            raise TypeError(f"extensions takes ExtensionOffer objects, not {offer!r}")
+    if compression not in ("deflate", None):
+        raise ValueError(f'compression is "deflate" or None, not {compression!r}')
+    mine = Deflate.name not in {offer.name for offer in offers}
+    if compression is not None and mine and available():
+        offers.append(Deflate())
+    return offers
+
+
+def _count(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is an int, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} is a number from {least} on, not {value}")
+    return value
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if not value >= 0:  # nor can it be NaN
+        raise ValueError(f"{name} is a number of seconds from 0 on, not {value!r}")
+    return min(value, FOREVER)
+
+
+def _limit(name: str, value: Optional[float]) -> Optional[float]:
+    """Seconds, or ``None`` for no limit."""
+    return None if value is None or _seconds(name, value) == FOREVER else value
+
+
+def _interval(name: str, value: Optional[float]) -> Optional[float]:
+    if value == 0:  # which means "none" elsewhere
+        raise ValueError(f"{name} is a number of seconds above 0, or None for none")
+    return _limit(name, value)

@@ -1,0 +1,293 @@
+"""TLS over any stream of bytes, without blocking.
+
+The TLS engine works on memory (``ssl.MemoryBIO``), the sockets stay ours: one read from the socket
+brings many records, where ``ssl.SSLSocket`` makes two system calls for each; TLS can run inside
+TLS; and nothing of OpenSSL ever waits for the network.
+
+Threads: one may call ``recv`` while another calls ``send``. OpenSSL doesn't allow that on one
+connection, so a lock is held around each call into the engine; never while waiting for the
+network. A signal handler may interrupt its own thread in there and close the connection, so the
+lock lets the same thread in again: between two calls, the engine is in order. ``send`` and
+``flush`` are called by one thread at a time, which holds the connection's send lock: ciphertext
+has to go out in the order in which it was made. What ``recv`` makes the engine want to say (a key
+update, say) waits, with ``unsent`` set, for the next ``flush``.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+
+from .net import DONTWAIT, READ, WRITE, Wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Dict, Hashable, List, Optional
+
+    from .frames import Data
+    from .net import Steps, Stream
+
+RECORD = 16384  # bytes of plaintext in a TLS record, at most (RFC 8446, 5.1)
+READ_SIZE = 131000  # asked of the lower stream: below the size from which malloc maps memory
+MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
+
+MAX_SESSIONS = 64  # remembered for each context
+MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
+
+_default_context: Optional[ssl.SSLContext] = None
+
+# By context, the last session with each server: a handshake that resumes it is cheaper. OpenSSL
+# takes one only in the context that it belongs to, and what was verified then holds for it.
+_sessions: Dict[ssl.SSLContext, Dict[Hashable, ssl.SSLSession]] = {}
+_sessions_lock = threading.Lock()
+
+
+def default_context() -> ssl.SSLContext:
+    """The context of all connections that don't bring one: verifies chain and host name.
+
+    It is made once in a process, since loading the system's certificates takes tens of
+    milliseconds.
+    """
+    global _default_context
+    if _default_context is None:
+        _default_context = ssl.create_default_context()
+    return _default_context
+
+
+def unverified_context() -> ssl.SSLContext:
+    """A context that trusts anybody: encrypted, but to whom isn't known."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no authorities, which takes long
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _remember(context: ssl.SSLContext, server: Hashable, session: Optional[ssl.SSLSession]) -> None:
+    """Remember *session*, and forget those that weren't used for the longest time."""
+    # With TLS 1.3 there is a session before it can be resumed.
+    if session is None or not session.id:
+        return
+    with _sessions_lock:
+        sessions = _sessions.pop(context, {})
+        while len(_sessions) >= MAX_CONTEXTS:
+            del _sessions[next(iter(_sessions))]
+        _sessions[context] = sessions
+        sessions.pop(server, None)
+        while len(sessions) >= MAX_SESSIONS:
+            del sessions[next(iter(sessions))]
+        sessions[server] = session
+
+
+class TLSStream:
+    """TLS as a client over *lower*, which it owns. ``handshake()`` comes first.
+
+    Args:
+        context: with what to trust.
+        server_hostname: the name for SNI, and for the certificate if the context checks it.
+        port: the server's, which tells its sessions from those of others on the host.
+    """
+
+    __slots__ = (
+        "_context", "_failure", "_incoming", "_lock", "_lower", "_out", "_outgoing", "_server",
+        "_tls", "sock", "unsent",
+    )  # fmt: skip
+
+    def __init__(
+        self, lower: Stream, context: ssl.SSLContext, server_hostname: str, port: int
+    ) -> None:
+        self._lower, self._context = lower, context
+        self.sock: socket.socket = lower.sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # Bytes need no idna codec, which small systems lack.
+        name = server_hostname.rstrip(".").encode("ascii")
+        # What is verified is part of the key: a context may be changed between two connections.
+        settings = (context.verify_mode, context.verify_flags, context.check_hostname)
+        self._server = (name, port, settings)
+        self._tls = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_hostname=name,
+            session=_sessions.get(context, {}).get(self._server),
+        )
+        self._lock = threading.RLock()
+        self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
+        self._failure: Optional[ssl.SSLError] = None  # of recv(), once it has returned what it had
+        self.unsent = False
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """The standard library's object, for ``getpeercert()``, ``cipher()`` and the like."""
+        return self._tls
+
+    def facts(self) -> Dict[str, object]:
+        """What a trace tells of it."""
+        cipher = self._tls.cipher()
+        return {
+            "version": self._tls.version(),
+            "cipher": cipher[0] if cipher else None,
+            "resumed": self._tls.session_reused,
+        }
+
+    def handshake(self) -> Steps[None]:
+        """The TLS handshake.
+
+        Raises:
+            ssl.SSLError: if it fails; ``ssl.SSLCertVerificationError`` if the certificate does.
+            ConnectionResetError: if the server ends the connection meanwhile.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                yield from self._flush_all()
+                yield from self._feed()
+            except ssl.SSLError:
+                self._flush_quietly()  # the alert that tells the server why
+                raise
+            else:
+                yield from self._flush_all()
+                return
+
+    def _flush_all(self) -> Steps[None]:
+        while not self.flush():
+            yield Wait({self.sock: WRITE}, None)
+
+    def _feed(self) -> Steps[None]:
+        while True:
+            try:
+                data = self._lower.recv(READ_SIZE)
+            except BlockingIOError:
+                yield Wait({self.sock: READ}, None)
+                continue
+            if not data:
+                raise ConnectionResetError("the server ended the connection in the TLS handshake")
+            self._incoming.write(data)
+            return
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Up to *size* bytes out of as many records as are here; ``b""`` at the end.
+
+        Raises:
+            BlockingIOError: if there are none, and the lower stream doesn't wait.
+        """
+        while True:
+            with self._lock:
+                data = self._decrypted(size)
+            if data is not None:
+                return data
+            received = self._lower.recv(READ_SIZE, flags & DONTWAIT)
+            if not received:
+                return b""  # without TLS's goodbye: WebSocket has its own
+            with self._lock:
+                self._incoming.write(received)
+
+    def _decrypted(self, size: int) -> Optional[bytes]:
+        """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
+        if self._failure is not None:
+            raise self._failure
+        read, incoming = self._tls.read, self._incoming
+        chunks: List[bytes] = []
+        try:
+            data = read(min(size, RECORD))
+            size -= len(data)
+            if not data or size <= 0 or not (incoming.pending or self._tls.pending()):
+                return data
+            chunks.append(data)
+            while size > 0 and data:
+                data = read(min(size, RECORD))
+                chunks.append(data)
+                size -= len(data)
+        except ssl.SSLWantReadError:
+            self.unsent = self.unsent or self._outgoing.pending > 0
+            if not chunks:
+                return None
+        except ssl.SSLZeroReturnError:
+            pass  # the peer's goodbye; found again by the next call if there are chunks
+        except ssl.SSLError as exc:
+            self.unsent = self.unsent or self._outgoing.pending > 0  # the alert
+            if not chunks:
+                raise
+            self._failure = exc
+        return b"".join(chunks)
+
+    def buffered(self) -> bool:
+        """Whether there may be bytes to receive that the socket doesn't show."""
+        with self._lock:
+            here = self._incoming.pending or self._tls.pending() or self._failure is not None
+        return bool(here) or self._lower.buffered()
+
+    def send(self, data: Data, flags: int = 0) -> int:
+        """Take *data*, or the start of it; what the lower stream doesn't take waits for ``flush``.
+
+        Raises:
+            BlockingIOError: if earlier bytes wait still, or the engine has to read first; then
+                nothing was taken.
+        """
+        if self.unsent and not self.flush(flags):
+            raise BlockingIOError("earlier bytes aren't sent yet")
+        if not data:
+            return 0
+        with self._lock:
+            try:
+                taken = self._tls.write(data if len(data) <= MAX_SEND else _start_of(data))
+            except ssl.SSLWantReadError:
+                self.unsent = True
+                raise BlockingIOError("TLS has to read before it can write") from None
+            out = self._outgoing.read()
+        try:
+            sent = self._lower.send(out, flags)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(out) or self._lower.unsent:
+            self._out = memoryview(out)[sent:]
+            self.unsent = True
+        return taken
+
+    def flush(self, flags: int = 0) -> bool:
+        """Send what was taken; whether all of it is sent."""
+        try:
+            while self._out or self._take_ciphertext():
+                self._out = self._out[self._lower.send(self._out, flags) :]
+        except BlockingIOError:
+            self.unsent = True
+            return False
+        if not self._lower.flush(flags):
+            self.unsent = True
+            return False
+        return True
+
+    def _take_ciphertext(self) -> bool:
+        """Whether there was more; ``recv`` may say so again from now on."""
+        with self._lock:
+            self._out = memoryview(self._outgoing.read())
+            self.unsent = bool(self._out)
+            return self.unsent
+
+    def say_goodbye(self) -> None:
+        """Say that nothing more will be sent: TLS's goodbye, as far as it goes out at once."""
+        with self._lock:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:
+                pass  # it wants the peer's goodbye first, or the connection has failed
+        if self._flush_quietly():
+            self._lower.say_goodbye()
+
+    def _flush_quietly(self) -> bool:
+        try:
+            return self.flush(DONTWAIT)
+        except OSError:
+            return False  # the connection is going down anyway
+
+    def close(self) -> None:
+        """Close the connection without a goodbye. May be called more than once."""
+        self._lower.close()
+        with self._lock:
+            # Only now: with TLS 1.3 sessions come behind the handshake (RFC 8446, 4.6.1).
+            if self._tls.version() is not None:
+                _remember(self._context, self._server, self._tls.session)
+
+
+def _start_of(data: Data) -> memoryview:
+    return memoryview(data)[:MAX_SEND]
