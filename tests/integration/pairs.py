@@ -1,0 +1,126 @@
+"""Connections over socket pairs: the client's end is real, the other is a ``Peer`` of the test."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from types import SimpleNamespace
+
+from wsmini.connection import Connection
+from wsmini.frames import Opcode
+from wsmini.net import SocketStream
+from wsmini.options import Options
+from wsmini.testing import Peer, frame
+
+PATIENCE = 20  # seconds; nothing takes so long
+
+
+def tcp_pair():
+    """Two sockets connected over loopback: unlike a socket pair, they can be reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    for sock in (ours, theirs):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
+
+
+def connection(stream, extensions=(), rest=b"", **options):
+    """A connection whose opening is behind it."""
+    opened = SimpleNamespace(
+        stream=stream, request=None, response=None, subprotocol=None, timings={},
+        extensions=list(extensions), rest=rest,
+    )  # fmt: skip
+    return Connection(opened, Options("ws://localhost", **options))
+
+
+def peer_of(sock):
+    """What a script for *sock* gets from a server of ``wsmini.testing``, after the handshake."""
+    sock.settimeout(PATIENCE)
+    return Peer(sock, [], timeout=PATIENCE, max_size=1 << 26)
+
+
+def closing(code, reason=""):
+    """A server's Close frame."""
+    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+@contextlib.contextmanager
+def pair(extensions=(), rest=b"", *, tcp=False, **options):
+    """(connection, peer); the peer is gone when it ends."""
+    ours, theirs = tcp_pair() if tcp else socket.socketpair()
+    ws = connection(SocketStream(ours), extensions, rest, **options)
+    try:
+        yield ws, peer_of(theirs)
+    finally:
+        theirs.close()
+        ws.close()
+
+
+def reset(sock):
+    """Close *sock* such that the other end gets an RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+class Task(threading.Thread):
+    """A call in a thread of its own; ``result()`` returns or raises what it does."""
+
+    def __init__(self, function, *args, **kwargs):
+        super().__init__(name="wsmini-test", daemon=True)
+        self._call = function, args, kwargs
+        self._error = self._value = None
+        self.start()
+
+    def run(self):
+        function, args, kwargs = self._call
+        try:
+            self._value = function(*args, **kwargs)
+        except BaseException as exc:
+            self._error = exc
+
+    def result(self):
+        self.join(PATIENCE)
+        assert not self.is_alive(), "it hangs"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def eventually(condition):
+    """Wait for something that another thread does."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it doesn't happen"
+        time.sleep(0.001)
+
+
+def receiving(ws):
+    """Wait until a thread is about to block in reading."""
+    eventually(ws._wire.receiving.locked)
+
+
+def fill(ws):
+    """Send until the peer's buffers are full; how many messages of 1000 bytes that were."""
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            ws.send(bytes(1000), timeout=0)
+            count += 1
+    return count
+
+
+def stuff(ws):
+    """Send empty messages until not even one of these has room; how many that were."""
+    sock, data = ws._wire.stream.sock, frame(Opcode.BINARY, masked=True)
+    count = 0
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(data)
+            count += 1
+    sock.setblocking(True)
+    return count

@@ -1,0 +1,98 @@
+"""wsmini: a WebSocket client on the standard library alone (RFC 6455, RFC 7692).
+
+::
+
+    import wsmini
+
+    with wsmini.connect("wss://example.com/feed") as ws:
+        ws.send("hello")
+        for message in ws:
+            print(message)
+"""
+
+from __future__ import annotations
+
+from .connection import Connection, Ping, connect
+from .deflate import Deflate
+from .exceptions import (
+    Close,
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidHeader,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidRedirect,
+    InvalidState,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    PayloadTooBig,
+    ProtocolError,
+    ProxyError,
+    SendBufferFull,
+    TooManyRedirects,
+    WebSocketException,
+)
+from .extensions import Extension, ExtensionOffer
+from .frames import Frame
+from .http11 import Headers
+from .protocol import State
+from .version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = [
+    "Close",
+    "ConcurrencyError",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionClosedError",
+    "ConnectionClosedOK",
+    "Deflate",
+    "Extension",
+    "ExtensionOffer",
+    "Frame",
+    "Headers",
+    "InvalidHandshake",
+    "InvalidHeader",
+    "InvalidMessage",
+    "InvalidProxy",
+    "InvalidProxyMessage",
+    "InvalidProxyStatus",
+    "InvalidRedirect",
+    "InvalidState",
+    "InvalidStatus",
+    "InvalidURI",
+    "InvalidUpgrade",
+    "NegotiationError",
+    "PayloadTooBig",
+    "Ping",
+    "ProtocolError",
+    "ProxyError",
+    "SendBufferFull",
+    "State",
+    "TooManyRedirects",
+    "WebSocketException",
+    "__version__",
+    "connect",
+    "unverified_context",
+]
+
+
+def unverified_context() -> SSLContext:
+    """An ``ssl.SSLContext`` that accepts any certificate: for ``connect(..., ssl=...)``.
+
+    The connection is encrypted, but anybody can be at its other end. For a server with a private
+    CA, ``ssl.create_default_context(cafile="ca.pem")`` is what you want.
+    """
+    from .tls import unverified_context  # ssl is large, and ws:// doesn't need it
+
+    return unverified_context()

@@ -1,0 +1,609 @@
+"""The blocking API: ``connect()`` and ``Connection``.
+
+A ``Connection`` has no thread of its own. Any number of threads may send, each message goes out
+whole; one at a time receives. Who may touch the socket when is told in ``wire``; this module is
+what a program sees of it.
+
+Unread messages are in ``_ready``, an iterator that ``recv`` and iteration share: whoever comes
+takes the next one, so none is lost when one gives way to the other.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock, get_ident
+from itertools import chain
+
+from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
+from .frames import Opcode
+from .net import run, shown_address
+from .opening import Opening
+from .options import Options
+from .protocol import ClientProtocol
+from .wire import Wire, monotonic, patience
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from types import TracebackType
+    from typing import (
+        Any,
+        Callable,
+        Dict,
+        Iterable,
+        Iterator,
+        List,
+        Literal,
+        Optional,
+        Sequence,
+        Tuple,
+        Type,
+        Union,
+        overload,
+    )
+
+    from typing_extensions import Unpack
+
+    from .extensions import Extension
+    from .frames import Data
+    from .http11 import Headers, Request, Response
+    from .messages import Message
+    from .opening import Opened
+    from .options import ConnectOptions
+    from .protocol import State
+
+TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
+_SENDABLE = (str, bytes, bytearray, memoryview)
+
+
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
+    """Open a connection; use it in a ``with`` statement, which closes it.
+
+    Args:
+        url: ``"ws://..."`` or ``"wss://..."``.
+        options: keyword arguments, see ``Options``: ``additional_headers``, ``origin``,
+            ``subprotocols``, ``compression``, ``ssl``, ``host``, ``open_timeout``,
+            ``ping_interval``, ``max_size`` and others.
+
+    Returns:
+        An open ``Connection``.
+
+    Raises:
+        InvalidURI, ValueError, TypeError: if the URL or an option isn't valid.
+        OSError: if the network or TLS fails.
+        TimeoutError: if ``open_timeout`` passes.
+        InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
+    """
+    settings = Options(url, **options)
+    opened = run(Opening(settings).steps())
+    try:
+        return Connection(opened, settings)
+    except BaseException:
+        opened.stream.close()
+        raise
+
+
+class Ping:
+    """A ping that was sent."""
+
+    __slots__ = ("_round_trip", "_wire")
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._round_trip: Optional[float] = None
+
+    def _receive_pong(self, round_trip: float) -> None:
+        self._round_trip = round_trip
+        self._wire.notify()
+
+    def wait(self, timeout: Optional[float] = None) -> float:
+        """Wait for the pong. Thread-safe.
+
+        If no thread receives, this does, and keeps up to ``max_queue`` messages for ``recv``.
+
+        Returns:
+            The round trip in seconds.
+
+        Raises:
+            TimeoutError: if it didn't come within *timeout* seconds; call again to wait on.
+            ConnectionClosed: if the connection was closed before.
+        """
+        wire = self._wire
+        deadline = None if timeout is None else monotonic() + timeout
+        if not wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline):
+            raise TimeoutError(f"no pong within {timeout} s")
+        if self._round_trip is None:
+            raise wire.protocol.close_exc()
+        return self._round_trip
+
+
+class Connection:
+    """An open WebSocket connection. Use ``connect()`` to make one.
+
+    Attributes:
+        request, response: of the opening handshake, with ``headers``.
+        subprotocol: the one that the server chose, or ``None``.
+        timings: seconds that each phase of the opening took, by its name.
+        local_address, remote_address: of the socket, as the ``socket`` module has them.
+    """
+
+    def __init__(self, opened: Opened, options: Options) -> None:
+        self.request: Request = opened.request
+        self.response: Response = opened.response
+        self.subprotocol: Optional[str] = opened.subprotocol
+        self.timings: Dict[str, float] = opened.timings
+        sock = opened.stream.sock
+        self.local_address: Any = sock.getsockname()
+        self.remote_address: Any = _peer_name(sock)
+        self._protocol = ClientProtocol(
+            max_size=options.max_size,
+            ping_interval=options.ping_interval,
+            ping_timeout=options.ping_timeout,
+        )
+        self._protocol.open(opened.extensions, monotonic())
+        self._wire = Wire(opened.stream, self._protocol, options, opened.rest)
+        self._acquire_sending = self._wire.sending.acquire
+        self._release_sending = self._wire.sending.release
+        self._put = self._wire.outbox.put
+        self._ready: Iterator[Message] = iter(())
+        self._consuming = allocate_lock()  # held in recv and recv_streaming
+        self._fragments_by = 0  # the thread that is sending a fragmented message
+        self._id = ""
+
+    # -- receiving --
+
+    if TYPE_CHECKING:
+
+        @overload
+        def recv(self, timeout: Optional[float] = None, *, decode: Literal[True]) -> str: ...
+
+        @overload
+        def recv(self, timeout: Optional[float] = None, *, decode: Literal[False]) -> bytes: ...
+
+        @overload
+        def recv(self, timeout: Optional[float] = None, *, decode: None = None) -> Message: ...
+
+    def recv(self, timeout: Optional[float] = None, *, decode: Optional[bool] = None) -> Message:
+        """Receive a message: ``str`` if it is text, ``bytes`` if it is binary.
+
+        Thread-safe, but one thread at a time may wait here. A timeout loses nothing: the next call
+        goes on in the middle of the message.
+
+        Args:
+            timeout: seconds to wait, ``None`` for no limit; 0 takes what is there.
+            decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
+
+        Raises:
+            TimeoutError: if no message is complete in time.
+            ConnectionClosed: if the connection is closed and all messages were received.
+            ConcurrencyError: if another thread is receiving.
+            UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
+        """
+        for message in self._ready:
+            return message if decode is None else _converted(message, decode)
+        batch = self._receive(None if timeout is None else monotonic() + timeout)
+        if len(batch) > 1:
+            self._ready = iter(batch)
+            message = next(self._ready)
+        else:
+            message = batch[0]  # and no second reference to what may be large
+        return message if decode is None else _converted(message, decode)
+
+    def _receive(self, deadline: Optional[float]) -> List[Message]:
+        """Wait for some messages."""
+        if not self._consuming.acquire(False):
+            raise ConcurrencyError(TWO_RECEIVERS)
+        try:
+            return self._wire.receive(deadline)
+        finally:
+            self._consuming.release()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Receive messages until the connection is closed with 1000 or 1001.
+
+        Raises:
+            ConnectionClosedError: if it is closed in another way.
+            ConcurrencyError: as ``recv``.
+        """
+        # The step from message to message is in C, that between batches in Python.
+        return chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[Iterator[Message]]:
+        while True:
+            ready = self._ready
+            yield ready
+            if self._ready is ready:  # and exhausted; not so if recv() has got another batch
+                try:
+                    self._ready = iter(self._receive(None))
+                except ConnectionClosedOK:
+                    return
+
+    if TYPE_CHECKING:
+
+        @overload
+        def recv_streaming(self, decode: Literal[True]) -> Iterator[str]: ...
+
+        @overload
+        def recv_streaming(self, decode: Literal[False]) -> Iterator[bytes]: ...
+
+        @overload
+        def recv_streaming(self, decode: None = None) -> Iterator[Message]: ...
+
+    def recv_streaming(self, decode: Optional[bool] = None) -> Iterator[Message]:
+        """Receive one message in chunks, as they arrive: for messages that are large or slow.
+
+        Chunks end where the network or the sender cut; they aren't the fragments of the sender. To
+        leave the iteration before its end skips the rest of the message. The limit on the size of
+        a message holds; ``max_size=(None, 2**20)`` would limit its fragments only.
+
+        Args:
+            decode: as in ``recv``.
+
+        Raises:
+            ConnectionClosed: if the connection is closed; perhaps after some chunks.
+            ConcurrencyError: as ``recv``.
+        """
+        if not self._consuming.acquire(False):
+            raise ConcurrencyError(TWO_RECEIVERS)
+        wire, fin, begun = self._wire, False, False
+        try:
+            for message in self._ready:
+                fin = True
+                yield message if decode is None else _converted(message, decode)
+                return
+            convert = _chunk_converter(decode)
+            while not fin:
+                chunk, fin = wire.receive_chunk(begun)
+                begun = True
+                yield convert(chunk, fin)
+        finally:
+            if not fin:
+                wire.skip()
+            self._consuming.release()
+
+    def recv_into(
+        self, buffer: Union[bytearray, memoryview], timeout: Optional[float] = None
+    ) -> int:
+        """Receive a message, text as UTF-8, into *buffer*.
+
+        Returns:
+            The number of bytes of the message.
+
+        Raises:
+            ValueError: if the message is longer than *buffer*; it can be received still.
+            TypeError: if *buffer* can't be written to.
+            TimeoutError, ConnectionClosed, ConcurrencyError: as ``recv``.
+        """
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"a {type(buffer).__name__} can't be written to")
+        message = self.recv(timeout)
+        data = message.encode() if isinstance(message, str) else message
+        if len(data) > len(view):
+            self._ready = chain([message], self._ready)
+            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
+        view[: len(data)] = data
+        return len(data)
+
+    # -- sending --
+
+    def send(
+        self,
+        message: Union[str, Data, Iterable[Union[str, Data]]],
+        *,
+        text: Optional[bool] = None,
+        compress: Optional[bool] = None,
+        timeout: Optional[float] = None,
+    ) -> None:
+        """Send a message. Thread-safe: each message goes out whole.
+
+        It returns when the operating system has taken all of it. While the peer doesn't read,
+        this blocks, and receives meanwhile (up to ``max_queue`` messages, for ``recv``).
+
+        Args:
+            message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
+                iterated over is sent as one fragmented message, a fragment for each ``str`` or
+                bytes-like in it; an empty one sends nothing.
+            text: ``True`` or ``False`` to send as text or as binary whatever the type.
+            compress: ``False`` to leave this message out of compression.
+            timeout: seconds until it has to be taken, ``None`` for no limit.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            TimeoutError: if the timeout passes before anything of it was sent. If a part was, the
+                connection can't go on, and this is a ``ConnectionClosedError``.
+            TypeError: if *message* is none of these.
+            ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
+        """
+        data: Data
+        if type(message) is str and text is None:
+            opcode, data = 1, message.encode()
+        elif isinstance(message, _SENDABLE):
+            opcode, data = _encoded(message, text)
+        else:
+            self._send_fragments(message, text, compress, timeout)
+            return
+        wire, protocol, deadline = self._wire, self._protocol, None
+        if timeout is not None:
+            deadline = monotonic() + timeout
+        self._start_sending(deadline)
+        try:
+            if deadline is not None:
+                wire.wait_for_room(deadline)
+            if not self._put(protocol.send_message(opcode, data, compress)):
+                wire.wait_written(deadline)
+        except BaseException as exc:
+            wire.fail_sending(exc)
+            raise
+        self._release_sending()
+        if protocol.has_output:
+            wire.push(deadline)
+
+    def _start_sending(self, deadline: Optional[float]) -> None:
+        """Become the writer, when no fragmented message of another thread is under way.
+
+        Raises:
+            TimeoutError: if *deadline* passes first.
+            ConcurrencyError: if it is of the same thread.
+        """
+        if deadline is None:
+            self._acquire_sending()
+        elif not self._acquire_sending(timeout=patience(deadline)):
+            raise TimeoutError("another thread's message wasn't taken in time")
+        if self._protocol.sending:
+            try:
+                self._wait_for_fragments(deadline)
+            except BaseException:
+                self._release_sending()
+                raise
+
+    def _wait_for_fragments(self, deadline: Optional[float]) -> None:
+        if self._fragments_by == get_ident():
+            raise ConcurrencyError("this thread is in the middle of sending a fragmented message")
+        import threading
+
+        wire = self._wire
+        if wire.fragments is None:
+            wire.fragments = threading.Condition(wire.sending)
+        while self._protocol.sending and not wire.closed:
+            if deadline is not None and monotonic() >= deadline:
+                raise TimeoutError("another thread's fragmented message didn't end in time")
+            wire.fragments.wait(None if deadline is None else patience(deadline))
+
+    def _send_fragments(
+        self,
+        message: Iterable[Union[str, Data]],
+        text: Optional[bool],
+        compress: Optional[bool],
+        timeout: Optional[float],
+    ) -> None:
+        """Send a fragment for each part, and an empty one to end the message.
+
+        Other threads may send control frames between the fragments, but no messages.
+        """
+        if isinstance(message, dict) or not hasattr(message, "__iter__"):
+            raise TypeError(
+                "a message is str, bytes-like or an iterable of these,"
+                f" not {type(message).__name__}"
+            )
+        deadline = None if timeout is None else monotonic() + timeout
+        first = 0
+        try:
+            for part in message:
+                opcode, data = _encoded(part, text)
+                if not first:
+                    self._start_sending(deadline)
+                    first = opcode
+                elif opcode == first:
+                    self._acquire_sending()
+                else:
+                    raise TypeError("the fragments of a message are all str or all bytes-like")
+                self._send_fragment(opcode, data, False, compress, deadline)
+            if first:
+                self._acquire_sending()
+                self._send_fragment(first, b"", True, compress, deadline)
+        except BaseException as exc:
+            # Not if it couldn't begin, and another thread's has begun since.
+            if first and self._protocol.sending and self._fragments_by == get_ident():
+                self._abandon_message(exc)
+            raise
+
+    def _send_fragment(
+        self,
+        opcode: int,
+        data: Data,
+        fin: bool,
+        compress: Optional[bool],
+        deadline: Optional[float],
+    ) -> None:
+        """Send a fragment, as the writer, and stop being it."""
+        wire, protocol = self._wire, self._protocol
+        try:
+            if not protocol.sending:
+                self._fragments_by = get_ident()
+                if deadline is not None:
+                    wire.wait_for_room(deadline)
+            if not self._put(protocol.send_fragment(opcode, data, fin, compress)):
+                wire.wait_written(deadline)
+            if fin and wire.fragments is not None:
+                wire.fragments.notify_all()
+        except BaseException as exc:
+            wire.fail_sending(exc)
+            raise
+        self._release_sending()
+        if protocol.has_output:
+            wire.push(deadline)
+
+    def _abandon_message(self, exc: BaseException) -> None:
+        """A message that began and can't be completed: nothing else can be sent any more."""
+        wire = self._wire
+        with wire.sending:
+            with wire.mutex:
+                self._protocol.close(1011, "message abandoned")
+            self._protocol.abandon_message()
+            if wire.fragments is not None:
+                wire.fragments.notify_all()
+        if not isinstance(exc, ConnectionClosed):
+            self.close()
+
+    # -- control --
+
+    def ping(self, data: Optional[Union[str, bytes]] = None) -> Ping:
+        """Send a ping. Thread-safe.
+
+        Args:
+            data: at most 125 bytes; ``None`` for 4 random ones.
+
+        Returns:
+            A ``Ping``; its ``wait(timeout)`` waits for the pong and gives the round trip.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            ValueError: if *data* is too long, or a ping with it isn't answered yet.
+            SendBufferFull: if 1024 pings aren't answered yet.
+        """
+        waiter = Ping(self._wire)
+        payload = data.encode() if isinstance(data, str) else data
+        self._send_control(self._protocol.ping, payload, monotonic(), waiter._receive_pong)
+        return waiter
+
+    def pong(self, data: Union[str, bytes] = b"") -> None:
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe. Raises as ``ping``."""
+        self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
+
+    def _send_control(self, queue: Callable[..., None], *args: object) -> None:
+        try:
+            with self._wire.mutex:
+                queue(*args)
+        except ConnectionClosed:
+            raise self._wire.settled() from self._protocol.failure
+        self._wire.push()
+
+    @property
+    def latency(self) -> float:
+        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
+        return self._protocol.latency
+
+    # -- closing --
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, with the closing handshake of RFC 6455, 7. Thread-safe.
+
+        Returns when it is closed: the server has answered, or ``close_timeout`` has passed. Does
+        nothing if it is closed already, and never raises because of the network. What was received
+        before can still be received (up to ``max_queue`` messages of what comes meanwhile).
+
+        Args:
+            code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError, TypeError: if *code* or *reason* can't be sent.
+        """
+        wire = self._wire
+        with wire.mutex:
+            self._protocol.close(code, reason)
+        wire.finish()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Close: with 1000, or with 1011 after an error in the block."""
+        if exc_type is None or issubclass(exc_type, ConnectionClosed):
+            self.close()
+        elif issubclass(exc_type, Exception):
+            self.close(1011)
+        else:
+            self.close(1001)  # the program is leaving
+
+    # -- what there is to know --
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell this connection from others, in logs."""
+        if not self._id:
+            self._id = os.urandom(8).hex()
+        return self._id
+
+    @property
+    def state(self) -> State:
+        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
+        return self._protocol.state
+
+    @property
+    def close_code(self) -> Optional[int]:
+        """The close code received, 1006 if none was; ``None`` while not closed."""
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> Optional[str]:
+        """The close reason received; ``None`` while not closed."""
+        return self._protocol.close_reason
+
+    @property
+    def request_headers(self) -> Headers:
+        """The headers of the handshake's request."""
+        return self.request.headers
+
+    @property
+    def response_headers(self) -> Headers:
+        """The headers of the handshake's response."""
+        return self.response.headers
+
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """The extensions negotiated, in the order of the response."""
+        return self._protocol.extensions
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, -1 once closed.
+
+        Readable doesn't mean that ``recv`` won't wait, nor the reverse: messages may be buffered.
+        """
+        return self._wire.stream.sock.fileno()
+
+    def __repr__(self) -> str:
+        address = shown_address(self.remote_address) if self.remote_address else "?"
+        return f"<wsmini.Connection to {address}, {self.state.name}>"
+
+
+def _peer_name(sock: socket.socket) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:
+        return None  # gone already; receiving will tell
+
+
+def _encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
+    """The opcode and the payload for a message or a fragment."""
+    if isinstance(message, str):
+        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
+    if isinstance(message, memoryview):
+        message = message.tobytes() if not message.c_contiguous else message.cast("B")
+    elif not isinstance(message, (bytes, bytearray)):
+        raise TypeError(f"a fragment is str or bytes-like, not {type(message).__name__}")
+    if text:
+        bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
+    return (Opcode.TEXT if text else Opcode.BINARY), message
+
+
+def _converted(message: Message, decode: bool) -> Message:
+    if decode:
+        return message if isinstance(message, str) else message.decode()
+    return message.encode() if isinstance(message, str) else message
+
+
+def _chunk_converter(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
+    """What turns the chunks of one message into the type that is asked for."""
+    if not decode:
+        return lambda chunk, fin: chunk if decode is None else _converted(chunk, False)
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return lambda chunk, fin: chunk if isinstance(chunk, str) else decoder.decode(chunk, fin)

@@ -1,0 +1,646 @@
+"""A stream and a protocol joined, blocking: what the threads of one connection share.
+
+Who may do what, and what may interleave:
+
+* **The consumer** is the thread inside ``recv`` or ``recv_streaming``: one at a time, which
+  ``Connection`` sees to. Only it takes messages out.
+* **The receiver** is the thread that holds ``receiving``. Only it reads from the stream, feeds the
+  protocol and lets the keepalive tick. Usually it is the consumer. A thread that waits for
+  something else (a pong, the end of the closing handshake, room to write) steps in as long as there
+  is no receiver, and keeps the messages it meets in the ``Inbox``, about ``max_queue`` at most;
+  then it stops reading, and TCP makes the peer wait. A consumer that comes goes first: ``_wanted``.
+* **The writer** is the thread that holds ``sending``. Only it writes to the stream, whole frames
+  one after the other, so frames never mix. It may block, polling for room. What is encoded but not
+  taken by the stream stays in the ``Outbox``, and the next writer begins with that: an exception in
+  a wait (``KeyboardInterrupt``) leaves no frame half written; one in writing ends the connection.
+  A send with a timeout waits for room before it encodes, so that nothing has to be taken back,
+  least of all a compressor's state.
+* **The protocol** isn't thread-safe. Whatever changes its state (parsing, closing, pings, ticks)
+  holds ``mutex``, never while waiting. Encoding a message needs ``sending`` only: it looks at the
+  state and changes nothing that the receiver uses.
+* Locks are taken in the order ``receiving``, ``sending``, ``mutex``; each may be skipped. A thread
+  never waits for ``receiving`` while it holds another.
+* The receiver waits for the writer only at the very end. Frames of the protocol's own (pongs, a
+  Close) are queued in it; ``flush()`` writes them if there is no writer now, and a writer looks for
+  them when it stops being it, so they can't be forgotten between the two. A receiver asleep in
+  ``recv`` doesn't notice what others leave in the outbox: they stay until it is empty (``push``).
+* Who waits on ``_changed`` is woken when the receiver changes and when the connection ends.
+
+The end. ``protocol.state`` says what the protocol knows; ``closed``, that the socket is closed,
+comes last. Only the receiver closes the socket, as the writer too, so that no other thread can be
+using it, or a new one with the same number. Others shut it down, which wakes whoever is blocked in
+it; the receiver then finds the end. All of it, from the first Close frame on, is over within
+``close_timeout``. Messages received before the end, and those kept, can still be taken. What comes
+during the closing handshake beyond ``max_queue`` is dropped, and from there on everything, so that
+messages never go missing in the middle.
+
+Sockets are blocking where a flag (``net.DONTWAIT``) makes single calls not wait: then a receive
+without a timeout is one system call. ``SO_RCVTIMEO`` ends that call from time to time for the
+keepalive, which then goes on with exact polling.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from _thread import TIMEOUT_MAX, allocate_lock  # threading is loaded by the first connection
+
+from .boxes import Inbox, Outbox
+from .exceptions import ConnectionClosed
+from .net import DONTWAIT, READ, WAITALL, WRITE, wait
+from .protocol import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from typing import Callable, List, Optional
+
+    from .boxes import Chunk
+    from .messages import Message
+    from .net import Stream
+    from .options import Options
+    from .protocol import ClientProtocol
+
+READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
+MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
+LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+MAX_LARGE = 1 << 26  # in parts of this size: a header alone must not cost memory
+HEADER = 16  # read behind a large frame, so that the next one can be read exactly too
+
+NO_CLOSE = "the server ended the connection without a Close frame"
+
+# Seconds.
+NEVER = float("inf")
+MAX_WAIT = 86400.0  # poll() counts milliseconds in an int; who waits longer wakes once a day
+SLACK = 0.05  # for a receive behind its deadline, as long as bytes are there
+GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
+SETTLE = 1.0  # for the receiver to find out why writing has failed
+
+OPEN, CLOSED = State.OPEN, State.CLOSED
+monotonic = time.monotonic
+
+
+def patience(deadline: Optional[float]) -> float:
+    """Seconds until *deadline*, as locks take them: -1 for no limit."""
+    if deadline is None:
+        return -1.0
+    return min(max(0.0, deadline - monotonic()), TIMEOUT_MAX)
+
+
+class Wire:
+    """See above. *rest* is what came behind the handshake."""
+
+    def __init__(
+        self, stream: Stream, protocol: ClientProtocol, options: Options, rest: bytes
+    ) -> None:
+        import threading
+
+        self.stream, self.protocol = stream, protocol
+        self.receiving, self.sending = allocate_lock(), allocate_lock()
+        self.mutex = allocate_lock()
+        self.inbox = Inbox(protocol, self.mutex, options.max_queue)
+        self.outbox = Outbox(stream)
+        self.fragments: Optional[threading.Condition] = None  # a fragmented message has been sent
+        self._busy_poll = options.busy_poll
+        self._close_timeout, self._close_by = options.close_timeout, NEVER
+        self.closed = False
+        self._wanted = False  # by a consumer that waits to become the receiver
+        self._size = READ_SIZE
+        self._tick_at = NEVER if options.ping_interval is None else monotonic()
+        self._write_error: Optional[OSError] = None
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._blocks = self._set_up_socket(options.ping_interval)
+        if rest:
+            protocol.receive_data(rest, monotonic())
+
+    def _set_up_socket(self, interval: Optional[float]) -> bool:
+        """Make the socket blocking if that serves; whether it does."""
+        sock = self.stream.sock
+        if not DONTWAIT or self._busy_poll:
+            sock.setblocking(False)
+            return False
+        sock.setblocking(True)
+        return interval is None or _set_receive_timeout(sock, interval / 4)
+
+    def _wait(self, events: int, until: float) -> bool:
+        """Poll the socket; the caller is the receiver or the writer, so it can't be closed."""
+        sock = self.stream.sock
+        if sock.fileno() < 0:
+            raise OSError(errno.EBADF, "the socket was closed behind the connection's back")
+        return bool(wait({sock: events}, min(until - monotonic(), MAX_WAIT)))
+
+    # -- receiving: for the consumer --
+
+    def receive(self, deadline: Optional[float]) -> List[Message]:
+        """Block until there are messages.
+
+        Raises:
+            TimeoutError: if *deadline* passes; nothing is lost.
+            ConnectionClosed: if there won't be any more.
+        """
+        inbox = self.inbox
+        if inbox.messages:
+            return self._take()
+        if not self.receiving.acquire(False):
+            self._become_receiver(deadline)
+        try:
+            return self._take() if inbox.messages else self._receive(deadline)
+        finally:
+            self.receiving.release()
+            if self._waiting:
+                self.notify()
+
+    def _become_receiver(self, deadline: Optional[float]) -> None:
+        """Wait until a thread that has stepped in has read what it is reading."""
+        self._wanted = True
+        try:
+            if not self.receiving.acquire(timeout=patience(deadline)):
+                raise TimeoutError("nothing was received in time")
+        finally:
+            self._wanted = False
+            self.notify()
+
+    def release_receiving(self) -> None:
+        """Stop being the receiver; who waits for something may go on as one."""
+        self.receiving.release()
+        if self._waiting:
+            self.notify()
+
+    def _take(self) -> List[Message]:
+        batch = self.inbox.take()
+        self.notify()  # there is room
+        return batch
+
+    def _receive(self, deadline: Optional[float]) -> List[Message]:
+        protocol, parse, late = self.protocol, self.inbox.parse, False
+        while True:
+            if protocol.pending or protocol.finished:
+                batch = parse()
+                if protocol.has_output or self.stream.unsent:
+                    self.flush()
+                if batch:
+                    return batch
+                if protocol.finished:
+                    self._end(deadline)
+                    raise protocol.close_exc()
+            if late:
+                raise TimeoutError("no message was complete in time")
+            self._read(deadline)
+            late = deadline is not None and monotonic() >= deadline + SLACK
+
+    def receive_chunk(self, begun: bool) -> Chunk:
+        """Block until there is some of the next message; and whether that ends it.
+
+        Args:
+            begun: whether the message has begun with an earlier call.
+
+        Raises:
+            ConnectionClosed: as ``receive``.
+        """
+        kept = self.inbox.take_chunk(begun)
+        if kept is None:
+            if not self.receiving.acquire(False):
+                self._become_receiver(None)
+            try:
+                return self.inbox.take_chunk(begun) or self._receive_chunk()
+            finally:
+                self.release_receiving()
+        self.notify()  # there is room
+        return kept
+
+    def _receive_chunk(self) -> Chunk:
+        protocol = self.protocol
+        while True:
+            chunk = self.inbox.parse_chunk()
+            self.flush_output()
+            if chunk is not None:
+                return chunk
+            if protocol.finished:
+                self._end(None)
+                raise protocol.close_exc()
+            self._read(None)
+
+    def skip(self) -> None:
+        """Leave the rest of the message that ``receive_chunk`` has begun."""
+        self.inbox.skip()
+        self.notify()
+
+    # -- reading: for the receiver --
+
+    def _read(self, deadline: Optional[float]) -> None:
+        """Read once, blocking, and feed the protocol."""
+        protocol = self.protocol
+        missing = 0 if protocol.streaming else protocol.missing
+        if missing >= LARGE:
+            size, flags = min(missing, MAX_LARGE), WAITALL
+        else:
+            size, flags = self._size, 0
+        try:
+            if self._blocks and deadline is None and not self.outbox.blocked():
+                data = self._read_blocking(size, flags)
+            else:
+                data = self._read_polling(size, deadline)
+        except OSError as exc:
+            if isinstance(exc, TimeoutError) and exc.errno is None:
+                raise  # ours; the kernel's has ETIMEDOUT
+            self._lost(exc)
+            return
+        if data:
+            self._adapt(missing, len(data))
+            protocol.receive_data(data, monotonic())
+        elif data is not None:
+            self._lost(EOFError(NO_CLOSE))
+
+    def _adapt(self, missing: int, n: int) -> None:
+        """Choose how much to ask for next time."""
+        if missing >= LARGE and n == missing:
+            self._size = HEADER
+        elif self._size < READ_SIZE or n < READ_SIZE:
+            self._size = READ_SIZE
+        elif n == self._size:
+            self._size = min(2 * n, MAX_READ_SIZE)
+
+    def _read_blocking(self, size: int, flags: int) -> Optional[bytes]:
+        try:
+            return self.stream.recv(size, flags)
+        except BlockingIOError:  # SO_RCVTIMEO
+            return self._read_polling(size, None)
+
+    def _read_polling(self, size: int, deadline: Optional[float]) -> Optional[bytes]:
+        """Bytes, with the keepalive in time; ``None`` if it gave the peer up.
+
+        Raises:
+            TimeoutError: if *deadline* passes.
+        """
+        recv = self.stream.recv
+        spin_until = 0.0
+        if self._busy_poll:
+            spin_until = monotonic() + self._busy_poll
+            if deadline is not None:
+                spin_until = min(spin_until, deadline)
+        poll = not spin_until and not self.stream.buffered()
+        while True:
+            if poll and not self._wait_readable(deadline):
+                return None
+            try:
+                return recv(size, DONTWAIT)
+            except BlockingIOError:
+                poll = not spin_until or monotonic() >= spin_until
+
+    def _wait_readable(self, deadline: Optional[float]) -> bool:
+        """Wait until there may be something to read; ``False`` if the keepalive gave up."""
+        while True:
+            until = self._tick_at if deadline is None else min(deadline, self._tick_at)
+            blocked = self.outbox.blocked()
+            ready = self._wait(READ | WRITE if blocked else READ, until)
+            if blocked:
+                self.flush()
+            if ready:
+                return True
+            now = monotonic()
+            if now >= self._tick_at and not self._tick(now):
+                return False
+            if deadline is not None and now >= deadline:
+                raise TimeoutError("nothing was received in time")
+
+    def _tick(self, now: float) -> bool:
+        """Let the keepalive do what is due; whether to go on."""
+        with self.mutex:
+            again = self.protocol.tick(now)
+        self._tick_at = NEVER if again is None else again
+        self.flush()
+        return not self.protocol.finished
+
+    def _lost(self, exc: BaseException) -> None:
+        with self.mutex:
+            # What a write met says more than the end that reading finds afterwards.
+            self.protocol.connection_lost(self._write_error or exc)
+
+    # -- the end --
+
+    def finish(self) -> None:
+        """Wait for the end of the closing handshake that has begun; at most ``close_timeout``."""
+        deadline = self._closing_deadline()
+        if not self.closed:
+            self.flush()
+            if not self.wait_until(lambda: self.closed, deadline):
+                self._abort()
+
+    def _closing_deadline(self) -> float:
+        """When the end has to be reached, counted from the first call."""
+        if self._close_by == NEVER and self._close_timeout is not None:
+            self._close_by = monotonic() + self._close_timeout
+        return self._close_by
+
+    def _end(self, deadline: Optional[float]) -> None:
+        """Let the server close the TCP connection first, for a while; then close the socket.
+
+        Raises:
+            TimeoutError: if *deadline* passes before; call again to go on.
+        """
+        protocol, close_by = self.protocol, self._closing_deadline()
+        until = close_by if deadline is None else min(deadline, close_by)
+        try:
+            while not (protocol.abort or protocol.state is CLOSED):
+                self._drain(until)
+                if monotonic() >= until:
+                    break
+        except OSError as exc:
+            self._lost(exc)  # reset: as good an end as any
+        if until < close_by and not (protocol.abort or protocol.state is CLOSED):
+            raise TimeoutError("the connection didn't end in time")
+        self._close()
+
+    def _drain(self, until: float) -> None:
+        """Drop what comes, or wait for it."""
+        self.flush()
+        try:
+            if not self.stream.recv(MAX_READ_SIZE, DONTWAIT):
+                self._lost(EOFError(NO_CLOSE))
+        except BlockingIOError:
+            self._wait(READ | WRITE if self.outbox.blocked() else READ, until)
+
+    def _close(self) -> None:
+        """Close the socket, as the receiver. May be called more than once."""
+        if self.sending.acquire(False):
+            try:
+                if not self.closed and not self.outbox.blocked():
+                    self.stream.say_goodbye()
+            finally:
+                self.sending.release()
+        self._shut_down()  # a blocked writer comes back
+        with self.sending:
+            with self.mutex:
+                self.protocol.connection_lost(self._write_error)
+                self.outbox.clear()
+                self.stream.close()
+                self.closed = True
+            if self.fragments is not None:
+                self.fragments.notify_all()
+        self.notify()
+
+    def _shut_down(self) -> None:
+        """End the connection, without closing the socket that others may be using."""
+        with self.mutex:  # it can't be closed meanwhile
+            try:
+                self.stream.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # not connected any more
+
+    def _abort(self) -> None:
+        """Close the socket, whatever goes on."""
+        self._cut(TimeoutError("the closing handshake took longer than close_timeout"))
+        if self.receiving.acquire(timeout=SETTLE):
+            try:
+                self._close()
+            finally:
+                self.release_receiving()
+        # Otherwise the receiver is held up; it will find the end, and close.
+
+    def _cut(self, exc: BaseException) -> None:
+        """The connection can't go on, because of *exc*. The receiver will close the socket."""
+        with self.mutex:
+            self.protocol.connection_lost(exc)
+        self._shut_down()
+
+    # -- waiting for something else than messages --
+
+    def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+        """Block until *done()*, receiving if nobody does; ``False`` if *deadline* passes first.
+
+        Who makes *done* true calls ``notify``, or is the receiver. Beyond ``max_queue`` unread
+        messages, it waits for somebody to take them; while closing, it drops them.
+        """
+        while not done():
+            if self._may_receive() and self.receiving.acquire(False):
+                try:
+                    if not done():
+                        self._step_in(deadline)
+                finally:
+                    self.release_receiving()
+            elif self.outbox.blocked() and not self.closed and self.sending.acquire(False):
+                self._help_writing(deadline)
+            else:
+                self._wait_changed(done, deadline)
+            if deadline is not None and monotonic() >= deadline:
+                return done()
+        return True
+
+    def _may_receive(self) -> bool:
+        if self._wanted or self.receiving.locked():
+            return False
+        return self.inbox.has_room() or self.protocol.state is not OPEN
+
+    def _step_in(self, deadline: Optional[float]) -> None:
+        """Read once as the receiver, keeping the messages."""
+        protocol = self.protocol
+        try:
+            if protocol.finished or protocol.state is CLOSED:
+                self._end(deadline)  # what isn't parsed stays for the consumer
+                return
+            if not protocol.pending:
+                self._read(deadline)
+        except TimeoutError:
+            return  # the caller sees it
+        self.inbox.keep()
+        self.flush_output()
+
+    def _wait_changed(self, done: Callable[[], bool], deadline: Optional[float]) -> None:
+        """Wait for ``notify``, or until *deadline*."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                if not done() and not self._may_receive():
+                    timeout = patience(deadline) if deadline is not None else MAX_WAIT
+                    self._changed.wait(GLANCE if self.outbox.blocked() else timeout)
+            finally:
+                self._waiting -= 1
+
+    def notify(self) -> None:
+        """Something has changed that ``wait_until`` may wait for."""
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
+    # -- writing --
+
+    def flush(self) -> None:
+        """Write the protocol's own frames, unless another thread is writing: it will then."""
+        while self.sending.acquire(False):
+            try:
+                clear = self._flush_all()
+            finally:
+                self.sending.release()
+            if not clear or not self.protocol.has_output:
+                break
+
+    def flush_output(self) -> None:
+        """Flush, if there is something of the protocol's own."""
+        if self.protocol.has_output or self.stream.unsent:
+            self.flush()
+
+    def _flush_all(self) -> bool:
+        """Write what waits and the protocol's own frames; whether there was room for all."""
+        try:
+            while self.outbox.flush():
+                with self.mutex:
+                    data = self.protocol.data_to_send()
+                if not data:
+                    return True
+                self.outbox.put(data)
+        except OSError as exc:
+            self._write_error = exc  # reading tells the rest
+        return False
+
+    def push(self, deadline: Optional[float] = None) -> None:
+        """Flush; and stay until it is done if another thread receives, for that may sleep."""
+        self.flush()
+        while self.outbox.blocked() and self.receiving.locked() and not self.closed:
+            if deadline is not None and monotonic() >= deadline:
+                return
+            if not self.sending.acquire(False):
+                return  # who is writing goes on with it
+            self._help_writing(deadline)
+
+    def _help_writing(self, deadline: Optional[float]) -> None:
+        """Wait for room a moment, as the writer, and stop being it."""
+        try:
+            if not self.closed:
+                soon = monotonic() + GLANCE
+                self._wait(WRITE, soon if deadline is None else min(soon, deadline))
+        except OSError as exc:
+            self._write_error = exc  # reading tells the rest
+        finally:
+            self.sending.release()
+        self.flush()
+
+    def wait_for_room(self, deadline: float) -> None:
+        """Wait, as the writer, until the stream takes something of what comes next.
+
+        Raises:
+            TimeoutError: if *deadline* passes.
+        """
+        while not self.outbox.flush() or not self._wait(WRITE, 0.0):
+            if not self._wait_writable(deadline):
+                raise TimeoutError("the peer didn't take anything in time; nothing was sent")
+
+    def wait_written(self, deadline: Optional[float]) -> None:
+        """Wait, as the writer, until the outbox is empty.
+
+        Raises:
+            ConnectionClosed: if *deadline* passes, since a message is written in part then.
+            OSError: if the connection is lost.
+        """
+        while not self.outbox.flush():
+            if not self._wait_writable(deadline):
+                self._cut(TimeoutError("the peer didn't take a message in time; a part was sent"))
+                raise self.protocol.close_exc()
+
+    def _wait_writable(self, deadline: Optional[float]) -> bool:
+        """Wait for room, receiving meanwhile if nobody does; ``False`` if *deadline* passes.
+
+        Two ends that both send and don't read would wait for each other forever.
+        """
+        events, until = WRITE, min(self._tick_at, NEVER if deadline is None else deadline)
+        progress = False
+        if self._may_receive() and self.receiving.acquire(False):
+            try:
+                progress = self._receive_now()
+            finally:
+                self.release_receiving()
+            events |= READ
+        else:
+            until = min(until, monotonic() + GLANCE)
+        if self.protocol.state is not OPEN:
+            until = min(until, self._closing_deadline())
+        progress = progress or self._wait(events, until)
+        now = monotonic()
+        if not progress and now >= self._tick_at:
+            self._tick_as_writer(now)
+        if self.protocol.state is not OPEN and now >= self._closing_deadline():
+            self._cut(TimeoutError("the peer didn't take a message before the connection closed"))
+            raise self.protocol.close_exc()
+        return deadline is None or now < deadline
+
+    def _receive_now(self) -> bool:
+        """Receive without waiting, keeping the messages; whether there was anything.
+
+        Raises:
+            ConnectionClosed: if the connection is lost.
+        """
+        if not self.protocol.pending:
+            try:
+                data = self.stream.recv(READ_SIZE, DONTWAIT)
+                if data:
+                    self.protocol.receive_data(data, monotonic())
+                else:
+                    self._lost(EOFError(NO_CLOSE))
+            except BlockingIOError:
+                return False
+            except OSError as exc:
+                self._lost(exc)
+            if self.protocol.state is CLOSED:
+                raise self.protocol.close_exc()
+        return self.inbox.keep() or not self.protocol.pending
+
+    def _tick_as_writer(self, now: float) -> None:
+        """Let the keepalive tick if nobody receives; not while bytes of the peer wait unread.
+
+        Raises:
+            ConnectionClosed: if it gave the peer up.
+        """
+        if self.receiving.acquire(False):
+            try:
+                if self.stream.buffered() or self._wait(READ, 0.0):
+                    self._tick_at = now + GLANCE
+                elif not self._tick(now) and self.protocol.abort:
+                    raise self.protocol.close_exc()
+            finally:
+                self.release_receiving()
+
+    def fail_sending(self, exc: BaseException) -> None:
+        """Stop being the writer, because of *exc*; say how the connection ended if that is it.
+
+        Raises:
+            ConnectionClosed: instead of the network's errors; and when the end is known, if it was
+                closing.
+        """
+        self.sending.release()
+        self.flush_output()
+        if isinstance(exc, ConnectionClosed):
+            raise self.settled() from self.protocol.failure
+        if isinstance(exc, OSError) and not (isinstance(exc, TimeoutError) and exc.errno is None):
+            self._write_error = exc
+            # The peer may have said why, in a Close frame that waits to be read.
+            if not self.wait_until(self._ends_or_is_full, monotonic() + SETTLE):
+                self._cut(exc)
+            raise self.protocol.close_exc() from (self.protocol.failure or exc)
+
+    def _ends_or_is_full(self) -> bool:
+        protocol = self.protocol
+        return protocol.finished or protocol.state is CLOSED or not self.inbox.has_room()
+
+    def settled(self) -> ConnectionClosed:
+        """The exception for the end; after the answer to our Close frame, if one is to come."""
+        protocol = self.protocol
+        self.wait_until(
+            lambda: protocol.state is CLOSED or protocol.finished, self._closing_deadline()
+        )
+        return protocol.close_exc()
+
+
+def _set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
+    """Make blocking calls of ``recv`` return after *seconds*; whether that is possible."""
+    whole, part = divmod(int(min(max(seconds, 0.01), MAX_WAIT) * 1e6), 1000000)
+    # A struct timeval of two longs; of two 64-bit numbers where time has outgrown a long.
+    for layout in ("ll", "qq"):
+        try:
+            value = struct.pack(layout, whole, part)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        except OSError:
+            continue
+        return True
+    return False
