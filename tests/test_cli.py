@@ -1,0 +1,1037 @@
+"""The command line: its parts, then the real process on pipes and on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import re
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from wsmini import cli, session
+from wsmini.exceptions import (
+    InvalidMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidURI,
+    ProtocolError,
+)
+from wsmini.frames import Opcode
+from wsmini.http11 import Response
+from wsmini.testing import echo_server, scripted_server
+
+try:
+    import fcntl
+    import pty
+    import struct
+    import termios
+except ImportError:
+    pty = None
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CERTS = pathlib.Path(__file__).resolve().parent / "certs"
+CA = str(CERTS / "ca.pem")
+PATIENCE = 30.0  # seconds for what happens at once
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+needs_pty = pytest.mark.skipif(pty is None, reason="needs pseudo-terminals")
+
+
+# -- arguments --
+
+
+HEADERS = {
+    "plain": ("X-Name: value", [("X-Name", "value")]),
+    "no space": ("X-Name:value", [("X-Name", "value")]),
+    "colons in the value": ("X-Name: a:b: c", [("X-Name", "a:b: c")]),
+    "semicolon in the value": ("X-Name: a;", [("X-Name", "a;")]),
+    "empty": ("X-Name:", [("X-Name", "")]),
+    "empty, curl's way": ("X-Name;", [("X-Name", "")]),
+    "spaces around": ("  X-Name :  value  ", [("X-Name", "value")]),
+}
+
+
+@pytest.mark.parametrize("text, expected", HEADERS.values(), ids=HEADERS)
+def test_a_header_argument(text, expected):
+    assert list(cli._headers(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["X-Secret hunter2", ": hunter2", "", ";", "hunter2"])
+def test_what_is_no_header_is_refused_and_not_shown(text):
+    with pytest.raises(ValueError, match="expected 'NAME: VALUE'") as raised:
+        list(cli._headers(text))
+    assert "hunter2" not in str(raised.value)
+
+
+def test_headers_from_a_file(tmp_path):
+    path = tmp_path / "headers"
+    path.write_bytes("A: 1\r\n\n  \nB;\nC: \N{EURO SIGN}".encode())
+    assert list(cli._headers(f"@{path}")) == [("A", "1"), ("B", ""), ("C", "\N{EURO SIGN}")]
+    path.write_text("A: 1\n\nhunter2\n")
+    with pytest.raises(ValueError, match="headers, line 3: expected"):
+        list(cli._headers(f"@{path}"))
+
+
+WRONG = {
+    "no URL": ([], "expected a URL, or --demo alone"),
+    "--demo with a URL": (["--demo", "ws://localhost"], "expected a URL, or --demo alone"),
+    "two URLs": (["ws://a", "ws://b"], "unrecognized arguments"),
+    "unknown option": (["--nonsense"], "unrecognized arguments"),
+    "negative time": (["--wait=-1", "ws://a"], "invalid number of seconds value: '-1'"),
+    "time that is none": (["--idle", "nan", "ws://a"], "invalid number of seconds value: 'nan'"),
+    "negative count": (["--count=-1", "ws://a"], "invalid number value: '-1'"),
+    "reserved close code": (["--close-code", "1006", "ws://a"], "invalid close code"),
+    "close code beyond": (["--close-code", "5000", "ws://a"], "invalid close code"),
+    "long reason": (["--close-reason", "\xe9" * 62, "ws://a"], "at most 123 bytes"),
+    "header without value": (["-H", "hunter2", "ws://a"], "expected 'NAME: VALUE'"),
+    "header file missing": (["-H", "@/no/such/file", "ws://a"], "No such file"),
+    "CA file missing": (["--cafile", "/no/such/file", "wss://a"], "no certificates in /no/such"),
+    "CA file without any": (["--cafile", __file__, "wss://a"], "no certificates in"),
+    "insecure without TLS": (["--insecure", "ws://a"], "are for wss:// URLs"),
+    "insecure, but verify": (["--insecure", "--cafile", CA, "wss://a"], "exclude each other"),
+}
+
+
+@pytest.mark.parametrize("argv, message", WRONG.values(), ids=WRONG)
+def test_wrong_arguments_exit_with_2_and_say_why(argv, message, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(argv)
+    assert raised.value.code == session.USAGE == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "hunter2" not in printed.err
+    assert not printed.out
+
+
+WRONG_FOR_CONNECT = {
+    "scheme": ["http://localhost"],
+    "no scheme": ["localhost"],
+    "port": ["ws://localhost:99999"],
+    "header name": ["-H", "X Y: hunter2", "ws://localhost"],
+    "line break in a header": ["-H", "X: hunter2\nY: 1", "ws://localhost"],
+    "subprotocol": ["--subprotocol", "a b", "ws://localhost"],
+}
+
+
+@pytest.mark.parametrize("argv", WRONG_FOR_CONNECT.values(), ids=WRONG_FOR_CONNECT)
+def test_what_connect_refuses_has_status_2(argv, capsys):
+    assert cli.main(argv) == session.USAGE
+    printed = capsys.readouterr()
+    assert printed.err.startswith("wsmini: cannot connect: ")
+    assert "hunter2" not in printed.err
+    assert not printed.out
+
+
+def help_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--help"])
+    assert raised.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_fits_80_columns_and_lists_every_status(capsys, monkeypatch):
+    text = help_text(capsys, monkeypatch)
+    assert max(map(len, text.splitlines())) < 80
+    statuses = [int(number) for number in re.findall(r"(?m)^  (\d+) ", text)]
+    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert re.fullmatch(r"wsmini \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+# -- statuses --
+
+
+def in_phase(exc, phase):
+    """What ``connect()`` makes of an exception."""
+    exc.phase = phase
+    return exc
+
+
+FAILURES = {
+    "timeout": (TimeoutError("it took too long"), 7),
+    "name": (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 3),
+    "refused by TCP": (ConnectionRefusedError(111, "Connection refused"), 3),
+    "certificate": (ssl.SSLCertVerificationError("certificate verify failed"), 4),
+    "TLS": (ssl.SSLError(1, "wrong version number"), 4),
+    "reset within TLS": (in_phase(ConnectionResetError(104, "reset"), "tls"), 4),
+    "reset before": (in_phase(ConnectionResetError(104, "reset"), "upgrade"), 3),
+    "proxy": (InvalidProxyStatus(Response(407, "Proxy Authentication Required")), 5),
+    "status": (InvalidStatus(Response(403, "Forbidden")), 5),
+    "no HTTP": (InvalidMessage("did not receive a valid HTTP response"), 5),
+    "protocol": (ProtocolError("reserved bits"), 5),
+    "URL": (InvalidURI("http://x", "scheme isn't ws or wss"), 2),
+    "value": (ValueError("X: control characters"), 2),
+}
+
+
+@pytest.mark.parametrize("exc, status", FAILURES.values(), ids=FAILURES)
+def test_the_status_of_a_failure_to_connect(exc, status):
+    assert cli._failure_status(exc) == status
+
+
+# -- in this process --
+
+
+class Console:
+    """Standard input and output for ``main()``, on memory."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def run(self, *argv, data=b""):
+        stdin = io.TextIOWrapper(io.BytesIO(data))
+        stdout = io.TextIOWrapper(io.BytesIO())
+        with self.monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", stdin)
+            patch.setattr(sys, "stdout", stdout)
+            status = cli.main(argv)
+        return status, stdout.buffer.getvalue()
+
+
+@pytest.fixture
+def console(monkeypatch):
+    return Console(monkeypatch)
+
+
+@pytest.fixture
+def echo():
+    with echo_server(subprotocols=["chat"]) as server:
+        yield server
+
+
+def test_nobody_reads_the_notes(console, monkeypatch):
+    def broken(text, mark=""):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "note", broken)
+    assert console.run("http://localhost") == (session.BROKEN_PIPE, b"")
+
+
+def test_main_can_be_called(console, echo):
+    assert console.run(echo.url, "--idle=0", data=b"a\nb\n") == (0, b"a\nb\n")
+
+
+def test_what_is_asked_for_goes_into_the_handshake(console, echo, tmp_path):
+    (tmp_path / "headers").write_text("X-File: 2\n")
+    status, _ = console.run(
+        *("-H", "X-One: 1", "-H", "X-Empty;", "-H", f"@{tmp_path / 'headers'}"),
+        *("--origin", "https://example.com", "--subprotocol", "other", "--subprotocol", "chat"),
+        *("--no-compression", "--idle=0", f"{echo.url}/path?query"),
+    )
+    assert status == 0
+    (request,) = echo.requests
+    assert request.target == "/path?query"
+    values = {name: request.headers.get(name) for name in ("X-One", "X-Empty", "X-File", "Origin")}
+    expected = {"X-One": "1", "X-Empty": "", "X-File": "2", "Origin": "https://example.com"}
+    assert values == expected
+    assert request.headers["Sec-WebSocket-Protocol"] == "other, chat"
+    assert "Sec-WebSocket-Extensions" not in request.headers
+
+
+def test_compression_is_offered_unless_told_otherwise(console, echo):
+    assert console.run(echo.url, "--idle=0")[0] == 0
+    assert "permessage-deflate" in echo.requests[0].headers["Sec-WebSocket-Extensions"]
+
+
+def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monkeypatch):
+    monkeypatch.setattr(session, "_lines", lambda read: iter([None]))
+    with pytest.raises(TypeError):
+        console.run(echo.url)
+
+
+# -- the process on pipes --
+
+
+def environment(**changes):
+    dropped = ("COLUMNS", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**kept, "PYTHONPATH": str(ROOT), "INPUTRC": os.devnull, **changes}
+
+
+def command(*argv):
+    return [sys.executable, "-W", "error", "-m", "wsmini", *argv]
+
+
+def run(*argv, data=b"", **options):
+    """Run the command line: (status, stdout, stderr)."""
+    if "stdin" not in options:
+        options["input"] = data
+    options.setdefault("env", environment())
+    done = subprocess.run(
+        command(*argv), stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
+        timeout=PATIENCE, **options,
+    )  # fmt: skip
+    # On Windows, text streams write CR LF; standard output is written as bytes.
+    return done.returncode, done.stdout, done.stderr.replace(b"\r\n", b"\n").decode()
+
+
+def start(*argv, **options):
+    """Start the command line with pipes."""
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    return subprocess.Popen(command(*argv), env=environment(), **{**pipes, **options})
+
+
+def finish(process):
+    """Wait for it: (status, rest of stdout, stderr). Its standard input stays open."""
+    with process:
+        status = process.wait(PATIENCE)
+        rest = process.stdout.read() if not process.stdout.closed else b""
+        return status, rest, process.stderr.read().decode()
+
+
+def test_the_reply_is_printed_and_the_count_ends_it(echo):
+    assert run(echo.url, "--count=1", data=b"hello\n") == (0, b"hello\n", "")
+
+
+def test_replies_are_not_lost_at_the_end_of_input(echo):
+    assert run(echo.url, data=b"one\r\n\ntwo") == (0, b"one\n\ntwo\n", "")
+
+
+PIPES = {
+    "text as it is": (["--idle=0"], "\x1b[31m\xe9\t\r!\n".encode(), "\x1b[31m\xe9\t\r!\n".encode()),
+    "binary in hex": (["--idle=0", "--binary"], b"\x00\xff\r\n", b"00ff0d0a\n"),
+    "raw binary": (["--idle=0", "--binary", "--raw"], b"\x00\xff\r\n", b"\x00\xff\r\n"),
+    "raw text": (["--idle=0", "--raw"], b"a\nb\n", b"ab"),
+    "no binary input": (["--idle=0", "--binary"], b"", b""),
+    "messages": (["--idle=0", "-m", "a\nb", "-m", ""], b"unread\n", b"a\nb\n\n"),
+    "messages, then input": (["--idle=0", "-m", "a", "-i"], b"b\n", b"a\nb\n"),
+    "binary messages": (["--idle=0", "-m", "\xe9", "--binary"], b"", b"c3a9\n"),
+    "count before the end": (["--count=2"], b"a\nb\nc\nd\n", b"a\nb\n"),
+    "count and wait": (["--count=1", "--wait=inf"], b"a\n", b"a\n"),
+}
+
+
+@pytest.mark.parametrize("argv, data, expected", PIPES.values(), ids=PIPES)
+def test_pipes(argv, data, expected, echo):
+    assert run(echo.url, *argv, data=data) == (0, expected, "")
+
+
+def test_the_locale_does_not_matter_to_pipes(echo):
+    env = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    data = "\xe9\U0001f600\n".encode()
+    assert run(echo.url, "--idle=0", data=data, env=env) == (0, data, "")
+
+
+@posix_only
+def test_non_blocking_pipes_are_an_error(echo):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    try:
+        status, stdout, stderr = run(echo.url, stdin=reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (status, stdout) == (1, b"")
+    assert stderr.startswith("wsmini: standard input: it is in non-blocking mode")
+
+
+def test_large_binary_input_is_one_message(echo):
+    data = os.urandom(3_000_000)
+    argv = ["--binary", "--raw", "--max-size=0", "--count=1"]
+    assert run(echo.url, *argv, data=data) == (0, data, "")
+
+
+def test_many_lines_in_order(echo):
+    data = b"".join(b"%d\n" % number for number in range(5000))
+    assert run(echo.url, "--count=5000", data=data) == (0, data, "")
+
+
+def test_no_input_at_all(echo):
+    with open(os.devnull) as null:
+        assert run(echo.url, "--idle=0", stdin=null) == (0, b"", "")
+
+
+def redirected(echo, redirection, *argv):
+    """Run it in a shell, since subprocess can't start a process with a closed descriptor."""
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command(echo.url, *argv)]
+    done = subprocess.run(
+        shell, env=environment(), input=b"a\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+@posix_only
+def test_closed_standard_input_is_no_input(echo):
+    assert redirected(echo, "<&-", "--idle=0") == (0, b"", "")
+
+
+@posix_only
+def test_closed_standard_output_is_an_error(echo):
+    assert redirected(echo, ">&-") == (1, b"", "wsmini: standard output: it is closed\n")
+
+
+@posix_only
+def test_closed_standard_error_spoils_nothing(echo):
+    assert redirected(echo, "2>&-", "--idle=0", "-v") == (0, b"a\n", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_standard_output_that_is_full_is_an_error(echo):
+    status, _, stderr = redirected(echo, ">/dev/full")
+    assert status == 1
+    assert re.fullmatch(r"wsmini: standard output: .*No space left.*\n", stderr)
+
+
+@posix_only
+def test_standard_input_that_cannot_be_read_is_an_error(echo):
+    with open(os.devnull, "wb") as unreadable:
+        status, stdout, stderr = run(echo.url, stdin=unreadable)
+    assert (status, stdout) == (1, b"")
+    assert re.fullmatch(r"wsmini: standard input: .*Bad file descriptor\n", stderr)
+
+
+def test_input_that_is_not_utf8_is_an_error(echo):
+    status, stdout, stderr = run(echo.url, data=b"a\n\xff\n")
+    assert status == 1
+    assert stdout in (b"", b"a\n")
+    assert stderr.startswith("wsmini: standard input: not UTF-8 ")
+
+
+def answering(text, event=None):
+    """A script that answers the first message, and the ping after that, when *event* is set."""
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_frame().opcode == Opcode.TEXT
+        ping = peer.recv_frame()
+        assert ping.opcode == Opcode.PING
+        if event is not None:
+            assert event.wait(PATIENCE)
+        peer.send_message(text)
+        peer.send_frame(Opcode.PONG, ping.data)
+        assert peer.recv_frame().opcode == Opcode.CLOSE
+        peer.send_frame(Opcode.CLOSE, b"\x03\xe8")
+
+    return script
+
+
+def test_silence_begins_when_the_server_has_answered_a_ping():
+    with scripted_server(answering("late")) as server:
+        assert run(server.url, "--idle=0", data=b"question\n") == (0, b"late\n", "")
+
+
+def test_a_reply_is_flushed_at_once(echo):
+    process = start(echo.url, "--count=2")
+    for line in (b"a\n", b"b\n"):
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert process.stdout.readline() == line
+    assert finish(process) == (0, b"", "")
+
+
+def test_waiting_for_a_count_ends_with_the_wait(echo):
+    status, stdout, stderr = run(echo.url, "--count=3", "--wait=0.05", data=b"a\nb\n")
+    assert (status, stderr) == (7, "wsmini: fewer than 3 messages came in time\n")
+    assert stdout == b"a\nb\n"
+
+
+def test_a_wait_without_a_count_is_no_failure(echo):
+    assert run(echo.url, "--wait=0.05") == (0, b"", "")
+
+
+def closing(code, reason="", messages=("last",)):
+    """A script that sends something, and then a Close frame."""
+
+    def script(peer):
+        peer.accept()
+        for message in messages:
+            peer.send_message(message)
+        if code is None:
+            peer.send_frame(Opcode.CLOSE)
+            assert peer.recv_frame().opcode == Opcode.CLOSE
+        else:
+            peer.close(code, reason)
+
+    return script
+
+
+CODES = {
+    "1000": (1000, 0, ""),
+    "1001": (1001, 0, ""),
+    "no code": (None, 0, ""),
+    "1008": (1008, 6, "1008 (policy violation) no"),
+    "1011": (1011, 6, "1011 (internal error) no"),
+    "4001": (4001, 6, "4001 (private use) no"),
+}
+
+
+@pytest.mark.parametrize("code, status, note", CODES.values(), ids=CODES)
+def test_the_close_code_decides_the_status(code, status, note):
+    # Standard input stays open: the process must not wait for its end.
+    with scripted_server(closing(code, "no")) as server:
+        result = finish(start(server.url))
+    assert result[:2] == (status, b"last\n")
+    if note:
+        assert result[2].startswith(f"wsmini: connection closed: received {note}")
+    else:
+        assert result[2] == ""
+
+
+def test_the_reason_cannot_drive_the_terminal():
+    with scripted_server(closing(4000, "\x1b[2J\nwsmini: fake")) as server:
+        status, _, stderr = run(server.url, "--wait=inf")
+    assert status == 6
+    assert "\x1b" not in stderr and stderr.count("\n") == 1
+
+
+def test_a_lost_connection_is_abnormal():
+    def script(peer):
+        peer.accept()
+        peer.send_message("last")
+
+    with scripted_server(script) as server:
+        status, stdout, stderr = run(server.url, "--wait=inf")
+    assert (status, stdout) == (6, b"last\n")
+    assert stderr.startswith("wsmini: connection closed: no close frame received or sent")
+
+
+def test_a_message_that_is_too_big_is_abnormal(echo):
+    status, stdout, stderr = run(echo.url, "--max-size=4", data=b"four\nfive!\n")
+    assert (status, stdout) == (6, b"four\n")
+    assert "max_size" in stderr
+
+
+def test_input_that_could_not_be_sent_is_no_success():
+    with scripted_server(closing(1000, messages=())) as server:
+        status, _, stderr = run(server.url, data=b"0123456789abcde\n" * 2_000_000)
+    assert status == 6
+    assert "wsmini: the connection was closed before all input was sent\n" in stderr
+
+
+def test_the_close_code_and_reason_are_ours(echo):
+    received = []
+
+    def script(peer):
+        peer.accept()
+        frame = peer.recv_frame()
+        received.append(frame.data)
+        peer.send_frame(Opcode.CLOSE, frame.data[:2])
+
+    with scripted_server(script) as server:
+        argv = [server.url, "--wait=0", "--close-code=4242", "--close-reason=enough"]
+        assert run(*argv) == (0, b"", "")
+    assert received == [(4242).to_bytes(2, "big") + b"enough"]
+
+
+@posix_only
+def test_a_broken_pipe_ends_it_quietly(echo):
+    def script(peer):
+        peer.accept()
+        for number in range(10**9):
+            peer.send_message(f"{number}")
+
+    with scripted_server(script) as server:
+        process = start(server.url)
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert finish(process) == (session.BROKEN_PIPE, b"", "")
+
+
+@posix_only
+def test_an_interrupt_closes_the_connection_quietly():
+    closes = []
+
+    def script(peer):
+        peer.accept()
+        peer.send_message("ready")
+        close = peer.recv_frame()
+        closes.append((close.opcode, close.data[:2]))
+        peer.send_frame(Opcode.CLOSE, close.data)
+
+    with scripted_server(script) as server:
+        process = start(server.url)
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert finish(process) == (session.INTERRUPTED, b"", "")
+    assert closes == [(Opcode.CLOSE, b"\x03\xe8")]
+
+
+# -- failing to connect --
+
+
+@pytest.fixture
+def silent_port():
+    """A port where connections are accepted by the system, and by nobody else."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_the_server_does_not_speak_tls():
+    plain = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    with scripted_server(lambda peer: peer.send_raw(plain)) as server:
+        status, stdout, stderr = run(server.url.replace("ws:", "wss:"))
+    assert (status, stdout) == (4, b"")
+    assert stderr.startswith("wsmini: cannot connect: ")
+
+
+def test_a_timeout_of_the_opening(silent_port):
+    status, stdout, stderr = run(f"ws://127.0.0.1:{silent_port}", "--timeout=0.1")
+    assert (status, stdout) == (7, b"")
+    assert stderr.startswith("wsmini: cannot connect: ")
+
+
+def test_nobody_listens():
+    with socket.socket() as unused:  # bound, so that nobody else listens there either
+        unused.bind(("127.0.0.1", 0))
+        status, stdout, stderr = run(f"ws://127.0.0.1:{unused.getsockname()[1]}")
+    assert (status, stdout) == (3, b"")
+    assert stderr.startswith("wsmini: cannot connect: ")
+
+
+def refusing(peer):
+    peer.respond(403, "Forbidden", {"Set-Cookie": "hunter2"}, b"Not you,\x1b[2J\nagain.")
+
+
+def test_a_refusal_shows_status_and_text():
+    with scripted_server(refusing) as server:
+        status, stdout, stderr = run(server.url)
+    assert (status, stdout) == (5, b"")
+    assert stderr.splitlines()[1:] == ["< Not you,\\x1b[2J"]
+    assert "HTTP 403 Forbidden" in stderr
+
+
+def test_a_refusal_in_all_detail():
+    with scripted_server(refusing) as server:
+        status, _, stderr = run(server.url, "-v")
+    assert status == 5
+    lines = stderr.splitlines()
+    assert lines[1] == "< HTTP/1.1 403 Forbidden"
+    assert "< Set-Cookie: ***" in lines
+    assert lines[-2:] == ["< Not you,\\x1b[2J", "< again."]
+
+
+def test_a_page_of_html_is_not_shown():
+    with scripted_server(lambda peer: peer.respond(404, "Not Found", body=b"<html>")) as server:
+        status, _, stderr = run(server.url)
+    assert status == 5
+    assert len(stderr.splitlines()) == 1
+
+
+def test_verbose_shows_the_handshake_without_its_secrets(echo):
+    argv = ["-v", "--subprotocol=chat", "-H", "Authorization: Bearer hunter2", "--idle=0"]
+    status, stdout, stderr = run(*argv, echo.url.replace("//", "//me:hunter2@"), data=b"a\n")
+    assert (status, stdout) == (0, b"a\n")
+    lines = stderr.splitlines()
+    assert lines[0] == "> GET / HTTP/1.1"
+    assert "> Authorization: ***" in lines
+    assert "< HTTP/1.1 101 Switching Protocols" in lines
+    assert "* subprotocol: chat" in lines
+    assert "* extensions: none" in lines
+    assert lines[-1].startswith("wsmini: connection closed: sent 1000 (normal closure)")
+    assert "hunter2" not in stderr
+
+
+def test_verbose_shows_the_extensions():
+    pytest.importorskip("zlib")
+    with echo_server(compression=True) as server:
+        status, stdout, stderr = run(server.url, "-v", "--idle=0", data=b"a\n")
+    assert (status, stdout) == (0, b"a\n")
+    assert "* extensions: permessage-deflate" in stderr.splitlines()
+
+
+@pytest.fixture
+def secure():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTS / "server.pem")
+    with echo_server(ssl=context) as server:
+        yield server
+
+
+def test_a_certificate_nobody_trusts(secure):
+    status, stdout, stderr = run(secure.url)
+    assert (status, stdout) == (4, b"")
+    assert "certificate verify failed" in stderr
+
+
+def test_a_certificate_to_be_trusted(secure):
+    assert run(secure.url, "--cafile", CA, "--idle=0", data=b"a\n") == (0, b"a\n", "")
+
+
+def test_no_verification_is_possible_but_warned_of(secure):
+    status, stdout, stderr = run(secure.url, "--insecure", "--idle=0", data=b"a\n")
+    assert (status, stdout) == (0, b"a\n")
+    assert re.fullmatch("wsmini: warning: --insecure: .*\n", stderr)
+
+
+@posix_only
+def test_a_demo_that_nobody_reads():
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert run("--demo", stdout=writing) == (session.BROKEN_PIPE, None, "")
+    finally:
+        os.close(writing)
+
+
+def test_demo():
+    status, stdout, stderr = run("--demo")
+    lines = stdout.decode().splitlines()
+    assert (status, stderr) == (0, "")
+    assert "open  HTTP 101 Switching Protocols" in lines
+    assert "sent  Hello!" in lines
+    assert "close 1000 (normal closure)" in lines
+    assert all(line.isascii() for line in lines)
+
+
+# -- on a terminal --
+
+
+TOKEN = re.compile(r"\x1b\[([?\d;]*)([@-~])|\x1b([78])|\x1b.?|([\r\n\b\a])|(.)", re.S)
+
+
+class Screen:
+    """What a terminal shows after some output: as much of a VT100 as is in use here."""
+
+    def __init__(self, columns, rows, output):
+        self.columns, self.rows = columns, rows
+        self.lines = [[" "] * columns for _ in range(rows)]
+        self.row = self.column = 0
+        self.saved = 0, 0
+        for numbers, final, private, control, character in TOKEN.findall(output):
+            if final:
+                self.sequence(final, int(numbers) if numbers.isdigit() else 1, numbers)
+            elif private == "7":
+                self.saved = self.row, self.column
+            elif private == "8":
+                self.row, self.column = self.saved
+            elif control:
+                self.control(control)
+            elif character:
+                self.put(character)
+
+    def control(self, control):
+        if control == "\r":
+            self.column = 0
+        elif control == "\b":
+            self.column = max(0, self.column - 1)
+        elif control == "\n":
+            self.row += 1
+            if self.row == self.rows:
+                self.row -= 1
+                self.lines = [*self.lines[1:], [" "] * self.columns]
+
+    def put(self, character):
+        if self.column == self.columns:
+            self.control("\r")
+            self.control("\n")
+        self.lines[self.row][self.column] = character
+        self.column += 1
+
+    def sequence(self, final, number, numbers):
+        line = self.lines[self.row]
+        if final == "A":
+            self.row = max(0, self.row - number)
+        elif final == "B":
+            self.row = min(self.rows - 1, self.row + number)
+        elif final == "C":
+            self.column = min(self.columns - 1, self.column + number)
+        elif final == "D":
+            self.column = max(0, self.column - number)
+        elif final == "K":
+            line[self.column :] = [" "] * (self.columns - self.column)
+        elif final == "P":
+            del line[self.column : self.column + number]
+            line += [" "] * (self.columns - len(line))
+        elif final == "@":
+            line[self.column : self.column] = [" "] * number
+            del line[self.columns :]
+        elif final == "L":
+            self.lines[self.row : self.row] = [[" "] * self.columns for _ in range(number)]
+            del self.lines[self.rows :]
+        else:
+            assert final in "hlm", f"unknown sequence {numbers}{final}"
+
+    @property
+    def text(self):
+        """The lines, without blanks at their ends and empty lines at the end."""
+        return "\n".join("".join(line).rstrip() for line in self.lines).rstrip("\n")
+
+    @property
+    def cursor(self):
+        return self.row, self.column
+
+
+# Standard input becomes the controlling terminal, so that Ctrl-C does what it does.
+IN_TERMINAL = """\
+import fcntl, runpy, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+for name in sys.argv.pop(1).split():
+    sys.modules[name] = None
+runpy.run_module("wsmini", run_name="__main__", alter_sys=True)
+"""
+
+
+class Terminal:
+    """The command line in a pseudo-terminal."""
+
+    def __init__(self, *argv, columns=40, rows=8, blocked="", term="xterm", **streams):
+        self.columns, self.rows = columns, rows
+        self.output = b""
+        self.master, self.slave = pty.openpty()
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, size)
+        self.mode = termios.tcgetattr(self.slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", IN_TERMINAL, blocked, *argv],
+            env=environment(TERM=term, LC_ALL="C.UTF-8"),
+            start_new_session=True,
+            **{**dict.fromkeys(["stdin", "stdout", "stderr"], self.slave), **streams},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+    @property
+    def screen(self):
+        return Screen(self.columns, self.rows, self.output.decode("utf-8", "ignore"))
+
+    @property
+    def text(self):
+        return self.screen.text
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def wait_for(self, text):
+        """Wait until the screen ends with *text*."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.text.endswith(text):
+            if not self.read(deadline - time.monotonic()):
+                raise AssertionError(f"the screen doesn't end with {text!r}:\n{self.text}")
+
+    def read(self, patience):
+        if not select.select([self.master], [], [], max(0, patience))[0]:
+            return False
+        self.output += os.read(self.master, 65536)
+        return True
+
+    def end(self):
+        """Wait for the process, and return its status."""
+        status = self.process.wait(PATIENCE)
+        while self.read(0):
+            pass
+        assert termios.tcgetattr(self.slave) == self.mode, "the terminal's mode isn't restored"
+        return status
+
+
+NORMAL = "1000 (normal closure)"
+GOODBYE = f"wsmini: connection closed: sent {NORMAL}; then received {NORMAL}"
+
+
+@needs_pty
+def test_a_conversation_on_a_terminal(echo):
+    with Terminal(echo.url, columns=100) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("hello\r")
+        terminal.wait_for("> hello\n< hello\n>")
+        terminal.type("\r")  # sends nothing
+        terminal.wait_for(">\n>")
+        terminal.type("h\xe9\r")
+        terminal.wait_for("> h\xe9\n< h\xe9\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert terminal.text.endswith(f">\n{GOODBYE}")
+
+
+class Pushed:
+    """A server that sends what the test tells it to, and keeps what it gets."""
+
+    def __init__(self):
+        self.peers = []
+        self.ready = threading.Event()
+        self.received = []
+        self.server = scripted_server(self.script)
+
+    def script(self, peer):
+        peer.accept()
+        self.peers.append(peer)
+        self.ready.set()
+        while True:
+            self.received.append(peer.recv_message())
+
+    def __enter__(self):
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.server.__exit__(*exc_info)
+
+    def push(self, *messages):
+        assert self.ready.wait(PATIENCE)
+        for message in messages:
+            self.peers[0].send_message(message)
+
+    def close(self, code, reason):
+        assert self.ready.wait(PATIENCE)
+        self.peers[0].send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+@pytest.fixture
+def pushed():
+    with Pushed() as pushed:
+        yield pushed
+
+
+EDITORS = {"with readline": "", "without readline": "readline"}
+
+
+@needs_pty
+@pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
+def test_messages_appear_above_the_line_being_typed(blocked, pushed):
+    with Terminal(pushed.server.url, blocked=blocked) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        before = terminal.screen
+        pushed.push("news", "more\nlines\tand \x1b[2J", b"\x01\x02", "x" * 50)
+        shown = ["< news", "< more", "  lines and \\x1b[2J", "< [2 bytes] 0102"]
+        wrapped = ["< " + "x" * 38, "x" * 12]
+        terminal.wait_for("\n".join([*shown, *wrapped, "> half ty"]))
+        assert terminal.screen.cursor == (7, before.cursor[1])
+        terminal.type("ped\r")
+        terminal.wait_for("> half typed\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert pushed.received == ["half typed"]
+
+
+@needs_pty
+def test_the_cursor_stays_in_the_middle_of_the_line(pushed):
+    pytest.importorskip("readline")
+    with Terminal(pushed.server.url) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("hd typed\x01\x06")  # to the start, one to the right
+        terminal.wait_for("> hd typed")
+        pushed.push(*(f"message {number}" for number in range(20)))
+        terminal.wait_for("< message 18\n< message 19\n> hd typed")
+        assert terminal.text.count("\n") == 7
+        terminal.type("al")
+        terminal.wait_for("> hald typed")
+        terminal.type("f\x04 \r")  # Ctrl-D in a line deletes
+        terminal.wait_for("> half  typed\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert pushed.received == ["half  typed"]
+
+
+@needs_pty
+def test_a_message_taller_than_the_screen(pushed):
+    with Terminal(pushed.server.url, rows=4) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("typed")
+        terminal.wait_for("> typed")
+        pushed.push("\n".join(map(str, range(11))))
+        terminal.wait_for("  8\n  9\n  10\n> typed")
+
+
+@needs_pty
+def test_a_line_longer_than_the_terminal(pushed):
+    pytest.importorskip("readline")
+    with Terminal(pushed.server.url, columns=20) as terminal:
+        terminal.wait_for("\n>")
+        line = "a line that is longer than its row"
+        terminal.type(line)
+        terminal.wait_for("its row")
+        shown = terminal.text.splitlines()[-1]
+        pushed.push("news")
+        terminal.wait_for(f"< news\n{shown}")
+        terminal.type("!\r")
+        terminal.wait_for("\n>")
+        terminal.type("\x10")  # the previous one in the history
+        terminal.wait_for("its row!")
+        terminal.type("\r\x04")
+        assert terminal.end() == 0
+    assert pushed.received == [f"{line}!"] * 2
+
+
+@needs_pty
+def test_a_terminal_without_cursor_movements(pushed):
+    pytest.importorskip("readline")
+    with Terminal(pushed.server.url, term="dumb") as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        pushed.push("news")
+        terminal.wait_for("> half ty\n< news\n> half ty")
+        terminal.type("ped\r\x04")
+        assert terminal.end() == 0
+    assert pushed.received == ["half typed"]
+
+
+@needs_pty
+@pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
+def test_the_server_closes_while_a_line_is_typed(blocked, pushed):
+    with Terminal(pushed.server.url, blocked=blocked, columns=100) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half")
+        terminal.wait_for("> half")
+        pushed.close(4001, "bye")
+        assert terminal.end() == session.ABNORMAL
+        closed = "received 4001 (private use) bye; then sent 4001 (private use) bye"
+        assert terminal.text.endswith(f"> half\nwsmini: connection closed: {closed}")
+
+
+@needs_pty
+@pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
+def test_interrupting_a_line_being_typed(blocked, pushed):
+    with Terminal(pushed.server.url, blocked=blocked) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half")
+        terminal.wait_for("> half")
+        terminal.type("\x03")
+        assert terminal.end() == session.INTERRUPTED
+        assert "Traceback" not in terminal.text
+
+
+@needs_pty
+def test_messages_go_before_the_typing(echo):
+    with Terminal(echo.url, "-m", "first", "-i", "--binary") as terminal:
+        terminal.wait_for("< [5 bytes] 6669727374\n>")
+        terminal.type("x\r\x04")
+        assert terminal.end() == 0
+
+
+@needs_pty
+def test_messages_without_typing_are_shown_as_they_come(echo):
+    with Terminal(echo.url, "-m", "a\x1b[2J", "--count=1") as terminal:
+        assert terminal.end() == 0
+        assert terminal.text == "a\\x1b[2J"
+
+
+@needs_pty
+def test_a_terminal_for_input_alone(echo):
+    with Terminal(echo.url, "--count=1", stdout=subprocess.PIPE) as terminal:
+        terminal.type("hello\n")
+        assert terminal.end() == 0
+        with terminal.process.stdout as stdout:
+            assert stdout.read() == b"hello\n"
+        assert terminal.text == "hello"  # what the terminal itself shows of the typing
+
+
+@needs_pty
+def test_raw_output_does_not_go_to_a_terminal():
+    with Terminal("--raw", "ws://127.0.0.1", columns=100) as terminal:
+        assert terminal.end() == session.USAGE
+        assert "redirect standard output" in terminal.text

@@ -1,0 +1,494 @@
+"""An open connection on the command line: interactive on a terminal, exact on pipes.
+
+Two threads. The main one receives, and is the only one that writes messages to standard output; it
+blocks in ``recv()``, and signals arrive there. A daemon thread reads the input (``-m``, standard
+input), is the only one that sends messages, and closes the connection when nothing more is to be
+expected after the end of input; that wakes the main thread. When the connection ends, the main
+thread returns and leaves the other behind, in ``input()`` or a read: nothing can interrupt these on
+every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held: pipes
+are read below its buffer, and ``input()`` on a terminal reads past it.
+
+On a terminal both threads write: readline the line being typed, the main thread messages above it.
+What either writes at once is complete: the main thread's lines come with the cursor movements that
+put them there and bring the cursor back to where readline believes it to be. So the two may follow
+each other in any order. (With PYTHONUNBUFFERED, readline writes character by character: then an
+escape sequence of its own may be torn apart if a message comes just when a key is pressed.)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from itertools import chain
+from time import monotonic
+
+from .exceptions import Close, ConnectionClosed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Callable, Iterable, Iterator, TextIO
+
+    from .connection import Connection
+
+# The exit statuses; the help text of ``cli`` says what they mean.
+OK, LOCAL, USAGE, NETWORK, TLS, REFUSED, ABNORMAL, TIMEOUT = range(8)
+INTERRUPTED = 130  # 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+_PROMPT = "> "
+# What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
+# direction of text, separators of lines.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+_IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
+_PONG = 10.0  # seconds for a server to answer the ping after the end of input
+_PART = 2.0  # seconds for the closing handshake when its result doesn't matter
+_GRACE = 0.2  # seconds for the input thread to find that the connection is closed
+_CHUNK = 1 << 16  # bytes read from standard input at once
+_BLOCK = 1 << 20  # bytes of binary input sent as one frame
+_SHOWN = 64  # bytes of a binary message that a terminal shows
+# On Windows, Ctrl-C doesn't interrupt a wait for a socket.
+_TICK: float | None = 0.5 if os.name == "nt" else None
+
+
+def described(exc: BaseException) -> str:
+    """The message of an exception, and of what caused it unless that is already said."""
+    text = str(exc) or type(exc).__name__
+    cause = exc.__cause__
+    if cause is not None and str(cause) not in text:
+        text += f" ({described(cause)})"
+    return text
+
+
+def note(text: str, mark: str = "wsmini:") -> None:
+    """Write one line to standard error."""
+    if sys.stderr is not None:
+        line = _printable(text).replace("\n", "\\n")
+        sys.stderr.write(f"{mark} {line}\n")
+        sys.stderr.flush()
+
+
+class Session:
+    """An open connection, the input that goes into it, and the output that comes out of it."""
+
+    def __init__(self, ws: Connection, args: Namespace, output: _Output) -> None:
+        from threading import Event
+
+        self.ws = ws
+        self.args = args
+        self.output = output
+        self.heard = monotonic()  # when the last message came
+        self.closing = False  # whether this side asked for the end
+        self.unsent = False  # whether the connection ended before the input
+        self.partial = False  # whether some of a message was read and not its end
+        self.expired = False  # whether the wait for replies is over
+        self.failure: Exception | None = None  # what ended the input, if not its end
+        self.over = Event()  # set when the main thread is done
+
+    def run(self) -> int:
+        """Send and receive until something ends it; return the exit status."""
+        from threading import Thread
+
+        feeder = Thread(target=self.feed, name="wsmini-input", daemon=True)
+        try:
+            with self.output:
+                feeder.start()
+                return self.receive()
+        except ConnectionClosed as exc:
+            ended = exc
+        except KeyboardInterrupt:
+            return self.part(INTERRUPTED)
+        finally:
+            self.over.set()
+        if not isinstance(self.output, _Terminal):
+            feeder.join(_GRACE)
+        return self.closed(ended)
+
+    # -- the main thread --
+
+    def receive(self) -> int:
+        """Print messages until the connection or their count ends; return the exit status."""
+        count = 0
+        while True:
+            try:
+                message = self.ws.recv(_TICK)
+            except TimeoutError:
+                continue
+            self.heard = monotonic()
+            try:
+                self.output.message(message)
+            except OSError as exc:
+                return self.part(_output_failed(exc))
+            count += 1
+            if count == self.args.count:
+                return self.part(OK)
+
+    def closed(self, exc: ConnectionClosed) -> int:
+        """Say how the connection ended, as far as that matters; return the exit status."""
+        if self.failure is not None:
+            return self.failed(self.failure)
+        clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
+        if not clean or self.args.verbose or isinstance(self.output, _Terminal):
+            note(f"connection closed: {described(exc)}")
+        if self.unsent or self.partial:
+            note("the connection was closed before all input was sent")
+            return ABNORMAL
+        if clean and self.expired and self.args.count:
+            note(f"fewer than {self.args.count} messages came in time")
+            return TIMEOUT
+        return OK if clean else ABNORMAL
+
+    def failed(self, exc: Exception) -> int:
+        if not isinstance(exc, (OSError, UnicodeError)):
+            raise exc
+        note(f"standard input: {exc}")
+        return LOCAL
+
+    def part(self, status: int) -> int:
+        """Close the connection, but don't wait long for the server; return *status*."""
+        from threading import Thread
+
+        closer = Thread(target=self.close, name="wsmini-close", daemon=True)
+        closer.start()
+        closer.join(_PART)
+        return status
+
+    # -- the input thread (close() runs in others, too) --
+
+    def feed(self) -> None:
+        """Send the input, then close when the replies are there."""
+        _block_interrupts()
+        try:
+            for message in self.messages():
+                self.ws.send(message)
+        except ConnectionClosed:
+            self.unsent = True
+        except Exception as exc:  # the main thread reports it
+            self.failure = exc
+            self.close()
+        else:
+            self.linger()
+
+    def messages(self) -> Iterator[str | bytes | Iterable[bytes]]:
+        """What is to be sent: ``-m``, then standard input."""
+        for text in self.args.message:
+            yield text.encode() if self.args.binary else text
+        if self.args.message and not self.args.interactive:
+            return
+        if isinstance(self.output, _Terminal):
+            for line in _typed():
+                yield line.encode() if self.args.binary else line
+        elif sys.stdin is not None:  # it is if it was closed before the start
+            yield from (_blocks if self.args.binary else _lines)(self.reader(sys.stdin))
+
+    def reader(self, stdin: TextIO) -> Callable[[], bytes]:
+        """A function that reads some of standard input, and nothing at its end."""
+        raw = getattr(stdin.buffer, "raw", stdin.buffer)
+
+        def read() -> bytes:
+            data: bytes | None = raw.read(_CHUNK)
+            if data is None:
+                raise BlockingIOError("it is in non-blocking mode, and has nothing yet")
+            self.partial = bool(data) and (self.args.binary or not data.endswith(b"\n"))
+            return data
+
+        return read
+
+    def linger(self) -> None:
+        """Wait for replies after the end of input as long as asked, then close."""
+        from threading import TIMEOUT_MAX
+
+        idle, wait = self.args.idle, self.args.wait
+        if idle is None and wait is None:
+            if isinstance(self.output, _Terminal):
+                self.close()
+                return
+            idle = math.inf if self.args.count else _IDLE
+        start = monotonic()
+        end = start + (math.inf if wait is None else wait)
+        if idle is not None and idle < math.inf:
+            self.settle(min(_PONG, end - start))
+            start = monotonic()
+        while True:
+            silent = math.inf if idle is None else max(self.heard, start) + idle
+            left = min(silent, end) - monotonic()
+            if left <= 0:
+                break
+            if self.over.wait(min(left, TIMEOUT_MAX)):
+                return
+        self.expired = True
+        self.close()
+
+    def settle(self, patience: float) -> None:
+        """Wait until the server has read all that was sent: until it answers a ping."""
+        try:
+            self.ws.ping().wait(patience)
+        except (TimeoutError, ConnectionClosed):
+            pass  # some servers don't answer pings: silence has to do
+
+    def close(self) -> None:
+        self.closing = True
+        self.ws.close(self.args.close_code, self.args.close_reason)
+
+
+def _is_clean(exc: ConnectionClosed, own: int) -> bool:
+    """Whether both sides closed, with codes that mean success, such as *own*."""
+
+    def good(close: Close) -> bool:
+        # 1005: closed without a code, as servers do that have nothing to say.
+        return close.code in (1000, 1001, 1005, own)
+
+    return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
+
+
+def _block_interrupts() -> None:
+    """Leave SIGINT to the main thread: in another one, it wouldn't interrupt ``recv()``."""
+    import signal
+
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+# -- input --
+
+
+def _lines(read: Callable[[], bytes]) -> Iterator[str]:
+    """Lines without their LF or CR LF, in time linear in their lengths."""
+    parts: list[bytes] = []
+    for chunk in iter(read, b""):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = b"".join([*parts, end])
+            parts.clear()
+            yield _text(line[:-1] if line.endswith(b"\r") else line)
+        parts.append(rest)
+    line = b"".join(parts)
+    if line:
+        yield _text(line)
+
+
+def _text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as exc:
+        problem = f"not UTF-8 ({exc.reason} at byte {exc.start} of a line); try --binary"
+        raise UnicodeError(problem) from exc
+
+
+def _blocks(read: Callable[[], bytes]) -> Iterator[bytes | Iterable[bytes]]:
+    """One message, or none if there is no input; fragmented if it is large."""
+    blocks = _grouped(read)
+    first = next(blocks)
+    second = next(blocks, None)
+    if second is not None:
+        yield chain([first, second], blocks)
+    elif first:
+        yield first
+
+
+def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """Blocks of ``_BLOCK`` bytes or a little more, and a last one of less."""
+    parts: list[bytes] = []
+    for chunk in iter(read, b""):
+        parts.append(chunk)
+        if len(parts) * _CHUNK >= _BLOCK and sum(map(len, parts)) >= _BLOCK:
+            yield b"".join(parts)
+            parts.clear()
+    yield b"".join(parts)
+
+
+def _typed() -> Iterator[str]:
+    """Lines typed on a terminal, but for empty ones."""
+    while True:
+        try:
+            line = input(_PROMPT)
+            line.encode()
+        except EOFError:
+            return
+        except UnicodeError as exc:
+            note(f"that line wasn't sent: {exc}")
+            continue
+        if line:
+            yield line
+
+
+# -- output --
+
+
+def _printable(text: str) -> str:
+    """*text* with what isn't safe to print escaped as in Python."""
+    return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def output_for(args: Namespace) -> _Output:
+    if args.raw:
+        return _RawOutput()
+    if not is_terminal(sys.stdout):
+        return _Output()
+    if is_terminal(sys.stdin) and (args.interactive or not args.message):
+        return _Terminal(args.url)
+    return _Screen()
+
+
+def _output_failed(exc: OSError) -> int:
+    """The exit status for an error of standard output."""
+    if isinstance(exc, BrokenPipeError):
+        return BROKEN_PIPE
+    note(f"standard output: {exc}")
+    return LOCAL
+
+
+def write(data: bytes) -> None:
+    """Write to standard output, leaving nothing in a buffer for the interpreter's end."""
+    if sys.stdout is None:
+        raise OSError("it is closed")
+    write = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write
+    view = memoryview(data)
+    while view:
+        written = write(view)
+        if written is None:
+            raise BlockingIOError("it is in non-blocking mode, and full")
+        view = view[written:]
+
+
+class _Output:
+    """Standard output that is a pipe or a file: one message a line."""
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def message(self, message: str | bytes) -> None:
+        text = message if isinstance(message, str) else message.hex()
+        write(text.encode() + b"\n")
+
+
+class _RawOutput(_Output):
+    """Standard output that gets messages as they are."""
+
+    def message(self, message: str | bytes) -> None:
+        write(message.encode() if isinstance(message, str) else message)
+
+
+class _Screen(_Output):
+    """A terminal that nobody types on."""
+
+    def message(self, message: str | bytes) -> None:
+        self.write(f"{displayed(message)}\n")
+
+    def write(self, text: str) -> None:
+        write(text.encode(sys.stdout.encoding, "backslashreplace"))
+
+
+def displayed(message: str | bytes) -> str:
+    """A message as a terminal shows it."""
+    if isinstance(message, str):
+        return _printable(message)
+    more = "..." if len(message) > _SHOWN else ""
+    return f"[{len(message)} bytes] {message[:_SHOWN].hex()}{more}"
+
+
+class _Terminal(_Screen):
+    """A terminal with a line that is being typed, above which messages appear."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.restore = _saved_terminal()
+        self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
+
+    def __enter__(self) -> _Output:
+        _prepare_readline()
+        note("connected; Ctrl-D closes the connection")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Leave the line behind, and readline's mode of the terminal.
+        self.write("\r\n")
+        self.restore()
+
+    def message(self, message: str | bytes) -> None:
+        text = "< " + displayed(message).replace("\n", "\n  ")
+        if not self.smart:
+            self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
+            return
+        columns, rows = _size()
+        lines = _wrapped(text, columns)
+        step = max(1, rows - 1)
+        for start in range(0, len(lines), step):
+            self.insert(lines[start : start + step])
+
+    def insert(self, lines: list[str]) -> None:
+        """Put *lines*, fewer than fit on the screen, above the one with the cursor."""
+        n = len(lines)
+        above = "\r\n".join(lines)
+        # Save the cursor; make room below, by scrolling if there's none; go back to where the line
+        # is now; push it down; write; restore the cursor, and follow the line. Scrolling moves
+        # the line up and the saved position not, which the bottom of the screen makes up for.
+        self.write(f"\x1b7{chr(10) * n}\x1b[{n}A\r\x1b[{n}L{above}\x1b8\x1b[{n}B")
+
+
+def _size() -> tuple[int, int]:
+    """Columns and rows of the terminal."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        columns = rows = 0
+    return columns or 80, rows or 24  # a terminal without a size says 0
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """*text* in lines for so many columns at most.
+
+    From Hangul on, characters may take two, and not every terminal agrees which: all are taken to.
+    """
+    lines = []
+    for line in text.split("\n"):
+        start = used = 0
+        line = line.expandtabs()
+        for index, character in enumerate(line):
+            width = 1 if character < "\u1100" else 2
+            if used + width > columns:
+                lines.append(line[start:index])
+                start, used = index, 0
+            used += width
+        lines.append(line[start:])
+    return lines
+
+
+def _saved_terminal() -> Callable[[], None]:
+    """A function that restores the present mode of the terminal."""
+    try:
+        import termios
+    except ImportError:  # not on Windows, which needs none of it
+        return lambda: None
+    descriptor = sys.stdin.fileno()
+    mode = termios.tcgetattr(descriptor)
+    return lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+
+def _prepare_readline() -> None:
+    """Give ``input()`` line editing and a history, where there is readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    if "libedit" not in (readline.__doc__ or ""):
+        # A long line scrolls in its row: a second row would be in the way of messages.
+        readline.parse_and_bind("set horizontal-scroll-mode on")
+        # Leaving in the middle of a line would leave the terminal in this mode.
+        readline.parse_and_bind("set enable-bracketed-paste off")
+
+
+def _line_buffer() -> str:
+    """What has been typed of the line, where readline knows."""
+    readline = sys.modules.get("readline")
+    return readline.get_line_buffer() if readline is not None else ""
