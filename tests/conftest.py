@@ -44,6 +44,12 @@ def pytest_unconfigure(config):
     os.close(config.stash[_stderr])
 
 
+def pytest_collection_finish(session):
+    # What is there now stays; looking through the rest, behind each socket test, is quick then.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header(config):
     return f"seed: {helpers.SEED} (repeat with WSMINI_TEST_SEED={helpers.SEED})"
 

@@ -1,0 +1,65 @@
+# Nothing but Python >= 3.8 is needed for `make demo`, and pip for `make test`; each other target
+# installs what it needs into .venv, once. Choose the Python with `make PYTHON=python3.8 ...`.
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+# The stamps name the Python, so that another one gets a new environment.
+STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+PYTEST = $(BIN)/python -bb -m pytest
+
+.PHONY: demo test coverage lint interop fuzz compat dist clean
+
+demo:
+	$(PYTHON) -m wsmini --demo
+
+test: $(STAMP)-test
+	$(PYTEST)
+
+coverage: $(STAMP)-test
+	$(BIN)/python tests/check_coverage.py
+
+lint: $(STAMP)-lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+interop: $(STAMP)-interop
+	$(PYTEST) tests/interop
+
+fuzz: $(STAMP)-fuzz
+	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
+
+compat:
+	$(PYTHON) tests/check_pythons.py $(VERSIONS)
+
+dist: $(STAMP)-dist
+	rm -rf build dist
+	$(BIN)/python -m build -q
+	$(BIN)/python -m pip install -q --no-deps --no-compile --target build/pyz dist/*.whl
+	echo 'from wsmini.cli import main; raise SystemExit(main())' > build/pyz/__main__.py
+	$(BIN)/python -m zipapp build/pyz -c -p '/usr/bin/env python3' -o dist/wsmini.pyz
+
+clean:
+	rm -rf .venv .venvs build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP)-test:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q 'pytest>=7' 'coverage>=7'
+	touch $@
+
+$(STAMP)-lint: $(STAMP)-test
+	$(BIN)/python -m pip install -q 'mypy>=1.10' 'ruff>=0.4'
+	touch $@
+
+$(STAMP)-interop: $(STAMP)-test tests/interop/requirements.txt tests/interop/install
+	$(BIN)/python -m pip install -q -r tests/interop/requirements.txt
+	tests/interop/install $(VENV)
+	touch $@
+
+$(STAMP)-fuzz: $(STAMP)-test
+	$(BIN)/python -m pip install -q hypothesis
+	touch $@
+
+$(STAMP)-dist: $(STAMP)-test
+	$(BIN)/python -m pip install -q build
+	touch $@

@@ -1,0 +1,169 @@
+"""The diagram of the design, checked: who imports whom, and what `import wsmini` costs."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "wsmini"
+MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+
+# Every module imports only from the modules before it in its own list and in the lists above.
+SANS_IO = (
+    "version",
+    "exceptions",
+    "uri",
+    "http11",
+    "frames",
+    "extensions",
+    "deflate",
+    "messages",
+    "handshake",
+    "protocol",
+)
+OPENING = (
+    "auth",
+    "cookies",
+    "diagnosis",
+    "net",
+    "tls",
+    "proxy",
+    "options",
+    "reconnect",
+    "opening",
+)
+# Front ends, which don't import from each other; the servers for tests are none, but alike.
+FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("testing",))
+
+# What makes code wait, ask for the time or run at once with other code.
+IO = set(
+    "_socket _thread asyncio select selectors signal socket ssl subprocess threading time".split()
+)
+
+# Not needed to import wsmini, or only by some programs: they come when first used.
+HEAVY = set(
+    "argparse asyncio base64 dataclasses email hashlib http inspect json logging random secrets"
+    " ssl string threading traceback typing urllib zlib".split()
+)
+MOST_MODULES = 32
+
+
+def allowed():
+    """Module -> the modules it may import."""
+    below, rules = set(), {}
+    for name in SANS_IO + OPENING:
+        rules[name] = set(below)
+        below.add(name)
+    for names in FRONT_ENDS:
+        for index, name in enumerate(names):
+            rules[name] = below | set(names[:index])
+    # The command line is a program like any other: it uses the blocking front end.
+    rules["session"] = below | {"connection"}
+    rules["cli"] = rules["session"] | {"session", "testing"}
+    rules["__main__"] = {"cli"}
+    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    return rules
+
+
+def is_type_checking(node):
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def imports(node):
+    """The import statements that run, wherever they are."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child
+        elif is_type_checking(child):
+            for statement in child.orelse:
+                yield from imports(statement)
+        else:
+            yield from imports(child)
+
+
+def imported(source):
+    """The names of modules that *source* imports: (from the package, from elsewhere)."""
+    ours, others = set(), set()
+    for node in imports(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            others.update(alias.name for alias in node.names)
+        elif not node.level:
+            others.add(node.module)
+        elif node.module:
+            ours.add(node.module)
+        else:
+            ours.update(alias.name for alias in node.names)
+    return ours, others
+
+
+def read(module):
+    return MODULES[module].read_text(encoding="utf-8")
+
+
+def roots(names):
+    return {name.partition(".")[0] for name in names}
+
+
+def test_imports_are_found_wherever_they_are():
+    source = """
+from __future__ import annotations
+import os.path
+from . import uri
+if TYPE_CHECKING:
+    import typing
+    from .opening import Opening
+def function():
+    try:
+        import ssl as tls, zlib
+    except ImportError:
+        from .net import wait
+"""
+    assert imported(source) == ({"uri", "net"}, {"__future__", "os.path", "ssl", "zlib"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_the_layers_below(module):
+    assert module in allowed(), "say in tests/test_layers.py in which layer this module is"
+    ours, others = imported(read(module))
+    assert sorted(ours - allowed()[module]) == []
+    assert PACKAGE.name not in roots(others), "imports must be relative"
+
+
+@pytest.mark.parametrize("module", [name for name in SANS_IO if name in MODULES])
+def test_the_protocol_knows_no_sockets_no_clock_and_no_threads(module):
+    assert sorted(roots(imported(read(module))[1]) & IO) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_annotations_cost_nothing_at_run_time(module):
+    others = imported(read(module))[1]
+    assert "typing" not in others
+    assert "__future__" in others
+
+
+def loaded_by_import(*before):
+    """The modules that ``import wsmini`` loads in a bare Python, after the modules *before*."""
+    program = (
+        f"import sys, {', '.join(before)}; sys.path.insert(0, {str(ROOT)!r})\n"
+        "loaded = set(sys.modules); import wsmini; print(*sorted(set(sys.modules) - loaded))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], stdout=subprocess.PIPE, check=True
+    )
+    return set(run.stdout.decode().split())
+
+
+def test_importing_wsmini_loads_only_what_every_program_needs():
+    # `site`, which -S leaves out for its .pth files, always loads os.
+    loaded = {name for name in loaded_by_import("os") if name.partition(".")[0] != PACKAGE.name}
+    assert sorted(roots(loaded) & HEAVY) == []
+    assert len(loaded) <= MOST_MODULES, sorted(loaded)
