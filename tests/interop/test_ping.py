@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+from peers import every
+
+
+@every()
+def test_the_server_answers_pings_and_the_round_trip_is_measured(peer):
+    with peer.connect() as ws:
+        assert 0 < ws.ping(b"are you there?").wait(10) < 10
+        assert 0 < ws.latency < 10
+
+
+@every()
+def test_one_pong_answers_all_pings_before_it(peer):
+    with peer.connect() as ws:
+        pings = [ws.ping() for _ in range(5)]
+        assert all(0 < ping.wait(10) < 10 for ping in reversed(pings))
+
+
+@every()
+def test_waiting_for_a_pong_loses_no_messages(peer):
+    with peer.connect() as ws:
+        for n in range(3):
+            ws.send(str(n))
+        ws.ping().wait(10)
+        assert [ws.recv(timeout=10) for _ in range(3)] == ["0", "1", "2"]
+
+
+@every()
+@pytest.mark.parametrize("payload", ["x", "ping ü", "x" * 125])
+def test_pings_of_the_server_are_answered(peer, payload):
+    with peer.connect("/ping") as ws:
+        ws.send(payload)
+        assert ws.recv(timeout=10) == f"pong {payload}"
+
+
+@every()
+def test_a_pong_nobody_asked_for_does_no_harm(peer):
+    with peer.connect() as ws:
+        ws.pong(b"unasked")
+        ws.send("still here")
+        assert ws.recv(timeout=10) == "still here"
