@@ -653,6 +653,14 @@ def test_secrets_stay_within_the_origin_and_come_back_to_it():
     assert not has_secrets(other.requests[0])
 
 
+def test_a_header_that_is_removed_does_not_come_back_elsewhere():
+    with site({"/": None}) as other:
+        with site({"/": redirect(f"ws://127.0.0.1:{other.port}/")}) as server:
+            open_(server.url, additional_headers={"User-Agent": None, "X-Own": "mine"})
+    assert "User-Agent" not in other.requests[0].headers
+    assert not has_secrets(other.requests[0])
+
+
 def test_a_redirect_brings_its_own_user():
     with site({"/": None}) as other:
         with site({"/": redirect(f"ws://else:where@127.0.0.1:{other.port}/")}) as server:

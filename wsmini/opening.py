@@ -407,8 +407,11 @@ class Opening:
         )
 
     def _given(self, uri: URI) -> List[Tuple[str, Optional[str]]]:
-        """The user's headers for the server of *uri*."""
-        return self.options.additional_headers if uri.origin == self._home else []
+        """The user's headers for the server of *uri*; what is removed is so everywhere."""
+        given = self.options.additional_headers
+        if uri.origin == self._home:
+            return given
+        return [(name, value) for name, value in given if value is None]
 
     def _headers(self, uri: URI) -> List[Tuple[str, Optional[str]]]:
         """What is added to the request: the user's headers, credentials and cookies."""
