@@ -657,6 +657,12 @@ def test_a_certificate_nobody_trusts(secure):
     status, stdout, stderr = run(secure.url)
     assert (status, stdout) == (4, b"")
     assert "certificate verify failed" in stderr
+    assert "for a private CA, use --cafile" in stderr
+
+
+def test_hints_have_what_is_replaced_in_them():
+    source = (ROOT / "wsmini" / "diagnosis.py").read_text()
+    assert [name for name in cli._OPTIONS if name not in source] == []
 
 
 def test_a_certificate_to_be_trusted(secure):

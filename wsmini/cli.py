@@ -71,6 +71,15 @@ exit status:
 """
 
 # What an endpoint may send (RFC 6455, 7.4, and the IANA registry).
+# What hints call it -> what it is called here.
+_OPTIONS = {
+    "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
+    "origin=": "--origin",
+    "auth=(user, password) passes them": "wss://user:password@host passes them",
+    "raise open_timeout": "raise --timeout",
+    "proxy=None goes without": "no_proxy=* in the environment goes without",
+}
+
 _CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
@@ -283,7 +292,10 @@ def _run(args: Namespace) -> int:
     try:
         ws = _open(args)
     except (WebSocketException, OSError, ValueError) as exc:
-        note(f"cannot connect: {described(exc)}")
+        text = described(exc)
+        for name, option in _OPTIONS.items():
+            text = text.replace(name, option)
+        note(f"cannot connect: {text}")
         if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
             _show_refusal(exc.response, args.verbose)
         return _failure_status(exc)
