@@ -862,8 +862,24 @@ def test_what_a_peer_said_before_it_hung_up_can_still_be_received(pair):
     other.send(b"the reason")
     other.close()
     stream = SocketStream(one)
-    assert run(send_all(stream, b"a request")) is None
+    assert isinstance(run(send_all(stream, b"a request")), ConnectionError)
     assert run(receive_some(stream)) == b"the reason"
+
+
+def test_a_peer_that_hung_up_without_a_word_is_a_connection_error(pair):
+    pair[1].close()
+    stream = SocketStream(pair[0])
+    broken = run(send_all(stream, b"a request"))
+    with pytest.raises(ConnectionError) as raised:
+        run(receive_response(stream, ResponseParser(), broken))
+    assert raised.value is broken
+
+
+def test_the_head_of_a_response_alone():
+    stream, parser = Shy([b"HTTP/1.1 404 Not Found\r\n\r\n", b"the body"]), ResponseParser()
+    response, _ = drive(receive_response(stream, parser, head_only=True), stream, READ)
+    assert response.status_code == 404
+    assert stream.incoming == [b"the body"]
 
 
 def test_sending_nothing(pair):

@@ -106,6 +106,8 @@ def hint(exc: BaseException, phase: str) -> str:
 
 def _for_status(response: Response, by_proxy: bool) -> str:
     code = response.status_code
+    if by_proxy and code == 401:
+        code = 407  # some proxies confuse them
     if by_proxy and code != 407:
         return "does the proxy allow connections to this host and port?"
     if 200 <= code < 300:

@@ -332,11 +332,11 @@ class SocketStream:
         """Say that nothing more will be sent, where that takes bytes: not here."""
 
 
-def send_all(stream: Stream, data: bytes) -> Steps[None]:
-    """Send all of *data*; less if the peer has hung up.
+def send_all(stream: Stream, data: bytes) -> Steps[Optional[ConnectionError]]:
+    """Send all of *data*; less if the peer has hung up, and then return the exception.
 
     What it said before that tells more than the reset: a response, or TLS's alert that it wants a
-    certificate, say. So receiving comes next, and fails if there is nothing.
+    certificate, say. So receiving comes next, and the exception counts if there is nothing.
     """
     view = memoryview(data)
     try:
@@ -345,8 +345,9 @@ def send_all(stream: Stream, data: bytes) -> Steps[None]:
                 view = view[stream.send(view) :]
             except BlockingIOError:
                 yield Wait({stream.sock: WRITE}, None)
-    except ConnectionError:
-        return
+    except ConnectionError as exc:
+        return exc
+    return None
 
 
 def receive_some(stream: Stream, size: int = RESPONSE_READ) -> Steps[bytes]:
@@ -358,16 +359,24 @@ def receive_some(stream: Stream, size: int = RESPONSE_READ) -> Steps[bytes]:
             yield Wait({stream.sock: READ}, None)
 
 
-def receive_response(stream: Stream, parser: ResponseParser) -> Steps[Response]:
-    """Feed *parser* until the response is complete.
+def receive_response(
+    stream: Stream,
+    parser: ResponseParser,
+    broken: Optional[ConnectionError] = None,
+    head_only: bool = False,
+) -> Steps[Response]:
+    """Feed *parser* until the response is complete, or until its head is.
 
     Once the head is there, what goes wrong with the body only cuts it off, a timeout too.
+
+    Args:
+        broken: what ``send_all`` returned for the request.
 
     Raises:
         InvalidMessage: if it isn't an HTTP response.
         OSError: if the connection is lost before the end of the head.
     """
-    while not parser.complete:
+    while not parser.complete and not (head_only and parser.response is not None):
         try:
             data = yield from receive_some(stream)
         except OSError:
@@ -376,6 +385,8 @@ def receive_response(stream: Stream, parser: ResponseParser) -> Steps[Response]:
             data = b""
         if data:
             parser.receive_data(data)
+        elif broken is not None and parser.response is None:
+            raise broken
         else:
             parser.receive_eof()
     if parser.response is None:

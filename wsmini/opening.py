@@ -42,7 +42,6 @@ from .net import (
     connect_tcp,
     interleaved,
     receive_response,
-    receive_some,
     resolve,
     send_all,
     shown_address,
@@ -387,9 +386,9 @@ class Opening:
         if journal.wants_notes():
             target = _without_secrets(request.target)
             journal.note("request", target=target, headers=_shown(request.headers))
-        yield from send_all(stream, request.serialize())
+        broken = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
-        response = yield from _receive_head(stream, parser)
+        response = yield from receive_response(stream, parser, broken, head_only=True)
         self._note_response(response)
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
@@ -528,17 +527,6 @@ def _peer(sock: socket.socket) -> str:
         return shown_address(sock.getpeername())
     except OSError:
         return ""  # it has hung up already, which is told by what comes next
-
-
-def _receive_head(stream: Stream, parser: ResponseParser) -> Steps[Response]:
-    """Feed *parser* until the head of the response is complete."""
-    while parser.response is None:
-        data = yield from receive_some(stream)
-        if data:
-            parser.receive_data(data)
-        else:
-            parser.receive_eof()
-    return parser.response
 
 
 def _answer(

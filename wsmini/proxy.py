@@ -236,10 +236,10 @@ def connect_http(
     """
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     request = Request("CONNECT", target, [("Host", target), *headers])
-    yield from send_all(stream, request.serialize())
+    broken = yield from send_all(stream, request.serialize())
     parser = ResponseParser(method="CONNECT")
     try:
-        response = yield from receive_response(stream, parser)
+        response = yield from receive_response(stream, parser, broken)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
     if not 200 <= response.status_code < 300:
@@ -259,8 +259,7 @@ def connect_socks5(
         InvalidProxyMessage: if it doesn't speak SOCKS5.
     """
     methods = b"\0" if proxy.username is None else b"\0\2"
-    yield from send_all(stream, bytes((5, len(methods))) + methods)
-    version, method = yield from _receive_exactly(stream, 2)
+    version, method = yield from _ask(stream, bytes((5, len(methods))) + methods, 2)
     if version != 5:
         raise InvalidProxyMessage(f"expected an answer of SOCKS version 5, not {version}")
     if method == 2 and proxy.username is not None:
@@ -268,10 +267,8 @@ def connect_socks5(
     elif method != 0:
         wants = "credentials" if proxy.username is None else "another way to authenticate"
         raise ProxyError(f"the SOCKS5 proxy wants {wants}")
-    yield from send_all(
-        stream, b"\5\1\0" + _socks5_destination(host, address) + port.to_bytes(2, "big")
-    )
-    version, reply, _, kind = yield from _receive_exactly(stream, 4)
+    command = b"\5\1\0" + _socks5_destination(host, address) + port.to_bytes(2, "big")
+    version, reply, _, kind = yield from _ask(stream, command, 4)
     if version != 5:
         raise InvalidProxyMessage(f"expected an answer of SOCKS version 5, not {version}")
     if reply != 0:
@@ -289,8 +286,7 @@ def _authenticate(stream: Stream, proxy: Proxy) -> Steps[None]:
     """RFC 1929."""
     user, password = (proxy.username or "").encode(), (proxy.password or "").encode()
     message = bytes((1, len(user))) + user + bytes((len(password),)) + password
-    yield from send_all(stream, message)
-    _, status = yield from _receive_exactly(stream, 2)
+    _, status = yield from _ask(stream, message, 2)
     if status != 0:
         raise ProxyError("the SOCKS5 proxy refused the user or the password")
 
@@ -320,8 +316,7 @@ def connect_socks4(
     name = b"" if packed else host.encode("ascii") + b"\0"
     user = (proxy.username or "").encode() + b"\0"
     head = b"\4\1" + port.to_bytes(2, "big") + (packed or b"\0\0\0\1")
-    yield from send_all(stream, head + user + name)
-    answer = yield from _receive_exactly(stream, 8)
+    answer = yield from _ask(stream, head + user + name, 8)
     if answer[0] not in (0, 4):  # 0 by the protocol, 4 by some proxies
         raise InvalidProxyMessage(f"expected an answer of SOCKS version 4, not {answer[0]}")
     if answer[1] != 90:
@@ -329,11 +324,20 @@ def connect_socks4(
         raise DestinationRefused(f"the SOCKS4 proxy refused: {meaning}")
 
 
-def _receive_exactly(stream: Stream, size: int) -> Steps[bytes]:
+def _ask(stream: Stream, message: bytes, size: int) -> Steps[bytes]:
+    """The first *size* bytes of the answer to *message*."""
+    broken = yield from send_all(stream, message)
+    return (yield from _receive_exactly(stream, size, broken))
+
+
+def _receive_exactly(
+    stream: Stream, size: int, broken: Optional[ConnectionError] = None
+) -> Steps[bytes]:
     data = b""
     while len(data) < size:
         some = yield from receive_some(stream, size - len(data))
         if not some:
-            raise InvalidProxyMessage("the proxy closed the connection in the middle of SOCKS")
+            problem = "the proxy closed the connection in the middle of SOCKS"
+            raise broken or InvalidProxyMessage(problem)
         data += some
     return data
