@@ -932,6 +932,15 @@ def drive(steps, stream, events):
         waits += 1
 
 
+@pytest.mark.parametrize("make", [receive_some, lambda stream: send_all(stream, b"x")])
+def test_what_is_thrown_into_a_wait_has_no_other_error_as_its_context(make):
+    steps = make(Shy([b"x"]))
+    next(steps)
+    with pytest.raises(TimeoutError) as raised:
+        steps.throw(TimeoutError("over"))
+    assert raised.value.__context__ is None
+
+
 def test_sending_byte_by_byte():
     stream = Shy()
     assert drive(send_all(stream, b"abc"), stream, WRITE)[0] is None

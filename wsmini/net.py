@@ -343,8 +343,10 @@ def send_all(stream: Stream, data: bytes) -> Steps[Optional[ConnectionError]]:
         while view or not stream.flush():
             try:
                 view = view[stream.send(view) :]
+                continue
             except BlockingIOError:
-                yield Wait({stream.sock: WRITE}, None)
+                pass  # what is thrown into the wait must not have this as its context
+            yield Wait({stream.sock: WRITE}, None)
     except ConnectionError as exc:
         return exc
     return None
@@ -356,7 +358,8 @@ def receive_some(stream: Stream, size: int = RESPONSE_READ) -> Steps[bytes]:
         try:
             return stream.recv(size)
         except BlockingIOError:
-            yield Wait({stream.sock: READ}, None)
+            pass  # as above
+        yield Wait({stream.sock: READ}, None)
 
 
 def receive_response(

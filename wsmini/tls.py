@@ -157,13 +157,13 @@ class TLSStream:
         while True:
             try:
                 data = self._lower.recv(READ_SIZE)
+                break
             except BlockingIOError:
-                yield Wait({self.sock: READ}, None)
-                continue
-            if not data:
-                raise ConnectionResetError("the server ended the connection in the TLS handshake")
-            self._incoming.write(data)
-            return
+                pass  # what is thrown into the wait must not have this as its context
+            yield Wait({self.sock: READ}, None)
+        if not data:
+            raise ConnectionResetError("the server ended the connection in the TLS handshake")
+        self._incoming.write(data)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Up to *size* bytes out of as many records as are here; ``b""`` at the end.
