@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop fuzz compat dist clean
+.PHONY: demo test coverage lint interop bench fuzz compat dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -24,6 +24,9 @@ lint: $(STAMP)-lint
 
 interop: $(STAMP)-interop
 	$(PYTEST) tests/interop
+
+bench:
+	$(PYTHON) benchmarks/connect_tls.py
 
 fuzz: $(STAMP)-fuzz
 	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
