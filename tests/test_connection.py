@@ -751,3 +751,14 @@ def test_a_connection_whose_peer_has_gone_before_it_was_set_up():
     theirs.close()
     with connection(SocketStream(ours)) as ws, pytest.raises(wsmini.ConnectionClosedError):
         ws.recv()
+
+
+def test_arguments_of_the_wrong_type_are_named():
+    with echo_server() as server, connect(server.url) as ws:
+        for call in (ws.recv, lambda timeout: ws.send("x", timeout=timeout), ws.ping().wait):
+            with pytest.raises(TypeError, match="timeout is a number of seconds or None, not '5'"):
+                call("5")
+        with pytest.raises(TypeError, match="takes str or bytes, not int"):
+            ws.ping(5)
+        ws.send("still there")
+        assert ws.recv() == "still there"

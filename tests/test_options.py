@@ -168,7 +168,11 @@ BAD = [
     ("proxy_ssl", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ValueError, "for servers"),
     ("happy_eyeballs_delay", -1, ValueError, "happy_eyeballs_delay"),
     ("happy_eyeballs_delay", None, TypeError, "happy_eyeballs_delay"),
+    ("open_timeout", 0, ValueError, "open_timeout"),
     ("open_timeout", -0.1, ValueError, "open_timeout"),
+    ("port", True, TypeError, "port is an int"),
+    ("cookies", {}, TypeError, "CookieJar, not dict"),
+    ("trace", True, TypeError, "trace is a callable, not bool"),
     ("open_timeout", float("nan"), ValueError, "open_timeout"),
     ("open_timeout", "10", TypeError, "open_timeout"),
     ("open_timeout", True, TypeError, "open_timeout"),
@@ -193,7 +197,7 @@ BAD = [
     ("user_agent_header", b"x", TypeError, "User-Agent"),
     ("subprotocols", "chat", TypeError, "subprotocols"),
     ("subprotocols", ["a\r\nb"], ValueError, "subprotocol"),
-    ("subprotocols", None, TypeError, "iterable"),
+    ("subprotocols", 5, TypeError, "iterable"),
     ("additional_headers", {"A": "b\r\nc"}, ValueError, "A header"),
     ("additional_headers", {"A\0": "b"}, ValueError, "name of a header"),
     ("additional_headers", {"Upgrade": "x"}, ValueError, "Upgrade"),
@@ -232,6 +236,27 @@ def test_nothing_is_sent_before_the_options_are_checked():
                 wsmini.connect(url, **{name: value})
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+@pytest.mark.parametrize("name", ["subprotocols", "extensions", "socket_options"])
+def test_none_stands_for_none_of_them(name):
+    options = Options("ws://h/", compression=None, **{name: None})
+    assert not getattr(options, "offers" if name == "extensions" else name)
+
+
+UNKNOWN = {  # of other clients, or of none
+    "extra_headers": "use additional_headers",
+    "timeout": "use open_timeout",
+    "sslopt": "use ssl, with",
+    "on_message": r"help\(wsmini.options.Options\) lists",
+    "self": "lists",
+}
+
+
+@pytest.mark.parametrize("name, advice", UNKNOWN.items(), ids=UNKNOWN)
+def test_an_option_that_is_not_known(name, advice):
+    with pytest.raises(TypeError, match=f"there is no option '{name}': .*{advice}"):
+        wsmini.connect("ws://127.0.0.1/", **{name: 1})
 
 
 @pytest.mark.parametrize(

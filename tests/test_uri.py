@@ -128,7 +128,7 @@ INVALID = {  # text -> a word of the problem
     "empty": ("", "start with ws://"),
     "no scheme": ("example.com/feed", "start with ws://"),
     "host and port only": ("localhost:8000", "start with ws://"),
-    "another scheme": ("http://h/", "start with ws://"),
+    "another scheme": ("http://h/", "wss://; write ws://"),
     "similar scheme": ("wsss://h/", "start with ws://"),
     "no slashes": ("ws:h/", "start with ws://"),
     "one slash": ("ws:/h/", "start with ws://"),

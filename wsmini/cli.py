@@ -112,6 +112,7 @@ def _parser() -> ArgumentParser:
         description="Talk to a WebSocket server.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a new option must not break a script
     )
     add = parser.add_argument
     add("url", metavar="URL", nargs="?", help="where to connect to, ws://... or wss://...")

@@ -18,9 +18,9 @@ from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from .frames import Opcode
 from .net import run, shown_address
 from .opening import Opening
-from .options import Options
+from .options import read_options
 from .protocol import ClientProtocol
-from .wire import Wire, monotonic, patience
+from .wire import Wire, deadline_after, monotonic, patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .http11 import Headers, Request, Response
     from .messages import Message
     from .opening import Opened
-    from .options import ConnectOptions
+    from .options import ConnectOptions, Options
     from .protocol import State
 
 TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
@@ -61,9 +61,9 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
-        options: keyword arguments, see ``Options``: ``additional_headers``, ``origin``,
-            ``subprotocols``, ``compression``, ``ssl``, ``host``, ``open_timeout``,
-            ``ping_interval``, ``max_size`` and others.
+        options: keyword arguments: ``additional_headers``, ``origin``, ``subprotocols``,
+            ``compression``, ``ssl``, ``proxy``, ``host``, ``open_timeout``, ``ping_interval``,
+            ``max_size`` and others. ``help(wsmini.options.Options)`` explains each.
 
     Returns:
         An open ``Connection``.
@@ -74,7 +74,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
         TimeoutError: if ``open_timeout`` passes.
         InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
     """
-    settings = Options(url, **options)
+    settings = read_options(url, options)
     opened = run(Opening(settings).steps())
     try:
         return Connection(opened, settings)
@@ -109,7 +109,7 @@ class Ping:
             ConnectionClosed: if the connection was closed before.
         """
         wire = self._wire
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else deadline_after(timeout)
         if not wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline):
             raise TimeoutError(f"no pong within {timeout} s")
         if self._round_trip is None:
@@ -181,7 +181,7 @@ class Connection:
         """
         for message in self._ready:
             return message if decode is None else _converted(message, decode)
-        batch = self._receive(None if timeout is None else monotonic() + timeout)
+        batch = self._receive(None if timeout is None else deadline_after(timeout))
         if len(batch) > 1:
             self._ready = iter(batch)
             message = next(self._ready)
@@ -303,7 +303,9 @@ class Connection:
         Args:
             message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
                 iterated over is sent as one fragmented message, a fragment for each ``str`` or
-                bytes-like in it; an empty one sends nothing.
+                bytes-like in it; an empty one sends nothing. If it fails behind its first
+                fragment, or yields something else, the message can't be completed, and the
+                connection is closed with 1011.
             text: ``True`` or ``False`` to send as text or as binary whatever the type.
             compress: ``False`` to leave this message out of compression.
             timeout: seconds until it has to be taken, ``None`` for no limit.
@@ -325,7 +327,7 @@ class Connection:
             return
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
-            deadline = monotonic() + timeout
+            deadline = deadline_after(timeout)
         self._start_sending(deadline)
         try:
             if deadline is not None:
@@ -386,7 +388,7 @@ class Connection:
                 "a message is str, bytes-like or an iterable of these,"
                 f" not {type(message).__name__}"
             )
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else deadline_after(timeout)
         first = 0
         try:
             for part in message:
@@ -492,6 +494,9 @@ class Connection:
         Returns when it is closed: the server has answered, or ``close_timeout`` has passed. Does
         nothing if it is closed already, and never raises because of the network. What was received
         before can still be received (up to ``max_queue`` messages of what comes meanwhile).
+
+        Not in a signal handler that has interrupted this connection's own ``recv`` or ``send``,
+        which could not see the answer: raise an exception there, and leave the ``with`` block.
 
         Args:
             code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).

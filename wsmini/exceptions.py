@@ -56,6 +56,9 @@ class Close(namedtuple("Close", "code reason")):
 
     __slots__ = ()
 
+    code: int
+    reason: str
+
     def __str__(self) -> str:
         if 3000 <= self.code < 4000:
             meaning = "registered"
@@ -281,11 +284,16 @@ class NegotiationError(InvalidHeader):
 
 
 class ProtocolError(WebSocketException):
-    """The peer broke the protocol; the connection fails with 1002, or 1007 for invalid data."""
+    """The peer broke the protocol; the connection fails with 1002, or 1007 for invalid data.
+
+    A connection raises ``ConnectionClosedError``, and this is its ``__cause__``.
+    """
 
 
 class PayloadTooBig(WebSocketException):
     """A message or a fragment exceeds a limit; the connection fails with 1009.
+
+    A connection raises ``ConnectionClosedError``, and this is its ``__cause__``.
 
     Attributes: ``size`` in bytes as far as it is known, ``limit`` in bytes.
     """

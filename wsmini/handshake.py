@@ -15,7 +15,7 @@ from .http11 import Headers, Request, is_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+    from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
     from .extensions import Extension, ExtensionOffer
     from .http11 import Response
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 # Understood from Python 3.9 on.
-_NOT_FOR_SECURITY = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
+_NOT_FOR_SECURITY: Dict[str, Any] = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
 
 # The handshake depends on these; the options named here say the same safely.
 _RESERVED = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Callable,
         Dict,
         List,
+        Literal,
         Optional,
         Sequence,
         Tuple,
@@ -49,16 +50,16 @@ if TYPE_CHECKING:
         sock: Optional[socket.socket]
         source_address: Optional[Tuple[str, int]]
         happy_eyeballs_delay: float
-        socket_options: Sequence[SocketOption]
-        proxy: Union[bool, str, None]
+        socket_options: Optional[Sequence[SocketOption]]
+        proxy: Union[Literal[True], str, None]
         proxy_ssl: Optional[ssl_module.SSLContext]
         proxy_server_hostname: Optional[str]
         ssl: Optional[ssl_module.SSLContext]
         server_hostname: Optional[str]
         origin: Optional[str]
-        subprotocols: Sequence[str]
-        extensions: Sequence[ExtensionOffer]
-        compression: Optional[str]
+        subprotocols: Optional[Sequence[str]]
+        extensions: Optional[Sequence[ExtensionOffer]]
+        compression: Optional[Literal["deflate"]]
         additional_headers: HeaderItems
         user_agent_header: Optional[str]
         auth: Optional[Credentials]
@@ -76,6 +77,19 @@ if TYPE_CHECKING:
 
 
 FOREVER = 1e6  # seconds: what waits so long may wait on, and the clocks of systems have limits
+
+# What other clients call an option.
+_ELSEWHERE = {
+    "extra_headers": "additional_headers",
+    "header": "additional_headers",
+    "headers": "additional_headers",
+    "cookie": "cookies, or additional_headers",
+    "timeout": "open_timeout, and the timeouts of recv() and send()",
+    "ssl_context": "ssl",
+    "sslopt": "ssl, with an ssl.SSLContext",
+    "subprotocol": "subprotocols",
+    "http_proxy_host": "proxy, with a URL",
+}
 
 USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} wsmini/{__version__}"
 
@@ -142,16 +156,16 @@ class Options:
         sock: Optional[socket.socket] = None,
         source_address: Optional[Tuple[str, int]] = None,
         happy_eyeballs_delay: float = 0.25,
-        socket_options: Sequence[SocketOption] = (),
-        proxy: Union[bool, str, None] = True,
+        socket_options: Optional[Sequence[SocketOption]] = (),
+        proxy: Union[Literal[True], str, None] = True,
         proxy_ssl: Optional[ssl_module.SSLContext] = None,
         proxy_server_hostname: Optional[str] = None,
         ssl: Optional[ssl_module.SSLContext] = None,
         server_hostname: Optional[str] = None,
         origin: Optional[str] = None,
-        subprotocols: Sequence[str] = (),
-        extensions: Sequence[ExtensionOffer] = (),
-        compression: Optional[str] = "deflate",
+        subprotocols: Optional[Sequence[str]] = (),
+        extensions: Optional[Sequence[ExtensionOffer]] = (),
+        compression: Optional[Literal["deflate"]] = "deflate",
         additional_headers: HeaderItems = None,
         user_agent_header: Optional[str] = USER_AGENT,
         auth: Optional[Credentials] = None,
@@ -173,7 +187,7 @@ class Options:
         self.sock = _socket(sock)
         self.source_address = _source_address(source_address)
         self.happy_eyeballs_delay = _seconds("happy_eyeballs_delay", happy_eyeballs_delay)
-        self.socket_options = _socket_options(socket_options)
+        self.socket_options = _socket_options(socket_options or ())
         self.proxy = proxy
         self.fixed_proxy = None if proxy is None or proxy is True else parse_proxy(proxy)
         self.proxy_ssl = _context("proxy_ssl", proxy_ssl)
@@ -181,22 +195,23 @@ class Options:
         self.ssl = _context("ssl", ssl)
         self.server_hostname = _host("server_hostname", server_hostname)
         self.origin = _header("Origin", origin)
-        self.subprotocols = check_subprotocols(subprotocols)
-        self.offers = _offers(extensions, compression)
+        self.subprotocols = check_subprotocols(() if subprotocols is None else subprotocols)
+        self.offers = _offers(extensions or (), compression)
         self.additional_headers = user_headers(additional_headers)
         self.user_agent_header = _header("User-Agent", user_agent_header)
         self.auth = auth
-        self.cookies = _having("cookies", cookies, "add_cookie_header", "extract_cookies")
+        jar = "an http.cookiejar.CookieJar"
+        self.cookies = _having("cookies", cookies, jar, "add_cookie_header", "extract_cookies")
         self.max_redirects = _count("max_redirects", max_redirects, 0)
-        self.open_timeout = _limit("open_timeout", open_timeout)
+        self.open_timeout = _interval("open_timeout", open_timeout)
         self.close_timeout = _limit("close_timeout", close_timeout)
         self.ping_interval = _interval("ping_interval", ping_interval)
         self.ping_timeout = _interval("ping_timeout", ping_timeout)
         self.max_size = max_size
         self.max_queue = _count("max_queue", max_queue, 1)
         self.busy_poll = _seconds("busy_poll", busy_poll)
-        self.logger = _having("logger", logger, "debug")
-        self.trace = _having("trace", trace, "__call__")
+        self.logger = _having("logger", logger, "a logging.Logger", "debug")
+        self.trace = _having("trace", trace, "a callable", "__call__")
         self._check()
 
     def _check(self) -> None:
@@ -230,6 +245,21 @@ class Options:
             raise InvalidProxy(str(self.fixed_proxy), ssl_problem())
 
 
+def read_options(url: str, given: ConnectOptions) -> Options:
+    """*given* as ``Options``, for a front end.
+
+    Raises:
+        TypeError: for a name that isn't known, with the one that may be meant.
+        InvalidURI, ValueError, TypeError: as ``Options``.
+    """
+    for name in given:
+        if name not in (Options.__init__.__kwdefaults__ or ()):
+            meant = _ELSEWHERE.get(name)
+            advice = f"use {meant}" if meant else "help(wsmini.options.Options) lists them all"
+            raise TypeError(f"there is no option {name!r}: {advice}")
+    return Options(url, **given)
+
+
 def ssl_problem() -> str:
     """Why there can't be TLS; empty if there can."""
     try:
@@ -257,7 +287,7 @@ def _host(name: str, host: Optional[str]) -> Optional[str]:
 
 def _port(port: Optional[int]) -> Optional[int]:
     if port is not None:
-        if not isinstance(port, int):
+        if not isinstance(port, int) or isinstance(port, bool):
             raise TypeError(f"port is an int, not {port!r}")
         if not 0 < port < 65536:
             raise ValueError(f"port is a number from 1 to 65535, not {port}")
@@ -314,11 +344,10 @@ def _header(name: str, value: Optional[str]) -> Optional[str]:
     return value
 
 
-def _having(name: str, value: T, *methods: str) -> T:
-    """*value*, which is ``None`` or has *methods*."""
-    missing = [method for method in methods if not hasattr(value, method)]
-    if value is not None and missing:
-        raise TypeError(f"{name} has no {missing[0]}: {type(value).__name__}")
+def _having(name: str, value: T, what: str, *methods: str) -> T:
+    """*value*, which is ``None`` or has *methods*, as *what* does."""
+    if value is not None and not all(hasattr(value, method) for method in methods):
+        raise TypeError(f"{name} is {what}, not {type(value).__name__}")
     return value
 
 

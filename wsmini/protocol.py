@@ -432,6 +432,8 @@ class ClientProtocol:
         self._queue_control(Opcode.PONG, data)
 
     def _queue_control(self, opcode: int, data: bytes) -> None:
+        if not isinstance(data, (bytes, bytearray)):
+            raise TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
         if len(data) > MAX_CONTROL:
             raise ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
         if len(self._output) >= MAX_QUEUED:

@@ -243,7 +243,8 @@ def _parse(text: str) -> URI:
     if scheme in _UNIX_SCHEMES:
         return _parse_unix(_UNIX_SCHEMES[scheme], authority, path, query)
     if scheme not in _SCHEMES or authority is None:
-        raise ValueError("it doesn't start with ws:// or wss://")
+        known = {"http": "; write ws://", "https": "; write wss://"}.get(scheme, "")
+        raise ValueError(f"it doesn't start with ws:// or wss://{known}")
     return _build(_SCHEMES[scheme], authority, path, query)
 
 

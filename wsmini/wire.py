@@ -89,6 +89,18 @@ def patience(deadline: Optional[float]) -> float:
     return min(max(0.0, deadline - monotonic()), TIMEOUT_MAX)
 
 
+def deadline_after(timeout: float) -> float:
+    """When *timeout* seconds have passed.
+
+    Raises:
+        TypeError: if that isn't a number.
+    """
+    try:
+        return monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+
+
 class Wire:
     """See above. *rest* is what came behind the handshake."""
 
@@ -158,7 +170,7 @@ class Wire:
         self._wanted = True
         try:
             if not self.receiving.acquire(timeout=patience(deadline)):
-                raise TimeoutError("nothing was received in time")
+                raise TimeoutError("no message was complete in time; nothing is lost")
         finally:
             self._wanted = False
             self.notify()
@@ -187,7 +199,7 @@ class Wire:
                     self._end(deadline)
                     raise protocol.close_exc()
             if late:
-                raise TimeoutError("no message was complete in time")
+                raise TimeoutError("no message was complete in time; nothing is lost")
             self._read(deadline)
             late = deadline is not None and monotonic() >= deadline + SLACK
 
@@ -304,7 +316,7 @@ class Wire:
             if now >= self._tick_at and not self._tick(now):
                 return False
             if deadline is not None and now >= deadline:
-                raise TimeoutError("nothing was received in time")
+                raise TimeoutError("no message was complete in time; nothing is lost")
 
     def _tick(self, now: float) -> bool:
         """Let the keepalive do what is due; whether to go on."""

@@ -17,6 +17,16 @@ def ask(question: str) -> str | bytes:
         return ws.recv(timeout=5)
 
 
+def misused() -> None:
+    wsmini.connect("ws://example.com", proxy=False)  # type: ignore[arg-type]
+    wsmini.connect("ws://example.com", compression="gzip")  # type: ignore[arg-type]
+    wsmini.connect("ws://example.com", subprotcols=["chat"])  # type: ignore[call-arg]
+
+
+def close_code(exc: wsmini.ConnectionClosed) -> int:
+    return 0 if exc.rcvd is None else exc.rcvd.code
+
+
 def decoded(ws: wsmini.Connection) -> tuple[str, bytes]:
     text: str = ws.recv(decode=True)
     data: bytes = ws.recv(timeout=1, decode=False)
