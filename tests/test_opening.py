@@ -668,6 +668,27 @@ def test_a_redirect_brings_its_own_user():
     assert other.requests[0].headers["Authorization"] == basic("else", "where")
 
 
+def test_no_redirect_chooses_as_whom_one_comes_back():
+    pages = {"/": None, "/a": None}
+    with site(pages) as server:
+        pages["/"] = redirect(f"ws://else:where@127.0.0.1:{server.port}/a")
+        open_(server.url)
+    assert "Authorization" not in server.requests[1].headers
+
+
+def test_the_settings_of_the_system_are_asked_in_a_thread(monkeypatch):
+    asked = []
+
+    def choose_proxy(uri):
+        asked.append(threading.current_thread())
+
+    monkeypatch.setattr(opening, "asks_system", lambda: True)
+    monkeypatch.setattr(opening, "choose_proxy", choose_proxy)
+    with site({"/": None}) as server:
+        open_(server.url, proxy=True)
+    assert asked and asked[0] is not threading.main_thread()
+
+
 # -- authentication --
 
 

@@ -20,6 +20,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 from collections import deque, namedtuple
 
@@ -27,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import (
         Any,
+        Callable,
         Deque,
         Dict,
         Generator,
@@ -49,14 +51,14 @@ if TYPE_CHECKING:
     Steps = Generator["Wait", Ready, T]
     SocketOption = Tuple[int, int, Union[int, bytes]]
     # family, type, protocol, canonical name, address: what getaddrinfo returns
-    Answer = List[Union[Sequence["Address"], BaseException]]
     Address = Tuple[int, int, int, str, Any]
 
 READ, WRITE = 1, 2
 
 # Where a flag makes one call not wait, sockets can stay blocking, which is the fastest way to
-# wait for data. Elsewhere (Windows) they are non-blocking, and polled before each call.
-DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+# wait for data. Elsewhere they are non-blocking, and polled before each call: Windows has no such
+# flag, and other systems than Linux may wait for room to send in spite of it.
+DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0) if sys.platform.startswith("linux") else 0
 WAITALL = socket.MSG_WAITALL if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
@@ -142,7 +144,16 @@ def resolve(host: str, port: int) -> Steps[Sequence[Address]]:
         return _getaddrinfo(name, port, socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # not an address
-    reader, answer = _start_lookup(name, port)
+    return (yield from in_thread(lambda: _getaddrinfo(name, port)))
+
+
+def in_thread(look_up: Callable[[], T]) -> Steps[T]:
+    """What *look_up* returns, called in a thread that is left to itself if that takes too long.
+
+    Raises:
+        OSError: if ``MAX_LOOKUPS`` lookups are going on; and whatever *look_up* raises.
+    """
+    reader, answer = _start_lookup(look_up)
     try:
         while not answer:
             yield Wait({reader: READ}, None)
@@ -161,18 +172,20 @@ def _getaddrinfo(name: bytes, port: int, flags: int = 0) -> Sequence[Address]:
     return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
 
 
-def _start_lookup(name: bytes, port: int) -> Tuple[socket.socket, Answer]:
-    """Look *name* up in a thread: a socket that gets readable, and where the answer will be."""
+def _start_lookup(
+    look_up: Callable[[], T],
+) -> Tuple[socket.socket, List[Union[T, BaseException]]]:
+    """Call it in a thread: a socket that gets readable, and where the answer will be."""
     import threading  # not needed for addresses
 
     if len(_lookups) >= MAX_LOOKUPS:
         raise OSError(errno.EAGAIN, f"{MAX_LOOKUPS} name lookups are going on; does DNS answer?")
     reader, writer = socket.socketpair()
-    answer: Answer = []
+    answer: List[Union[T, BaseException]] = []
 
-    def look_up() -> None:
+    def call() -> None:
         try:
-            answer.append(_getaddrinfo(name, port))
+            answer.append(look_up())
         except BaseException as exc:  # it belongs to the thread that asked
             answer.append(exc)
         finally:
@@ -181,7 +194,7 @@ def _start_lookup(name: bytes, port: int) -> Tuple[socket.socket, Answer]:
 
     _lookups.add(writer)
     try:
-        threading.Thread(target=look_up, name="wsmini-lookup", daemon=True).start()
+        threading.Thread(target=call, name="wsmini-lookup", daemon=True).start()
     except BaseException:
         _lookups.discard(writer)
         reader.close()

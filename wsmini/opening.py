@@ -40,6 +40,7 @@ from .net import (
     Wait,
     configure,
     connect_tcp,
+    in_thread,
     interleaved,
     receive_response,
     resolve,
@@ -49,6 +50,7 @@ from .net import (
 from .options import ssl_problem
 from .proxy import (
     DestinationRefused,
+    asks_system,
     choose_proxy,
     connect_http,
     connect_socks4,
@@ -247,7 +249,7 @@ class Opening:
     def _reach(self, uri: URI, host: str, port: int) -> Steps[Stream]:
         """A stream to *host*, directly or through a proxy."""
         shown = shown_address((host, port))
-        proxy = self._proxy_for(uri._replace(host=host, port=port))
+        proxy = yield from self._proxy_for(uri._replace(host=host, port=port))
         if proxy is None:
             return (yield from self._connect_tcp(host, port, shown))
         self._journal.note("proxy", proxy=str(proxy))
@@ -306,8 +308,13 @@ class Opening:
 
     # -- through a proxy --
 
-    def _proxy_for(self, uri: URI) -> Optional[Proxy]:
-        proxy = choose_proxy(uri) if self.options.proxy is True else self.options.fixed_proxy
+    def _proxy_for(self, uri: URI) -> Steps[Optional[Proxy]]:
+        proxy = self.options.fixed_proxy
+        if self.options.proxy is True and asks_system():
+            # Which may look names up, to see whether they are excepted.
+            proxy = yield from in_thread(lambda: choose_proxy(uri))
+        elif self.options.proxy is True:
+            proxy = choose_proxy(uri)
         problem = ssl_problem() if proxy is not None and proxy.scheme == "https" else ""
         if problem:
             raise InvalidProxy(str(proxy), problem)
@@ -433,8 +440,10 @@ class Opening:
     def _server_authenticator(self, uri: URI) -> Optional[Authenticator]:
         """What answers the challenges of the server of *uri*, if there are credentials for it."""
         made = self._authenticators
-        if uri.origin not in made and uri.origin == self._home and self.options.auth is not None:
-            made[uri.origin] = Authenticator(self.options.auth)
+        if uri.origin == self._home:
+            uri = self._way[0]  # no redirect chooses as whom we come back
+            if uri.origin not in made and self.options.auth is not None:
+                made[uri.origin] = Authenticator(self.options.auth)
         if uri.origin not in made and uri.username is not None:
             made[uri.origin] = Authenticator((uri.username, uri.password or ""), preemptive=True)
         return made.get(uri.origin)

@@ -142,7 +142,7 @@ def choose_proxy(uri: URI, environ: Optional[Mapping[str, str]] = None) -> Optio
     text = next(filter(None, found.values()), "")
     if text:
         excluded = is_excluded(uri.host, uri.port, _variable(environ, "no_proxy"))
-    elif sys.platform in ("win32", "darwin"):
+    elif asks_system():
         text, excluded = _system_proxy(uri, names)
     return parse_proxy(text) if text and not excluded else None
 
@@ -155,6 +155,11 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name.upper(), "").strip()
 
 
+def asks_system() -> bool:
+    """Whether ``choose_proxy`` may ask the system's settings, and so may take a while."""
+    return sys.platform in ("win32", "darwin")
+
+
 def _system_proxy(uri: URI, names: Tuple[str, ...]) -> Tuple[str, bool]:
     """The proxy that Windows or macOS is set to, and whether the host is an exception."""
     from urllib.request import getproxies, proxy_bypass  # it knows these systems
@@ -165,7 +170,8 @@ def _system_proxy(uri: URI, names: Tuple[str, ...]) -> Tuple[str, bool]:
         # The schemes that it gives it tell nothing. Windows' own client speaks SOCKS4.
         scheme = "socks4" if sys.platform == "win32" else "socks5h"
         text = f"{scheme}://{proxies['socks'].rpartition('://')[2]}"
-    return text, bool(text and proxy_bypass(uri.host))
+    host = f"[{uri.host}]" if ":" in uri.host else uri.host
+    return text, bool(text and proxy_bypass(host))
 
 
 def is_excluded(host: str, port: int, no_proxy: str) -> bool:
