@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 import zlib
 
 import pytest
@@ -392,6 +393,7 @@ SENT = {
     "memoryview as text": (memoryview(b"ab"), True, TEXT, b"ab"),
     "empty memoryview": (memoryview(array.array("i")), None, BINARY, b""),
     "not contiguous": (memoryview(b"abcdef")[::-2], None, BINARY, b"fdb"),
+    "array": (array.array("H", [1, 1]), None, BINARY, array.array("H", [1, 1])),
     "of numbers": (memoryview(array.array("H", [1, 1])), None, BINARY, array.array("H", [1, 1])),
     "of two dimensions": (memoryview(b"abcd").cast("B", [2, 2]), None, BINARY, b"abcd"),
     "long numbers": (memoryview(array.array("Q", [0]) * 300), None, BINARY, bytes(2400)),
@@ -420,7 +422,6 @@ NOT_SENT = {
     "dict": ({"a": "b"}, None, TypeError),
     "object": (object(), None, TypeError),
     "list of int": ([1], None, TypeError),
-    "array of numbers": (array.array("i", [1]), None, TypeError),
     "surrogate": ("\ud800", None, ValueError),
     "surrogate as text": ("\ud800", True, ValueError),
     "not utf-8": (b"\xff", True, ValueError),
@@ -762,3 +763,69 @@ def test_arguments_of_the_wrong_type_are_named():
             ws.ping(5)
         ws.send("still there")
         assert ws.recv() == "still there"
+
+
+def test_threads_that_take_turns_receiving_lose_nothing():
+    count, threads = 6000, 3
+
+    def script(peer):
+        peer.accept()
+        peer.send_raw(b"".join(frame(TEXT, str(i).encode()) for i in range(count)))
+        peer.close()
+
+    def take(ws, received):
+        with contextlib.suppress(ConnectionClosedOK):
+            while True:
+                with contextlib.suppress(ConcurrencyError):
+                    received.append(ws.recv())
+
+    with scripted_server(script) as server, connect(server.url) as ws:
+        received = [[] for _ in range(threads)]
+        tasks = [Task(take, ws, one) for one in received]
+        for task in tasks:
+            task.result()
+    assert sorted(int(text) for one in received for text in one) == list(range(count))
+
+
+def test_a_message_that_does_not_fit_can_be_refused_for_ever():
+    with pair(rest=frame(TEXT, b"too long") + frame(TEXT, b"next")) as (ws, _):
+        for _ in range(20000):
+            with pytest.raises(ValueError):
+                ws.recv_into(bytearray(3))
+        assert [ws.recv(), ws.recv()] == ["too long", "next"]
+
+
+def test_a_peer_that_takes_a_long_message_slowly_is_alive():
+    data = bytes(4 << 20)
+    with pair(tcp=True, ping_interval=0.15, ping_timeout=0.15) as (ws, peer):
+        task = Task(ws.send, data)
+        received = 0
+        while received < len(data):  # for longer than a dead peer is given
+            received += len(peer.sock.recv(1 << 16))
+            time.sleep(0.01)
+        task.result()
+
+
+def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
+    with pair(close_timeout=0.2) as (ws, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(ws._wire, "finish", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                ws.close()
+        with pytest.raises(ConnectionClosedError):
+            ws.recv()
+
+
+def test_a_message_that_was_interrupted_while_it_was_compressed_is_the_last_one(monkeypatch):
+    extension = PerMessageDeflate()
+    with pair([extension]) as (ws, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(ws, "_put", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                ws.send("some text")
+        with pytest.raises(ConnectionClosedError):
+            ws.send("what would be garbage")
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt

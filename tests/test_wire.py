@@ -480,8 +480,8 @@ def test_a_message_that_could_not_begin_leaves_the_next_one_alone():
             go_on.wait(PATIENCE)
             yield "b"
 
-        def fail_and_be_overtaken(exc):
-            fail_sending(exc)
+        def fail_and_be_overtaken(exc, encoding):
+            fail_sending(exc, encoding)
             for _ in range(count):
                 peer.recv_frame()
             tasks.append(Task(ws.send, parts()))

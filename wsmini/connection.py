@@ -24,7 +24,6 @@ from .wire import Wire, deadline_after, monotonic, patience
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from types import TracebackType
     from typing import (
         Any,
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
         Dict,
         Iterable,
         Iterator,
-        List,
         Literal,
         Optional,
         Sequence,
@@ -133,8 +131,8 @@ class Connection:
         self.subprotocol: Optional[str] = opened.subprotocol
         self.timings: Dict[str, float] = opened.timings
         sock = opened.stream.sock
-        self.local_address: Any = sock.getsockname()
-        self.remote_address: Any = _peer_name(sock)
+        self.local_address: Any = _name(sock.getsockname)
+        self.remote_address: Any = _name(sock.getpeername)
         self._protocol = ClientProtocol(
             max_size=options.max_size,
             ping_interval=options.ping_interval,
@@ -181,20 +179,23 @@ class Connection:
         """
         for message in self._ready:
             return message if decode is None else _converted(message, decode)
-        batch = self._receive(None if timeout is None else deadline_after(timeout))
-        if len(batch) > 1:
-            self._ready = iter(batch)
-            message = next(self._ready)
-        else:
-            message = batch[0]  # and no second reference to what may be large
+        message = self._receive(None if timeout is None else deadline_after(timeout))
         return message if decode is None else _converted(message, decode)
 
-    def _receive(self, deadline: Optional[float]) -> List[Message]:
-        """Wait for some messages."""
+    def _receive(self, deadline: Optional[float]) -> Message:
+        """Wait for a message; those that come with it are ready then, before another can wait."""
         if not self._consuming.acquire(False):
             raise ConcurrencyError(TWO_RECEIVERS)
         try:
-            return self._wire.receive(deadline)
+            for message in self._ready:
+                return message  # another thread has made it ready since
+            batch = self._wire.receive(deadline)
+            if len(batch) == 1:
+                return batch.pop()  # and no second reference to what may be large
+            ready = iter(batch)
+            message = next(ready)
+            self._ready = ready
+            return message
         finally:
             self._consuming.release()
 
@@ -210,13 +211,11 @@ class Connection:
 
     def _batches(self) -> Iterator[Iterator[Message]]:
         while True:
-            ready = self._ready
-            yield ready
-            if self._ready is ready:  # and exhausted; not so if recv() has got another batch
-                try:
-                    self._ready = iter(self._receive(None))
-                except ConnectionClosedOK:
-                    return
+            yield self._ready
+            try:
+                yield iter((self._receive(None),))
+            except ConnectionClosedOK:
+                return
 
     if TYPE_CHECKING:
 
@@ -280,7 +279,7 @@ class Connection:
         message = self.recv(timeout)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > len(view):
-            self._ready = chain([message], self._ready)
+            self._ready = iter([message, *self._ready])
             raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
         view[: len(data)] = data
         return len(data)
@@ -323,19 +322,27 @@ class Connection:
         elif isinstance(message, _SENDABLE):
             opcode, data = _encoded(message, text)
         else:
-            self._send_fragments(message, text, compress, timeout)
-            return
+            try:
+                view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
+            except TypeError:
+                self._send_fragments(message, text, compress, timeout)
+                return
+            opcode, data = _encoded(view, text)
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
             deadline = deadline_after(timeout)
         self._start_sending(deadline)
+        encoding = False
         try:
             if deadline is not None:
                 wire.wait_for_room(deadline)
-            if not self._put(protocol.send_message(opcode, data, compress)):
+            encoding = True
+            written = self._put(protocol.send_message(opcode, data, compress))
+            encoding = False
+            if not written:
                 wire.wait_written(deadline)
         except BaseException as exc:
-            wire.fail_sending(exc)
+            wire.fail_sending(exc, encoding)
             raise
         self._release_sending()
         if protocol.has_output:
@@ -357,6 +364,7 @@ class Connection:
                 self._wait_for_fragments(deadline)
             except BaseException:
                 self._release_sending()
+                self._wire.flush_output()
                 raise
 
     def _wait_for_fragments(self, deadline: Optional[float]) -> None:
@@ -370,6 +378,7 @@ class Connection:
         while self._protocol.sending and not wire.closed:
             if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("another thread's fragmented message didn't end in time")
+            wire.flush_as_writer()  # which this thread stops being now
             wire.fragments.wait(None if deadline is None else patience(deadline))
 
     def _send_fragments(
@@ -419,18 +428,21 @@ class Connection:
         deadline: Optional[float],
     ) -> None:
         """Send a fragment, as the writer, and stop being it."""
-        wire, protocol = self._wire, self._protocol
+        wire, protocol, encoding = self._wire, self._protocol, False
         try:
             if not protocol.sending:
                 self._fragments_by = get_ident()
                 if deadline is not None:
                     wire.wait_for_room(deadline)
-            if not self._put(protocol.send_fragment(opcode, data, fin, compress)):
+            encoding = True
+            written = self._put(protocol.send_fragment(opcode, data, fin, compress))
+            encoding = False
+            if not written:
                 wire.wait_written(deadline)
             if fin and wire.fragments is not None:
                 wire.fragments.notify_all()
         except BaseException as exc:
-            wire.fail_sending(exc)
+            wire.fail_sending(exc, encoding)
             raise
         self._release_sending()
         if protocol.has_output:
@@ -578,9 +590,9 @@ class Connection:
         return f"<wsmini.Connection to {address}, {self.state.name}>"
 
 
-def _peer_name(sock: socket.socket) -> Any:
+def _name(ask: Callable[[], Any]) -> Any:
     try:
-        return sock.getpeername()
+        return ask()
     except OSError:
         return None  # gone already; receiving will tell
 
@@ -589,10 +601,13 @@ def _encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
     """The opcode and the payload for a message or a fragment."""
     if isinstance(message, str):
         return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
-    if isinstance(message, memoryview):
-        message = message.tobytes() if not message.c_contiguous else message.cast("B")
-    elif not isinstance(message, (bytes, bytearray)):
-        raise TypeError(f"a fragment is str or bytes-like, not {type(message).__name__}")
+    if not isinstance(message, (bytes, bytearray)):
+        try:
+            view = memoryview(message)  # type: ignore[arg-type]
+        except TypeError:
+            name = type(message).__name__
+            raise TypeError(f"a fragment is str or bytes-like, not {name}") from None
+        message = view.cast("B") if view.c_contiguous else view.tobytes()
     if text:
         bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
     return (Opcode.TEXT if text else Opcode.BINARY), message

@@ -496,6 +496,11 @@ class ClientProtocol:
             return None
         return again
 
+    def heard(self, now: float) -> None:
+        """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""
+        if self._keepalive is not None:
+            self._keepalive.received = now
+
     def _send_keepalive_ping(self, now: float) -> None:
         """Queue a ping; where many aren't answered, it isn't remembered."""
         if len(self._output) < MAX_QUEUED:  # if not, there are pings enough in it

@@ -48,7 +48,7 @@ import time
 from _thread import TIMEOUT_MAX, allocate_lock  # threading is loaded by the first connection
 
 from .boxes import Inbox, Outbox
-from .exceptions import ConnectionClosed
+from .exceptions import ConnectionClosed, WebSocketException
 from .net import DONTWAIT, READ, WAITALL, WRITE, wait
 from .protocol import State
 
@@ -69,6 +69,7 @@ LARGE = 65536  # a frame that lacks at least so much is read exactly, without a 
 MAX_LARGE = 1 << 26  # in parts of this size: a header alone must not cost memory
 HEADER = 16  # read behind a large frame, so that the next one can be read exactly too
 
+SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
 
 # Seconds.
@@ -251,10 +252,11 @@ class Wire:
         else:
             size, flags = self._size, 0
         try:
-            if self._blocks and deadline is None and not self.outbox.blocked():
+            at_leisure = deadline is None and protocol.state is OPEN
+            if self._blocks and at_leisure and not self.outbox.blocked():
                 data = self._read_blocking(size, flags)
             else:
-                data = self._read_polling(size, deadline)
+                data = self._read_polling(min(size, MAX_READ_SIZE), deadline)
         except OSError as exc:
             if isinstance(exc, TimeoutError) and exc.errno is None:
                 raise  # ours; the kernel's has ETIMEDOUT
@@ -279,7 +281,7 @@ class Wire:
         try:
             return self.stream.recv(size, flags)
         except BlockingIOError:  # SO_RCVTIMEO
-            return self._read_polling(size, None)
+            return self._read_polling(min(size, MAX_READ_SIZE), None)
 
     def _read_polling(self, size: int, deadline: Optional[float]) -> Optional[bytes]:
         """Bytes, with the keepalive in time; ``None`` if it gave the peer up.
@@ -306,6 +308,8 @@ class Wire:
         """Wait until there may be something to read; ``False`` if the keepalive gave up."""
         while True:
             until = self._tick_at if deadline is None else min(deadline, self._tick_at)
+            if self.protocol.state is not OPEN:
+                until = min(until, self._closing_deadline())
             blocked = self.outbox.blocked()
             ready = self._wait(READ | WRITE if blocked else READ, until)
             if blocked:
@@ -317,6 +321,9 @@ class Wire:
                 return False
             if deadline is not None and now >= deadline:
                 raise TimeoutError("no message was complete in time; nothing is lost")
+            if self.protocol.state is not OPEN and now >= self._closing_deadline():
+                self._cut(TimeoutError(SLOW_CLOSE))
+                return False
 
     def _tick(self, now: float) -> bool:
         """Let the keepalive do what is due; whether to go on."""
@@ -404,7 +411,7 @@ class Wire:
 
     def _abort(self) -> None:
         """Close the socket, whatever goes on."""
-        self._cut(TimeoutError("the closing handshake took longer than close_timeout"))
+        self._cut(TimeoutError(SLOW_CLOSE))
         if self.receiving.acquire(timeout=SETTLE):
             try:
                 self._close()
@@ -505,7 +512,14 @@ class Wire:
                 self.outbox.put(data)
         except OSError as exc:
             self._write_error = exc  # reading tells the rest
+            if not isinstance(exc, ConnectionError):
+                self._shut_down()  # a frame is lost, and nothing may follow it
         return False
+
+    def flush_as_writer(self) -> None:
+        """Write the protocol's own frames, as the writer who is about to give way."""
+        if self.protocol.has_output:
+            self._flush_all()
 
     def push(self, deadline: Optional[float] = None) -> None:
         """Flush; and stay until it is done if another thread receives, for that may sleep."""
@@ -522,7 +536,8 @@ class Wire:
         try:
             if not self.closed:
                 soon = monotonic() + GLANCE
-                self._wait(WRITE, soon if deadline is None else min(soon, deadline))
+                if self._wait(WRITE, soon if deadline is None else min(soon, deadline)):
+                    self.protocol.heard(monotonic())
         except OSError as exc:
             self._write_error = exc  # reading tells the rest
         finally:
@@ -570,6 +585,8 @@ class Wire:
             until = min(until, self._closing_deadline())
         progress = progress or self._wait(events, until)
         now = monotonic()
+        if self._wait(WRITE, 0.0):  # there was no room before: the peer's TCP has taken something
+            self.protocol.heard(now)
         if not progress and now >= self._tick_at:
             self._tick_as_writer(now)
         if self.protocol.state is not OPEN and now >= self._closing_deadline():
@@ -613,13 +630,19 @@ class Wire:
             finally:
                 self.release_receiving()
 
-    def fail_sending(self, exc: BaseException) -> None:
+    def fail_sending(self, exc: BaseException, encoding: bool) -> None:
         """Stop being the writer, because of *exc*; say how the connection ended if that is it.
+
+        Args:
+            encoding: whether it came between the encoding of a message and the outbox.
 
         Raises:
             ConnectionClosed: instead of the network's errors; and when the end is known, if it was
                 closing.
         """
+        if encoding and self.protocol.extensions:
+            if not isinstance(exc, (OSError, WebSocketException)):
+                self._cut(exc)  # what a compressor has taken may never be sent
         self.sending.release()
         self.flush_output()
         if isinstance(exc, ConnectionClosed):
