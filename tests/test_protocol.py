@@ -787,6 +787,25 @@ def test_without_a_timeout_it_pings_again_and_never_gives_up():
     assert protocol.tick(50000.0) == 50020.0
 
 
+def test_a_peer_that_takes_what_is_sent_is_alive():
+    protocol = kept_alive()
+    assert protocol.tick(120.0) == 130.0
+    protocol.heard(129.0)
+    assert protocol.tick(130.0) == 149.0
+    silent = opened(ping_interval=None)
+    silent.heard(1.0)
+    assert silent.tick(2.0) is None
+
+
+@pytest.mark.parametrize("data", [5, "text", memoryview(b"x")])
+def test_a_ping_takes_bytes(data):
+    protocol = opened()
+    for send in (protocol.ping, protocol.pong):
+        with pytest.raises(TypeError, match="a ping or pong takes str or bytes, not"):
+            send(data)
+    assert not protocol.has_output
+
+
 def test_without_an_interval_there_is_no_keepalive():
     protocol = kept_alive(interval=None)
     assert protocol.tick(1e9) is None
