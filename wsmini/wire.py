@@ -67,7 +67,7 @@ READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back f
 MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
 LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
 MAX_LARGE = 1 << 26  # in parts of this size: a header alone must not cost memory
-HEADER = 16  # read behind a large frame, so that the next one can be read exactly too
+HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 
 SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
