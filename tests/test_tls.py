@@ -892,3 +892,14 @@ def test_over_real_sockets_a_session_is_resumed():
             stream.say_goodbye()
             stream.close()
     assert facts == [False, True]
+
+
+def test_what_is_thrown_into_a_handshake_has_no_other_error_as_its_context():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        steps = TLSStream(SocketStream(ours), client_context(), "localhost", 443).handshake()
+        assert next(steps).sockets == {ours: READ}
+        with pytest.raises(TimeoutError) as raised:
+            steps.throw(TimeoutError("over"))
+    assert raised.value.__context__ is None

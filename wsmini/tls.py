@@ -136,18 +136,19 @@ class TLSStream:
             ssl.SSLError: if it fails; ``ssl.SSLCertVerificationError`` if the certificate does.
             ConnectionResetError: if the server ends the connection meanwhile.
         """
-        while True:
+        done = False
+        while not done:
             try:
                 self._tls.do_handshake()
+                done = True
             except ssl.SSLWantReadError:
-                yield from self._flush_all()
-                yield from self._feed()
+                pass  # what is thrown into a wait must not have this as its context
             except ssl.SSLError:
                 self._flush_quietly()  # the alert that tells the server why
                 raise
-            else:
-                yield from self._flush_all()
-                return
+            yield from self._flush_all()
+            if not done:
+                yield from self._feed()
 
     def _flush_all(self) -> Steps[None]:
         while not self.flush():
@@ -159,7 +160,7 @@ class TLSStream:
                 data = self._lower.recv(READ_SIZE)
                 break
             except BlockingIOError:
-                pass  # what is thrown into the wait must not have this as its context
+                pass  # as above
             yield Wait({self.sock: READ}, None)
         if not data:
             raise ConnectionResetError("the server ended the connection in the TLS handshake")
