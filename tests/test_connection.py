@@ -816,6 +816,18 @@ def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
             ws.recv()
 
 
+@pytest.mark.parametrize("closing", [False, True], ids=["receiving", "closing"])
+def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
+    with pair(ping_interval=0.04) as (ws, _):  # the blocking read ends soon
+        with monkeypatch.context() as patch:
+            patch.setattr(ws._wire, "_wait", interrupt)
+            if closing:
+                patch.setattr(ws._wire, "_read", lambda deadline: ws._wire._drain(0.0))
+            with pytest.raises(KeyboardInterrupt) as raised:
+                ws.recv()
+    assert raised.value.__context__ is None
+
+
 def test_a_message_that_was_interrupted_while_it_was_compressed_is_the_last_one(monkeypatch):
     extension = PerMessageDeflate()
     with pair([extension]) as (ws, _):

@@ -280,8 +280,9 @@ class Wire:
     def _read_blocking(self, size: int, flags: int) -> Optional[bytes]:
         try:
             return self.stream.recv(size, flags)
-        except BlockingIOError:  # SO_RCVTIMEO
-            return self._read_polling(min(size, MAX_READ_SIZE), None)
+        except BlockingIOError:
+            pass  # SO_RCVTIMEO; what comes next, Ctrl-C say, must not have this as its context
+        return self._read_polling(min(size, MAX_READ_SIZE), None)
 
     def _read_polling(self, size: int, deadline: Optional[float]) -> Optional[bytes]:
         """Bytes, with the keepalive in time; ``None`` if it gave the peer up.
@@ -379,8 +380,10 @@ class Wire:
         try:
             if not self.stream.recv(MAX_READ_SIZE, DONTWAIT):
                 self._lost(EOFError(NO_CLOSE))
+            return
         except BlockingIOError:
-            self._wait(READ | WRITE if self.outbox.blocked() else READ, until)
+            pass  # as in _read_blocking
+        self._wait(READ | WRITE if self.outbox.blocked() else READ, until)
 
     def _close(self) -> None:
         """Close the socket, as the receiver. May be called more than once."""
