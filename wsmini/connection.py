@@ -4,23 +4,25 @@ A ``Connection`` has no thread of its own. Any number of threads may send, each 
 whole; one at a time receives. Who may touch the socket when is told in ``wire``; this module is
 what a program sees of it.
 
-Unread messages are in ``_ready``, an iterator that ``recv`` and iteration share: whoever comes
+Unread messages are in ``Wire.ready``, an iterator that ``recv`` and iteration share: whoever comes
 takes the next one, so none is lost when one gives way to the other.
 """
 
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, get_ident
+import socket
+from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
 
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
-from .frames import Opcode
-from .net import run, shown_address
+from .frames import Opcode, close_payload
+from .net import deadline_after, patience, run, shown_address
 from .opening import Opening
 from .options import read_options
 from .protocol import ClientProtocol
-from .wire import Wire, deadline_after, monotonic, patience
+from .stacks import interrupted, others_inside
+from .wire import Wire, monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +110,12 @@ class Ping:
         """
         wire = self._wire
         deadline = None if timeout is None else deadline_after(timeout)
-        if not wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline):
+        try:
+            done = wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline)
+        except BaseException:
+            wire.interrupted()
+            raise
+        if not done:
             raise TimeoutError(f"no pong within {timeout} s")
         if self._round_trip is None:
             raise wire.protocol.close_exc()
@@ -143,8 +150,8 @@ class Connection:
         self._acquire_sending = self._wire.sending.acquire
         self._release_sending = self._wire.sending.release
         self._put = self._wire.outbox.put
-        self._ready: Iterator[Message] = iter(())
         self._consuming = allocate_lock()  # held in recv and recv_streaming
+        self._streaming = False  # whether a recv_streaming() goes on, perhaps suspended
         self._fragments_by = 0  # the thread that is sending a fragmented message
         self._id = ""
 
@@ -177,27 +184,37 @@ class Connection:
             ConcurrencyError: if another thread is receiving.
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
-        for message in self._ready:
+        for message in self._wire.ready:
             return message if decode is None else _converted(message, decode)
         message = self._receive(None if timeout is None else deadline_after(timeout))
         return message if decode is None else _converted(message, decode)
 
     def _receive(self, deadline: Optional[float]) -> Message:
-        """Wait for a message; those that come with it are ready then, before another can wait."""
-        if not self._consuming.acquire(False):
-            raise ConcurrencyError(TWO_RECEIVERS)
+        """Wait for a message, as the consumer."""
+        wire = self._wire
         try:
-            for message in self._ready:
-                return message  # another thread has made it ready since
-            batch = self._wire.receive(deadline)
-            if len(batch) == 1:
-                return batch.pop()  # and no second reference to what may be large
-            ready = iter(batch)
-            message = next(ready)
-            self._ready = ready
-            return message
-        finally:
-            self._consuming.release()
+            self._start_consuming()
+            try:
+                for message in wire.ready:
+                    return message  # another thread has made it ready since
+                return wire.receive(deadline)
+            finally:
+                self._consuming.release()
+        except BaseException:
+            wire.interrupted()
+            raise
+
+    def _start_consuming(self) -> None:
+        """Become the consumer.
+
+        Raises:
+            ConcurrencyError: if there is one.
+        """
+        if not self._consuming.acquire(False):
+            wire = self._wire
+            if self._streaming or others_inside(wire) or interrupted(wire):
+                raise ConcurrencyError(TWO_RECEIVERS)
+            # Else it is left locked, see "Signals" in wire, and we take it over.
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -211,7 +228,7 @@ class Connection:
 
     def _batches(self) -> Iterator[Iterator[Message]]:
         while True:
-            yield self._ready
+            yield self._wire.ready
             try:
                 yield iter((self._receive(None),))
             except ConnectionClosedOK:
@@ -242,11 +259,11 @@ class Connection:
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        if not self._consuming.acquire(False):
-            raise ConcurrencyError(TWO_RECEIVERS)
+        self._start_consuming()
+        self._streaming = True
         wire, fin, begun = self._wire, False, False
         try:
-            for message in self._ready:
+            for message in wire.ready:
                 fin = True
                 yield message if decode is None else _converted(message, decode)
                 return
@@ -256,8 +273,10 @@ class Connection:
                 begun = True
                 yield convert(chunk, fin)
         finally:
+            wire.interrupted()
             if not fin:
                 wire.skip()
+            self._streaming = False
             self._consuming.release()
 
     def recv_into(
@@ -279,7 +298,7 @@ class Connection:
         message = self.recv(timeout)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > len(view):
-            self._ready = iter([message, *self._ready])
+            self._wire.ready = iter([message, *self._wire.ready])
             raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
         view[: len(data)] = data
         return len(data)
@@ -331,22 +350,26 @@ class Connection:
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
             deadline = deadline_after(timeout)
-        self._start_sending(deadline)
         encoding = False
         try:
-            if deadline is not None:
-                wire.wait_for_room(deadline)
-            encoding = True
-            written = self._put(protocol.send_message(opcode, data, compress))
-            encoding = False
-            if not written:
-                wire.wait_written(deadline)
-        except BaseException as exc:
-            wire.fail_sending(exc, encoding)
+            self._start_sending(deadline)
+            try:
+                if deadline is not None:
+                    wire.wait_for_room(deadline)
+                encoding = True
+                written = self._put(protocol.send_message(opcode, data, compress))
+                encoding = False
+                if not written:
+                    wire.wait_written(deadline)
+            except BaseException as exc:
+                wire.fail_sending(exc, encoding)
+                raise
+            self._release_sending()
+            if protocol.has_output:
+                wire.push(deadline)
+        except BaseException:
+            wire.interrupted()
             raise
-        self._release_sending()
-        if protocol.has_output:
-            wire.push(deadline)
 
     def _start_sending(self, deadline: Optional[float]) -> None:
         """Become the writer, when no fragmented message of another thread is under way.
@@ -355,10 +378,9 @@ class Connection:
             TimeoutError: if *deadline* passes first.
             ConcurrencyError: if it is of the same thread.
         """
-        if deadline is None:
-            self._acquire_sending()
-        elif not self._acquire_sending(timeout=patience(deadline)):
-            raise TimeoutError("another thread's message wasn't taken in time")
+        if not self._acquire_sending(False):
+            if not self._wire.lock(self._wire.sending, deadline):
+                raise TimeoutError("another thread's message wasn't taken in time")
         if self._protocol.sending:
             try:
                 self._wait_for_fragments(deadline)
@@ -414,6 +436,7 @@ class Connection:
                 self._acquire_sending()
                 self._send_fragment(first, b"", True, compress, deadline)
         except BaseException as exc:
+            self._wire.interrupted()
             # Not if it couldn't begin, and another thread's has begun since.
             if first and self._protocol.sending and self._fragments_by == get_ident():
                 self._abandon_message(exc)
@@ -489,9 +512,12 @@ class Connection:
         try:
             with self._wire.mutex:
                 queue(*args)
+            self._wire.push()
         except ConnectionClosed:
             raise self._wire.settled() from self._protocol.failure
-        self._wire.push()
+        except BaseException:
+            self._wire.interrupted()
+            raise
 
     @property
     def latency(self) -> float:
@@ -507,8 +533,8 @@ class Connection:
         nothing if it is closed already, and never raises because of the network. What was received
         before can still be received (up to ``max_queue`` messages of what comes meanwhile).
 
-        Not in a signal handler that has interrupted this connection's own ``recv`` or ``send``,
-        which could not see the answer: raise an exception there, and leave the ``with`` block.
+        In a signal handler that has interrupted a method of this connection in the same thread, it
+        returns at once: the interrupted call goes on and ends as at any close.
 
         Args:
             code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
@@ -518,9 +544,25 @@ class Connection:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         wire = self._wire
-        with wire.mutex:
-            self._protocol.close(code, reason)
-        wire.finish()
+        if interrupted(wire):
+            close_payload(code, reason)  # what can't be sent is told here
+            self._close_elsewhere(code, reason)
+            return
+        try:
+            wire.close(code, reason)
+        except BaseException:
+            wire.interrupted()
+            raise
+
+    def _close_elsewhere(self, code: int, reason: str) -> None:
+        """Close in a thread: this one is interrupted in what would have to go on meanwhile."""
+        try:
+            start_new_thread(self._wire.close, (code, reason))
+        except RuntimeError:  # there are no more threads: end it without a handshake
+            try:
+                self._wire.stream.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # not connected any more
 
     def __enter__(self) -> Connection:
         return self
