@@ -42,7 +42,7 @@ FRONT_ENDS = (
     ("boxes", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("aio",),
-    ("peer", "servers", "testing"),
+    ("peer", "servers", "faults", "testing"),
 )
 
 # What makes code wait, ask for the time or run at once with other code.
@@ -71,7 +71,7 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    not_loaded = {"aio", "cli", "session", "peer", "servers", "testing", "__main__"}
+    not_loaded = {"aio", "cli", "session", *FRONT_ENDS[-1], "__main__"}
     rules["__init__"] = set(rules) - not_loaded
     return rules
 

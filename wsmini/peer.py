@@ -6,6 +6,7 @@ Blocking calls, for one thread: that of the connection. Only ``_interrupt`` is f
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from .http11 import Headers, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from ssl import SSLContext
     from typing import Optional, Protocol, Tuple, Union
 
@@ -69,6 +70,7 @@ class Peer:
     Attributes:
         sock: the socket, for whatever the methods don't offer: ``peer.sock.close()`` drops the
             connection.
+        number: which of the server's connections this is, from 1 on.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Peer:
         *,
         timeout: float | None,
         max_size: int,
+        number: int = 1,
     ) -> None:
         self.sock = sock
+        self.number = number
         self._requests = requests
         self._timeout = timeout
         self._max_size = max_size
@@ -87,6 +91,8 @@ class Peer:
         self._request: Request | None = None  # read and not yet answered
         self._deflate: Compression | None = None
         self._secure = False
+        self._output: Callable[[bytes], None] = self._write  # faults put themselves in between
+        self._ended = threading.Event()  # set when the server closes
 
     # -- the handshake --
 
@@ -158,10 +164,7 @@ class Peer:
 
     def send_raw(self, data: bytes) -> None:
         """Send bytes as they are."""
-        try:
-            self.sock.sendall(data)
-        except OSError as exc:
-            raise self._translated(exc) from exc
+        self._output(data)
 
     def recv_frame(self) -> Frame:
         """Receive the next frame, of any kind, unmasked: ``opcode``, ``data``, ``fin``, ``rsv1``...
@@ -262,6 +265,12 @@ class Peer:
 
     # -- the socket --
 
+    def _write(self, data: bytes) -> None:
+        try:
+            self.sock.sendall(data)
+        except OSError as exc:
+            raise self._translated(exc) from exc
+
     def _start(self, context: SSLContext | None) -> None:
         try:
             self.sock.settimeout(self._timeout)
@@ -313,6 +322,7 @@ class Peer:
 
     def _interrupt(self) -> None:
         """End what the script waits for. Called by another thread."""
+        self._ended.set()
         try:
             # SSLSocket's own method would also take the TLS state from under that thread.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)

@@ -22,7 +22,7 @@ from .peer import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from ssl import SSLContext
     from types import TracebackType
 
@@ -139,8 +139,11 @@ class Server:
                     return
 
     def _serve(self, sock: socket.socket) -> None:
-        peer = Peer(sock, self.requests, timeout=self._timeout, max_size=self._max_size)
         self.connections += 1
+        peer = Peer(
+            sock, self.requests, timeout=self._timeout, max_size=self._max_size,
+            number=self.connections,
+        )  # fmt: skip
         name = f"wsmini-server-{self.connections}"
         thread = threading.Thread(target=self._run, args=(peer,), name=name, daemon=True)
         self._peers = {p: t for p, t in self._peers.items() if t.is_alive()}
@@ -211,35 +214,64 @@ def echo_server(
         compression: whether to accept permessage-deflate (RFC 7692), without context takeover.
         max_size: bytes of the largest message.
     """
-    if compression:
-        import zlib  # noqa: F401  # where there is none, say so now
-
-    def script(peer: Peer) -> None:
-        _echo(peer, subprotocols, compression)
-
+    script = Echo(subprotocols, compression)
     return Server(script, host=host, port=port, ssl=ssl, timeout=None, max_size=max_size, grace=0)
 
 
 # -- the echo server --
 
 
-def _echo(peer: Peer, subprotocols: Sequence[str], compression: bool) -> None:
-    try:
-        request = peer.request()
-        problem = handshake_problem(request)
-    except ProtocolError as exc:
-        problem = str(exc)
-    if problem:
-        _refuse(peer, problem)
-        return
-    offered = tokens(request, "Sec-WebSocket-Protocol")
-    subprotocol = next((name for name in subprotocols if name in offered), None)
-    extensions = None
-    if compression:
-        offers = header_value(request, "Sec-WebSocket-Extensions")
-        extensions, peer._deflate = _accept_deflate(offers)
-    peer.accept(subprotocol=subprotocol, extensions=extensions)
-    _echo_messages(peer)
+class Echo:
+    """The script of an echo server.
+
+    Args:
+        subprotocols, compression: as for ``echo_server``.
+        messages: to send before the echo begins.
+    """
+
+    def __init__(
+        self,
+        subprotocols: Sequence[str] = (),
+        compression: bool = False,
+        messages: Iterable[str | bytes] = (),
+    ) -> None:
+        if compression:
+            import zlib  # noqa: F401  # where there is none, say so now
+        self._subprotocols, self._compression = subprotocols, compression
+        self._messages = list(messages)
+
+    def __call__(self, peer: Peer) -> None:
+        if self.accept(peer):
+            self.talk(peer)
+
+    def accept(self, peer: Peer, compression: bool = False) -> bool:
+        """The handshake, with compression in any case if so asked; whether it succeeds."""
+        try:
+            request = peer._request or peer.request()
+            problem = handshake_problem(request)
+        except ProtocolError as exc:
+            problem = str(exc)
+        if problem:
+            _refuse(peer, problem)
+            return False
+        offered = tokens(request, "Sec-WebSocket-Protocol")
+        subprotocol = next((name for name in self._subprotocols if name in offered), None)
+        extensions = None
+        if compression or self._compression:
+            offers = header_value(request, "Sec-WebSocket-Extensions")
+            extensions, peer._deflate = _accept_deflate(offers)
+        peer.accept(subprotocol=subprotocol, extensions=extensions)
+        return True
+
+    def talk(self, peer: Peer) -> None:
+        """Send the messages, then echo."""
+        self.send_messages(peer)
+        _echo_messages(peer)
+
+    def send_messages(self, peer: Peer) -> None:
+        """Send the messages that come before the echo."""
+        for message in self._messages:
+            peer.send_message(message)
 
 
 def _refuse(peer: Peer, problem: str) -> None:

@@ -1,7 +1,8 @@
 """Servers on the loopback interface for tests of WebSocket clients: yours, and wsmini's own.
 
-``echo_server()`` is a complete small server; ``scripted_server(script)`` does what the script
-says, right or wrong. Both listen at once, on a free port unless told otherwise, and are context
+``echo_server()`` is a complete small server; ``fault_server(Refuse(503), Cut(after=7))`` is one
+whose first connections go wrong, each in its way; ``scripted_server(script)`` does what the script
+says, right or wrong. All listen at once, on a free port unless told otherwise, and are context
 managers::
 
     def script(peer):
@@ -21,7 +22,49 @@ not forever. These servers trust their clients more than a server on a network c
 
 from __future__ import annotations
 
+from .faults import (
+    Bomb,
+    Challenge,
+    CloseWith,
+    Cut,
+    Drip,
+    EndlessHeader,
+    Fault,
+    Garbage,
+    IgnoreClose,
+    Redirect,
+    Refuse,
+    Reset,
+    Send,
+    Stall,
+    WrongAccept,
+    fault_server,
+)
+from .frames import Opcode
 from .peer import Peer, frame
 from .servers import Server, echo_server, scripted_server
 
-__all__ = ["Peer", "Server", "echo_server", "frame", "scripted_server"]
+__all__ = [
+    "Bomb",
+    "Challenge",
+    "CloseWith",
+    "Cut",
+    "Drip",
+    "EndlessHeader",
+    "Fault",
+    "Garbage",
+    "IgnoreClose",
+    "Opcode",
+    "Peer",
+    "Redirect",
+    "Refuse",
+    "Reset",
+    "Send",
+    "Server",
+    "Stall",
+    "WrongAccept",
+    "echo_server",
+    "fault_server",
+    "frame",
+    "scripted_server",
+]
