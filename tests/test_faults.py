@@ -140,12 +140,12 @@ def test_the_connection_ends_at_any_byte_of_the_response(after):
 
 
 def test_a_reset_is_a_reset():
-    with fault_server(Reset(handshake=True)) as server:
+    with fault_server(Reset(after=1, handshake=True)) as server:
         with socket.create_connection((server.host, server.port), timeout=20) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
             with pytest.raises(ConnectionResetError):
-                while sock.recv(100):
-                    raise AssertionError("there should be nothing")
-                raise AssertionError("that was a FIN")
+                assert sock.recv(100) == b"H"
+                raise AssertionError(f"not a reset: {sock.recv(100)!r}")
 
 
 def test_silence_instead_of_an_answer_is_a_timeout():
