@@ -39,10 +39,10 @@ OPENING = (
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
-    ("boxes", "stacks", "locks", "keeper", "wire", "connection"),
+    ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("aio",),
-    ("testing",),
+    ("peer", "servers", "faults", "testing"),
 )
 
 # What makes code wait, ask for the time or run at once with other code.
@@ -71,7 +71,8 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    not_loaded = {"aio", "cli", "session", *FRONT_ENDS[-1], "__main__"}
+    rules["__init__"] = set(rules) - not_loaded
     return rules
 
 
