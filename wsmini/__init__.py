@@ -42,6 +42,7 @@ from .exceptions import (
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
 from .http11 import Headers
+from .loop import Loop
 from .protocol import State
 from .version import __version__
 
@@ -72,6 +73,7 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "Loop",
     "NegotiationError",
     "PayloadTooBig",
     "Ping",
