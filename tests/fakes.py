@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+from types import SimpleNamespace
 
 
 class Clock:
@@ -39,3 +40,11 @@ class Selector(selectors.DefaultSelector):
         if not ready and timeout:
             self.clock.now += timeout
         return ready
+
+
+def opened(stream, rest=b""):
+    """The result of an opening that was none."""
+    return SimpleNamespace(
+        stream=stream, request=None, response=None, subprotocol=None, timings={},
+        extensions=[], rest=rest,
+    )  # fmt: skip

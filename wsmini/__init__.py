@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from .client import Client
 from .connection import Connection, Ping, connect
 from .deflate import Deflate
 from .exceptions import (
@@ -44,6 +45,7 @@ from .frames import Frame
 from .http11 import Headers
 from .loop import Loop
 from .protocol import State
+from .reconnect import Backoff, Fixed, NoReconnect, retryable
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = [
+    "Backoff",
+    "Client",
     "Close",
     "ConcurrencyError",
     "Connection",
@@ -60,6 +64,7 @@ __all__ = [
     "Deflate",
     "Extension",
     "ExtensionOffer",
+    "Fixed",
     "Frame",
     "Headers",
     "InvalidHandshake",
@@ -75,6 +80,7 @@ __all__ = [
     "InvalidUpgrade",
     "Loop",
     "NegotiationError",
+    "NoReconnect",
     "PayloadTooBig",
     "Ping",
     "ProtocolError",
@@ -85,6 +91,7 @@ __all__ = [
     "WebSocketException",
     "__version__",
     "connect",
+    "retryable",
     "unverified_context",
 ]
 
