@@ -264,7 +264,7 @@ def test_the_send_buffer_has_a_limit_and_on_drain_tells_of_room():
     def script(peer):
         peer.accept()
         release.wait(20)
-        while peer.recv_message() != "end":
+        while not isinstance(peer.recv_message(), str):
             pass
         peer.close()
 
@@ -412,15 +412,43 @@ def test_sleep_ends_a_delay():
         client = Simulated("ws://localhost", reconnect=Fixed(1000))
         client.network = Network(loop, random.Random(0))
         client.network.rng.random = lambda: 0.0  # refused
+        attempts = []
+        client.on_reconnect = lambda client, attempt, delay, exc: attempts.append(attempt)
         client.start(loop)
         loop.run_once()
-        assert client.state is ClientState.WAITING
+        assert client.state is ClientState.WAITING and attempts == [1]
         before = clock.now
         clock.sleep(3600)
-        loop.run_once(1)
-        loop.run_once(0)
-        assert client.state is ClientState.CONNECTING and clock.now <= before + 1
+        for _ in range(3):
+            loop.run_once(1)
+        assert attempts == [1, 2] and clock.now <= before + 3
         client.close()
+        loop.run_once(0)
+        assert client.state is ClientState.CLOSED
+
+
+def test_sleep_makes_an_open_connection_probe_the_peer():
+    clock, codes = fakes.Clock(), []
+    with Loop(clock=clock, wall=clock.wall, selector=fakes.Selector(clock)) as loop:
+        ours, theirs = socket.socketpair()
+        client = Client("ws://localhost", reconnect=NoReconnect(), ping_interval=1000)
+        client.on_close = lambda client, code, reason: codes.append((code, clock.now))
+        client.on_error = lambda client, exc: None
+        client._steps = lambda: opening(ours)
+        client.start(loop)
+        loop.run_once()
+        before = clock.now
+        clock.sleep(3600)
+        while client._running:
+            loop.run_once(1)
+        assert theirs.recv(100)[0] == 0x89  # a ping, and nobody answers
+        theirs.close()
+    assert codes == [(1006, pytest.approx(before + 20, abs=2))]
+
+
+def opening(sock):
+    return fakes.opened(SocketStream(sock))
+    yield
 
 
 def test_a_callback_that_outlasts_the_keepalive_is_logged_once(server):
@@ -462,18 +490,16 @@ sys.exit(client.run_forever())
 """
 
 
-def answer(peer):
-    peer.accept()
-    peer.recv_message()
+release = threading.Event()
 
 
 def silent(peer):
     peer.accept()
-    time.sleep(3)
+    release.wait(20)
 
 
 def hang(peer):
-    time.sleep(3)
+    release.wait(20)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
@@ -484,10 +510,11 @@ def hang(peer):
         ("open", None, ["open", "close 1001"]),
         ("closing", silent, ["closing", "close 1006"]),
         ("connecting", hang, ["connecting"]),
-        ("waiting", answer, ["waiting"]),
+        ("waiting", None, ["waiting"]),
     ],
 )
 def test_signals_end_a_program_in_each_state_within_a_second(state, script, said, number):
+    release.clear()
     with echo_server() if script is None else scripted_server(script) as server:
         url = server.url if state != "waiting" else "ws://127.0.0.1:9"
         process = subprocess.Popen(
@@ -503,6 +530,7 @@ def test_signals_end_a_program_in_each_state_within_a_second(state, script, said
             rest = process.stdout.read()
             assert process.wait() == 128 + number
             assert time.monotonic() - start < 1
+            release.set()
     assert (first + rest).split("\n")[:-1] == said
 
 

@@ -526,7 +526,7 @@ class Client:
         self._call_in_loop(self._pause)
 
     def _pause(self) -> None:
-        if self._session is not None:
+        if self._session is not None and self.state is _OPEN:  # closing has lifted it for good
             self._session.pause()
 
     def resume(self) -> None:
