@@ -350,7 +350,10 @@ class Network:
 
     def plan(self):
         for _ in range(self.rng.randrange(4)):
-            yield self.rng.random() * 40, self.rng.choice([frame(1, b"hi"), frame(9, b"p"), b"\x83"])
+            yield (
+                self.rng.random() * 40,
+                self.rng.choice([frame(1, b"hi"), frame(9, b"p"), b"\x83"]),
+            )
         yield self.rng.random() * 60, self.rng.choice([frame(8, b"\x03\xe9"), frame(8, b""), None])
 
     def act(self, sock, action):

@@ -36,9 +36,15 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "link", "client"), ("testing",))
+FRONT_ENDS = (
+    ("boxes", "wire", "connection", "reconnecting"),
+    ("loop", "client"),
+    ("aio",),
+    ("testing",),
+)
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(

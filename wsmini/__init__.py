@@ -46,6 +46,7 @@ from .http11 import Headers
 from .loop import Loop
 from .protocol import State
 from .reconnect import Backoff, Fixed, NoReconnect, retryable
+from .reconnecting import reconnect
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -91,6 +92,7 @@ __all__ = [
     "WebSocketException",
     "__version__",
     "connect",
+    "reconnect",
     "retryable",
     "unverified_context",
 ]

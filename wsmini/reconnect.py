@@ -87,10 +87,8 @@ def retryable(failure: BaseException) -> bool:
         * Connections that the program has closed.
     """
     if isinstance(failure, ConnectionClosed):
-        first = _first(failure)
-        if first is not None and first is failure.sent:
-            return first.code == 1011
-        return failure.code in _CODES
+        ours = _sent_first(failure)
+        return failure.code in _CODES if ours is None else ours.code == 1011
     if isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
         status = failure.response.status_code
         return status in _STATUSES or 500 <= status < 600
@@ -102,7 +100,8 @@ def retryable(failure: BaseException) -> bool:
     ssl = sys.modules.get("ssl")
     if ssl is not None and isinstance(failure, ssl.SSLError):
         code = getattr(failure, "verify_code", 0)
-        return code in _NOT_YET_VALID or not (code or _MISFITS.search(failure.reason or ""))
+        reason = getattr(failure, "reason", None) or ""
+        return code in _NOT_YET_VALID or not (code or _MISFITS.search(reason))
     return isinstance(failure, OSError)
 
 
@@ -110,15 +109,13 @@ def closed_by_program(failure: BaseException) -> bool:
     """Whether the program wanted the connection to end, or the server closed it with 1000."""
     if not isinstance(failure, ConnectionClosed):
         return False
-    first = _first(failure)
-    if first is None or first.code == 1000:
-        return first is not None
-    return first is failure.sent and (first.code == 1001 or first.code >= 3000)
+    ours = _sent_first(failure)
+    return failure.code == 1000 if ours is None else ours.code in (1000, 1001) or ours.code >= 3000
 
 
-def _first(closed: ConnectionClosed) -> Optional[Close]:
-    """The Close that began the end."""
-    return closed.rcvd if closed.sent is None or closed.rcvd_then_sent else closed.sent
+def _sent_first(closed: ConnectionClosed) -> Optional[Close]:
+    """The Close that we began the end with; ``None`` if we didn't."""
+    return None if closed.rcvd_then_sent else closed.sent
 
 
 class Backoff:
@@ -128,9 +125,9 @@ class Backoff:
     seconds. Counting starts again once a connection has stayed open for *stable_after* seconds: a
     server that accepts connections and drops them is no reason to hurry.
 
-    ``Retry-After``, of a response that is retried, is the least to wait: seconds or a date, which is
-    compared with the response's own ``Date``, or the clock where it has none; at most an hour. To
-    that is added a random time, of up to a tenth of it or of the wait without it.
+    ``Retry-After``, of a response that is retried, is the least to wait: seconds or a date, which
+    is compared with the response's own ``Date``, or the clock where it has none; at most an hour.
+    To that is added a random time, of up to a tenth of it or of the wait without it.
 
     Args:
         initial: seconds, above 0.
