@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import enum
 from _thread import allocate_lock, get_ident
-from collections import deque
 from functools import partial
 from itertools import chain
 
@@ -35,7 +34,7 @@ from .reconnect import Backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple, Union
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
     from typing_extensions import Unpack
 
@@ -158,8 +157,8 @@ class Client:
         self.subprotocol: Optional[str] = None
         self.timings: Dict[str, float] = {}
         self.unsent: List[Message] = []
-        self._outbox: Deque[Item] = deque()
-        self._requests: Deque[Item] = deque()  # from other threads; _mutex guards both
+        self._outbox: List[Item] = []  # lists: an empty deque takes 600 bytes
+        self._requests: List[Item] = []  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
         self._mutex = allocate_lock()
         self._running = False  # from start() on, until it won't connect again
@@ -305,14 +304,13 @@ class Client:
             if self._session is session:
                 self._send_kept()
 
-    def ended(self, exc: ConnectionClosed, unsent: Iterable[Item]) -> None:
+    def ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
         """The connection is closed; for its session."""
         self._session = None
         self._move(_CLOSED)
         with self._mutex:
-            for item in reversed(list(unsent)):
-                self._outbox.appendleft(item)
-                self._queued += len(item[1])
+            self._outbox[:0] = unsent
+            self._queued += sum(len(item[1]) for item in unsent)
         self._trim_outbox()
         try:
             self.call("on_close", exc.code, exc.reason)
@@ -481,7 +479,7 @@ class Client:
         session, items = self._session, self._outbox
         while items and session is not None and session.send(items[0]):
             with self._mutex:
-                self._queued -= len(items.popleft()[1])
+                self._queued -= len(items.pop(0)[1])
 
     def _trim_outbox(self) -> None:
         """Hand back what has no room; all, if there won't be a connection."""
@@ -561,7 +559,7 @@ class _Session:
         self._paused = self._ended = False
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
-        self._flight: Deque[Tuple[int, Item]] = deque()
+        self._flight: List[Tuple[int, Item]] = []
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 
@@ -582,8 +580,10 @@ class _Session:
     def _trim(self) -> None:
         """Forget what is written."""
         flight, written = self._flight, self.link.written
-        while flight and flight[0][0] <= written:
-            flight.popleft()
+        if flight and flight[-1][0] <= written:
+            flight.clear()
+        else:
+            self._flight = flight = [entry for entry in flight if entry[0] > written]
         if not flight and self._client.full:
             self._client.full = False
             self._client.call("on_drain")

@@ -116,8 +116,9 @@ class Link:
         )
         protocol.open(opened.extensions, now)
         protocol.on_ping, protocol.on_pong = self._note_ping, self._note_pong
-        self._events: Deque[Any] = deque()  # pings and pongs: callbacks mustn't raise in the parser
-        self._queue: Deque[Union[bytes, bytearray, memoryview]] = deque()
+        self._events: List[Any] = []  # pings and pongs: callbacks mustn't raise in the parser
+        # Made when needed: an empty deque takes 600 bytes.
+        self._queue: Optional[Deque[Union[bytes, bytearray, memoryview]]] = None
         self.buffered = self.written = 0  # bytes
         self.closed = self._paused = self._blocked = self._broken = False
         self._flushing = self._handing = False
@@ -152,6 +153,8 @@ class Link:
 
     def _put(self, frames: Frames) -> None:
         pieces = (frames,) if isinstance(frames, (bytes, bytearray)) else list(frames)
+        if self._queue is None:
+            self._queue = deque()
         self._queue.extend(pieces)
         self.buffered += sum(map(len, pieces))
         self._flush_soon()
@@ -212,11 +215,13 @@ class Link:
 
     def _write(self) -> bool:
         """Write the queue, and the protocol's frames behind it; whether all of that is sent."""
-        queue, stream, protocol = self._queue, self.stream, self.protocol
+        queue, stream, protocol = self._queue or deque(), self.stream, self.protocol
+        self._queue = queue
         while True:
             if not queue:
                 data: Union[bytes, bytearray, memoryview] = protocol.data_to_send()
                 if not data:
+                    self._queue = None
                     return not stream.unsent
                 self.buffered += len(data)
             else:
@@ -233,7 +238,7 @@ class Link:
 
     def _join(self, data: Union[bytes, bytearray, memoryview]) -> bytes:
         """*data* and small buffers behind it as one, up to about ``LARGE``."""
-        queue, parts, size = self._queue, [data], len(data)
+        queue, parts, size = self._queue or deque(), [data], len(data)
         while queue and size + len(queue[0]) <= LARGE:
             size += len(queue[0])
             parts.append(queue.popleft())
@@ -325,7 +330,7 @@ class Link:
 
     def _tell_events(self) -> None:
         while self._events:
-            callback, data = self._events.popleft()
+            callback, data = self._events.pop(0)
             callback(data)
 
     # -- time and the end --
