@@ -46,14 +46,15 @@ def run_case_with_callbacks(url, number):
     wsmini.Client(
         f"{url}/runCase?case={number}&agent={AGENT}",
         on_message=lambda client, message: client.send(message),
-        on_error=lambda client, exc: None if isinstance(exc, wsmini.ConnectionClosed) else fail(exc),
+        on_error=complain,
         reconnect=wsmini.NoReconnect(), max_size=None, max_send_buffer=1 << 28,
         compression=None, extensions=OFFERS,
     ).run_forever()  # fmt: skip
 
 
-def fail(exc):
-    raise exc
+def complain(client, exc):
+    if not isinstance(exc, wsmini.ConnectionClosed):  # as above
+        raise exc
 
 
 def run(url, first, step, run_case=run_case):

@@ -60,8 +60,8 @@ def test_idle_connections_cost_next_to_nothing():
 def test_the_cost_of_a_message_does_not_grow_with_the_connections():
     ratios = []
     for _ in range(3):
-        one = measure("traffic", "1", rounds(60), server="echo")
-        many = measure("traffic", rounds(1000), rounds(60), server="echo")
+        one = measure("traffic", "1", rounds(10), server="echo")
+        many = measure("traffic", rounds(1000), rounds(10), server="echo")
         ratios.append(many["us_each"] / one["us_each"])
     assert sorted(ratios)[1] <= 1.3, ratios
 
