@@ -99,7 +99,7 @@ class Link:
 
     __slots__ = (
         "_blocked", "_broken", "_close_by", "_close_timeout", "_events", "_flushing", "_gather",
-        "_handing", "_handler", "_heard", "_loop", "_paused", "_ping_timeout", "_queue", "_size",
+        "_handing", "_handler", "_heard", "_loop", "_patience", "_paused", "_ping_timeout", "_queue", "_size",
         "_tick_at", "_timer", "_timer_at", "buffered", "closed", "protocol", "stream", "written",
     )  # fmt: skip
 
@@ -125,6 +125,7 @@ class Link:
         self._size = READ_SIZE
         self._heard, self._ping_timeout = now, options.ping_timeout
         self._close_timeout, self._close_by = options.close_timeout, NEVER
+        self._patience = (options.ping_interval or NEVER) + (options.ping_timeout or NEVER)
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
         self._timer: Any = None
         self._timer_at = NEVER
@@ -360,10 +361,11 @@ class Link:
         if now >= self._tick_at:
             if self._paused:
                 protocol.heard(now)  # what it says lies unread: nobody can call it dead
-            elif self._read():  # what waits is life
+            elif now - self._heard >= self._patience and self._read():  # what waits is life
                 self._loop.call_soon(self._advance)
             again = protocol.tick(now)
-            self._tick_at = NEVER if again is None else again
+            # A little later, or a timer after each pong would only find out about that.
+            self._tick_at = NEVER if again is None else again + (again - now) / 100
             self._flush_soon()
             if protocol.abort:
                 self._flush()
