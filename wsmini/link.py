@@ -100,7 +100,8 @@ class Link:
     __slots__ = (
         "_blocked", "_broken", "_close_by", "_close_timeout", "_events", "_flushing", "_gather",
         "_handing", "_handler", "_heard", "_loop", "_patience", "_paused", "_ping_timeout",
-        "_queue", "_size", "_tick_at", "_timer", "_timer_at", "buffered", "closed", "protocol", "stream", "written",
+        "_queue", "_size", "_tick_at", "_timer", "_timer_at", "buffered", "closed", "protocol", "stream",
+        "written",
     )  # fmt: skip
 
     def __init__(
@@ -153,9 +154,13 @@ class Link:
         self._put(self.protocol.send_fragment(opcode, data, fin, compress))
 
     def _put(self, frames: Frames) -> None:
-        pieces = [frames] if isinstance(frames, (bytes, bytearray)) else list(frames)
+        pieces: List[Union[bytes, bytearray]] = []
         if self.protocol.has_output and not self._blocked:
-            pieces.insert(0, self.protocol.data_to_send())  # a pong goes before what comes later
+            pieces.append(self.protocol.data_to_send())  # a pong goes before what comes later
+        if isinstance(frames, (bytes, bytearray)):
+            pieces.append(frames)
+        else:
+            pieces.extend(frames)
         if self._queue is None:
             self._queue = deque()
         self._queue.extend(pieces)
