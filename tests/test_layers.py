@@ -36,6 +36,7 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("testing",))
