@@ -25,6 +25,7 @@ SANS_IO = (
     "messages",
     "handshake",
     "protocol",
+    "payload",
 )
 OPENING = (
     "auth",
