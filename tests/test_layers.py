@@ -40,7 +40,7 @@ OPENING = (
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("testing",))
+FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("selecting", "aio"), ("testing",))
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -68,7 +68,7 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    rules["__init__"] = set(rules) - {"aio", "selecting", "cli", "session", "testing", "__main__"}
     return rules
 
 

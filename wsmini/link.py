@@ -228,14 +228,16 @@ class Link:
     Attributes:
         protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
         stream: the stream, which the link owns.
+        streaming: set it to get the next message in chunks, by the handler's ``on_chunk``, which
+            takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
         closed: whether the socket is closed.
     """
 
     __slots__ = (
         "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events", "_fd",
-        "_flushing", "_gather", "_handler", "_loop", "_more", "_paused", "_processing", "_queue",
+        "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused", "_processing", "_queue",
         "_reading", "_recv", "_send", "_size", "_tick_at", "_timer", "_timer_at", "_write_error",
-        "_writing", "closed", "protocol", "stream",
+        "_writing", "closed", "protocol", "stream", "streaming",
     )  # fmt: skip
 
     def __init__(
@@ -264,6 +266,8 @@ class Link:
         protocol.on_pong = lambda data: self._events.append((handler.on_pong, data))
         if opened.rest:
             protocol.receive_data(opened.rest, now)
+        self._on_chunk: Any = getattr(handler, "on_chunk", None)
+        self.streaming = False
         self._queue = Queue()
         self._size = READ_SIZE
         self._paused = self._reading = self._writing = self._ending = self.closed = False
@@ -375,6 +379,12 @@ class Link:
                 deliver(argument)
             if self._paused or not protocol.pending:
                 break
+            if self.streaming:
+                chunk = protocol.next_chunk()
+                if chunk is not None:
+                    self.streaming = not chunk[1]
+                    events.append((self._on_chunk, chunk))
+                continue
             batch = protocol.next_messages()
             if batch:
                 events.append((self._handler.on_messages, batch))
@@ -391,6 +401,11 @@ class Link:
         """Hand over what is received and not parsed yet, from here."""
         if self.protocol.pending or self._events:
             self._process()
+
+    def skip(self) -> None:
+        """Leave the rest of the message that comes in chunks."""
+        self.streaming = False
+        self.protocol.skip()
 
     def pause(self) -> None:
         """Deliver no more messages than those of the batch in hand; the peer will have to wait."""
