@@ -40,7 +40,12 @@ OPENING = (
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("selecting", "aio"), ("testing",))
+FRONT_ENDS = (
+    ("boxes", "wire", "connection", "reconnecting"),
+    ("loop", "client"),
+    ("selecting", "aio"),
+    ("peer", "servers", "testing"),
+)
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -68,7 +73,8 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "selecting", "cli", "session", "testing", "__main__"}
+    not_loaded = {"aio", "selecting", "cli", "session", "peer", "servers", "testing", "__main__"}
+    rules["__init__"] = set(rules) - not_loaded
     return rules
 
 

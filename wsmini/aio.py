@@ -745,7 +745,9 @@ async def _iterate(parts: Any) -> AsyncIterator[Part]:
         iterator = iter(parts)
     except TypeError:
         name = type(parts).__name__
-        raise TypeError(f"a message is str, bytes-like, or an iterable of these, not {name}") from None
+        raise TypeError(
+            f"a message is str, bytes-like, or an iterable of these, not {name}"
+        ) from None
     for part in iterator:
         yield part
 

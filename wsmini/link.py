@@ -1,8 +1,8 @@
 """A stream and a protocol joined on an event loop: what ``aio`` and the callback client share.
 
 A *host loop* has the names of asyncio's: ``time``, ``call_soon``, ``call_later``, ``add_reader``,
-``add_writer`` and their ``remove_``; ``wsmini.Loop``, asyncio's selector loops and uvloop do. All of
-it happens in the loop's thread, and nothing here waits. Nobody else touches the socket.
+``add_writer`` and their ``remove_``; ``wsmini.Loop``, asyncio's selector loops and uvloop do. All
+of it happens in the loop's thread, and nothing here waits. Nobody else touches the socket.
 
 * **Reading.** A readable event reads once and parses; each batch of messages goes to the handler in
   one call. Control frames go to it before the messages that came behind them. What a handler's
@@ -30,7 +30,7 @@ from .protocol import ClientProtocol, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, List, Optional, Tuple, TypeVar, Union
+    from typing import Any, Callable, Deque, List, Optional, Tuple, TypeVar
 
     from typing_extensions import Protocol
 
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         def on_pong(self, data: bytes) -> None: ...
         def on_drain(self) -> None: ...
         def on_end(self) -> None: ...
+
 
 READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
 MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
@@ -234,10 +235,10 @@ class Link:
     """
 
     __slots__ = (
-        "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events", "_fd",
-        "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused", "_processing", "_queue",
-        "_reading", "_recv", "_send", "_size", "_tick_at", "_timer", "_timer_at", "_write_error",
-        "_writing", "closed", "protocol", "stream", "streaming",
+        "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
+        "_fd", "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused",
+        "_processing", "_queue", "_reading", "_recv", "_send", "_size", "_tick_at", "_timer",
+        "_timer_at", "_write_error", "_writing", "closed", "protocol", "stream", "streaming",
     )  # fmt: skip
 
     def __init__(
@@ -439,8 +440,8 @@ class Link:
         queue = self._queue
         if self._write_error is not None:
             return  # reading will tell
-        whole = isinstance(frames, (bytes, bytearray))
-        if self._busy or self._gather or self._blocked or queue or not whole:
+        waits = self._busy or self._gather or self._blocked or queue
+        if waits or not isinstance(frames, (bytes, bytearray)):
             queue.put(frames, len(data))
             self._flush_in_time()
             return
@@ -653,7 +654,7 @@ class Link:
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
-        now, protocol = self._loop.time(), self.protocol
+        now = self._loop.time()
         if now >= self._close_by:
             self._close_by = NEVER
             self._lost(TimeoutError(SLOW_CLOSE))
