@@ -122,23 +122,20 @@ class SelectingLoop:
         """Watch until the other end of *wakeup* is closed; in the thread."""
         wakeup.setblocking(False)
         with wakeup:
-            while True:
-                with self._lock:
-                    wanted: Dict[int, int] = {}
-                    for fd, event in self._watched:
-                        if (fd, event) not in self._fired:
-                            wanted[fd] = wanted.get(fd, 0) | event
-                for fd, event in _select(wakeup, wanted):
+            while not _is_closed(wakeup):
+                for fd, event in _select(wakeup, self._wanted()):
                     if fd != wakeup.fileno():
-                        self._fire(wakeup, fd, event)
-                try:
-                    while wakeup.recv(4096):
-                        pass
-                    return
-                except BlockingIOError:
-                    pass
+                        self._fire(fd, event)
 
-    def _fire(self, wakeup: socket.socket, fd: int, event: int) -> None:
+    def _wanted(self) -> Dict[int, int]:
+        """What to watch now: events by descriptor."""
+        wanted: Dict[int, int] = {}
+        with self._lock:
+            for key in self._watched.keys() - self._fired.keys():
+                wanted[key[0]] = wanted.get(key[0], 0) | key[1]
+        return wanted
+
+    def _fire(self, fd: int, event: int) -> None:
         loop = self._ref()
         with self._lock:
             for key in ((fd, READ), (fd, WRITE)):
@@ -163,6 +160,16 @@ class SelectingLoop:
                 if self._fired.get(key) is callback:
                     del self._fired[key]
             self._wake()
+
+
+def _is_closed(wakeup: socket.socket) -> bool:
+    """Take the bytes that have woken us; whether the other end is closed."""
+    try:
+        while wakeup.recv(4096):
+            pass
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _select(wakeup: socket.socket, wanted: Dict[int, int]) -> Any:
