@@ -25,6 +25,7 @@ SANS_IO = (
     "messages",
     "handshake",
     "protocol",
+    "payload",
 )
 OPENING = (
     "auth",
@@ -42,8 +43,8 @@ OPENING = (
 FRONT_ENDS = (
     ("boxes", "wire", "connection", "reconnecting"),
     ("loop", "client"),
-    ("aio",),
-    ("testing",),
+    ("selecting", "aio"),
+    ("peer", "servers", "testing"),
 )
 
 # What makes code wait, ask for the time or run at once with other code.
@@ -72,7 +73,8 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    not_loaded = {"aio", "selecting", "cli", "session", "peer", "servers", "testing", "__main__"}
+    rules["__init__"] = set(rules) - not_loaded
     return rules
 
 
