@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench fuzz compat dist clean
+.PHONY: demo test coverage lint interop bench fuzz soak compat dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -30,6 +30,9 @@ bench:
 
 fuzz: $(STAMP)-fuzz
 	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
+
+soak: $(STAMP)-test
+	WSMINI_TEST_TIMEOUT=120 $(PYTEST) -s tests/soak
 
 compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)

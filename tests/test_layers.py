@@ -25,6 +25,7 @@ SANS_IO = (
     "messages",
     "handshake",
     "protocol",
+    "payload",
 )
 OPENING = (
     "auth",
@@ -36,12 +37,13 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
     ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
     ("loop", "client"),
-    ("aio",),
+    ("selecting", "aio"),
     ("peer", "servers", "faults", "testing"),
 )
 
@@ -71,7 +73,7 @@ def allowed():
     rules["session"] = below | {"connection"}
     rules["cli"] = rules["session"] | {"session", "testing"}
     rules["__main__"] = {"cli"}
-    not_loaded = {"aio", "cli", "session", *FRONT_ENDS[-1], "__main__"}
+    not_loaded = {"aio", "selecting", "cli", "session", *FRONT_ENDS[-1], "__main__"}
     rules["__init__"] = set(rules) - not_loaded
     return rules
 

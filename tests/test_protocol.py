@@ -851,6 +851,22 @@ def test_no_keepalive_while_closing():
     assert not protocol.has_output
 
 
+def test_a_probe_pings_at_once_and_then_gives_up():
+    protocol = ClientProtocol(ping_interval=20, ping_timeout=5)
+    protocol.open((), 100.0)
+    assert protocol.probe(101.0) == 106.0
+    assert protocol.has_output
+    assert protocol.tick(106.0) is None
+    assert protocol.abort and protocol.sent.code == 1011
+
+
+def test_a_probe_without_a_keepalive_does_nothing():
+    protocol = ClientProtocol(ping_interval=None)
+    protocol.open((), 0.0)
+    assert protocol.probe(1.0) is None
+    assert not protocol.has_output
+
+
 def test_keepalive_alone():
     keepalive = Keepalive(5.0, 2.0, 0.0)
     script = [

@@ -300,9 +300,7 @@ LATER = [
 ]
 
 
-@pytest.mark.parametrize(
-    "value, expected", [pytest.param(*case[1:], id=case[0]) for case in LATER]
-)
+@pytest.mark.parametrize("value, expected", [pytest.param(*case[1:], id=case[0]) for case in LATER])
 def test_retry_after_is_read(value, expected):
     failure = status(503, ("Retry-After", value), ("Date", NOV))
     assert retry_after(failure) == expected

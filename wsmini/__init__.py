@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from .client import Client
 from .connection import Connection, Ping, connect
 from .deflate import Deflate
 from .exceptions import (
@@ -42,6 +43,7 @@ from .exceptions import (
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
 from .http11 import Headers
+from .loop import Loop
 from .protocol import State
 from .reconnect import Backoff, Fixed, NoReconnect, retryable
 from .reconnecting import reconnect
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backoff",
+    "Client",
     "Close",
     "ConcurrencyError",
     "Connection",
@@ -76,6 +79,7 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "Loop",
     "NegotiationError",
     "NoReconnect",
     "PayloadTooBig",

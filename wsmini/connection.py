@@ -16,10 +16,11 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
 
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
-from .frames import Opcode, close_payload
+from .frames import close_payload
 from .net import deadline_after, patience, run, shown_address
 from .opening import Opening
 from .options import read_options
+from .payload import chunk_converter, converted, encoded
 from .protocol import ClientProtocol
 from .stacks import interrupted, others_inside
 from .wire import Wire, monotonic
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         Literal,
         Optional,
         Sequence,
-        Tuple,
         Type,
         Union,
         overload,
@@ -189,9 +189,9 @@ class Connection:
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
         for message in self._wire.ready:
-            return message if decode is None else _converted(message, decode)
+            return message if decode is None else converted(message, decode)
         message = self._receive(None if timeout is None else deadline_after(timeout))
-        return message if decode is None else _converted(message, decode)
+        return message if decode is None else converted(message, decode)
 
     def _receive(self, deadline: Optional[float]) -> Message:
         """Wait for a message, as the consumer."""
@@ -269,9 +269,9 @@ class Connection:
         try:
             for message in wire.ready:
                 fin = True
-                yield message if decode is None else _converted(message, decode)
+                yield message if decode is None else converted(message, decode)
                 return
-            convert = _chunk_converter(decode)
+            convert = chunk_converter(decode)
             while not fin:
                 chunk, fin = wire.receive_chunk(begun)
                 begun = True
@@ -343,14 +343,14 @@ class Connection:
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
-            opcode, data = _encoded(message, text)
+            opcode, data = encoded(message, text)
         else:
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
                 self._send_fragments(message, text, compress, timeout)
                 return
-            opcode, data = _encoded(view, text)
+            opcode, data = encoded(view, text)
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
             deadline = deadline_after(timeout)
@@ -427,7 +427,7 @@ class Connection:
         first = 0
         try:
             for part in message:
-                opcode, data = _encoded(part, text)
+                opcode, data = encoded(part, text)
                 if not first:
                     self._start_sending(deadline)
                     first = opcode
@@ -641,35 +641,3 @@ def _name(ask: Callable[[], Any]) -> Any:
         return ask()
     except OSError:
         return None  # gone already; receiving will tell
-
-
-def _encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
-    """The opcode and the payload for a message or a fragment."""
-    if isinstance(message, str):
-        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
-    if not isinstance(message, (bytes, bytearray)):
-        try:
-            view = memoryview(message)  # type: ignore[arg-type]
-        except TypeError:
-            name = type(message).__name__
-            raise TypeError(f"a fragment is str or bytes-like, not {name}") from None
-        message = view.cast("B") if view.c_contiguous else view.tobytes()
-    if text:
-        bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
-    return (Opcode.TEXT if text else Opcode.BINARY), message
-
-
-def _converted(message: Message, decode: bool) -> Message:
-    if decode:
-        return message if isinstance(message, str) else message.decode()
-    return message.encode() if isinstance(message, str) else message
-
-
-def _chunk_converter(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
-    """What turns the chunks of one message into the type that is asked for."""
-    if not decode:
-        return lambda chunk, fin: chunk if decode is None else _converted(chunk, False)
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    return lambda chunk, fin: chunk if isinstance(chunk, str) else decoder.decode(chunk, fin)

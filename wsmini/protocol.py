@@ -113,6 +113,10 @@ class Keepalive:
         self.received = now
         self._pinged: Optional[float] = None
 
+    def doubt(self, now: float) -> None:
+        """Forget what was heard: a ping is due at *now*."""
+        self.received, self._pinged = min(self.received, now - self._interval), None
+
     def tick(self, now: float) -> Tuple[str, float]:
         """What to do now (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
         if self._pinged is not None and self.received < self._pinged:
@@ -495,6 +499,12 @@ class ClientProtocol:
                 self._finish()
             return None
         return again
+
+    def probe(self, now: float) -> Optional[float]:
+        """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
+        if self._keepalive is not None:
+            self._keepalive.doubt(now)
+        return self.tick(now)
 
     def heard(self, now: float) -> None:
         """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""

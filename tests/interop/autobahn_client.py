@@ -1,6 +1,7 @@
 """Echo what the fuzzing server sends, one connection for each case; needs nothing but wsmini.
 
 python autobahn_client.py URL run FIRST STEP    cases FIRST, FIRST + STEP, ... of those served
+python autobahn_client.py URL callbacks FIRST STEP    the same with wsmini.Client
 python autobahn_client.py URL report            ends the server, which then writes its report
 
 autobahn.py runs it, with any Python that wsmini supports.
@@ -41,7 +42,22 @@ def run_case(url, number):
         pass  # Most cases break the protocol: the server's report says if the end was right.
 
 
-def run(url, first, step):
+def run_case_with_callbacks(url, number):
+    wsmini.Client(
+        f"{url}/runCase?case={number}&agent={AGENT}",
+        on_message=lambda client, message: client.send(message),
+        on_error=complain,
+        reconnect=wsmini.NoReconnect(), max_size=None, max_send_buffer=1 << 28,
+        compression=None, extensions=OFFERS,
+    ).run_forever()  # fmt: skip
+
+
+def complain(client, exc):
+    if not isinstance(exc, wsmini.ConnectionClosed):  # as above
+        raise exc
+
+
+def run(url, first, step, run_case=run_case):
     failures = 0
     for number in range(int(first), case_count(url) + 1, int(step)):
         try:
@@ -65,4 +81,6 @@ def report(url):
 
 if __name__ == "__main__":
     url, command, *rest = sys.argv[1:]
+    if command == "callbacks":
+        command, rest = "run", [*rest, run_case_with_callbacks]
     sys.exit({"run": run, "report": report}[command](url, *rest))
