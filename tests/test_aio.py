@@ -10,8 +10,8 @@ import ssl
 from pathlib import Path
 
 import pytest
-
 from integration.pairs import reset
+
 from wsmini import ConcurrencyError, ConnectionClosed, ConnectionClosedError, Fixed, State
 from wsmini.aio import connect
 from wsmini.frames import Opcode
@@ -118,6 +118,24 @@ def test_a_cancelled_recv_loses_nothing(run, url):
                 except asyncio.CancelledError:
                     received = await ws.recv()
                 assert received == str(number)
+
+    run(main())
+
+
+def test_a_cancelled_stream_loses_nothing(run, url):
+    async def main():
+        async with connect(url) as ws:
+            for turns in range(30):
+                task = asyncio.ensure_future(ws.recv_streaming().__anext__())
+                await asyncio.sleep(0)
+                await ws.send(["lo", "ng"])
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    assert "long".startswith(await task)
+                except asyncio.CancelledError:
+                    assert await ws.recv() == "long"
 
     run(main())
 
@@ -273,7 +291,8 @@ def test_a_connection_cut_at_every_byte(ending, secure):
     with serving(script, **options) as url:
         if secure:
             url = url.replace("127.0.0.1", "localhost")
-        for at in range(len(TRANSCRIPT) + 1):
+        while at <= len(TRANSCRIPT):
             asyncio.run(asyncio.wait_for(main(url), PATIENCE))
+            at += 1
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before
