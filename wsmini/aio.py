@@ -356,7 +356,7 @@ class Connection:
                 self._receiver = None
 
     def _leave_stream(self) -> None:
-        """Skip what is left of the message that came in chunks; put it together if none was taken."""
+        """Skip the rest of the message that came in chunks; join them if none was taken."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
