@@ -25,12 +25,7 @@ import asyncio
 import os
 from collections import deque
 
-from .exceptions import (
-    ConcurrencyError,
-    ConnectionClosed,
-    ConnectionClosedOK,
-    InvalidHandshake,
-)
+from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
 from .link import Link, drive
 from .net import shown_address
 from .opening import Opening
@@ -533,13 +528,9 @@ class Connection:
         self._link.resume()
 
     async def _send_fragments(
-        self,
-        message: Any,
-        text: Optional[bool],
-        compress: Optional[bool],
+        self, message: Any, text: Optional[bool], compress: Optional[bool]
     ) -> None:
-        parts = _iterate(message)
-        first = 0
+        parts, first = _iterate(message), 0
         try:
             async for part in parts:
                 opcode, data = encoded(part, text)
