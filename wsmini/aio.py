@@ -25,12 +25,7 @@ import asyncio
 import os
 from collections import deque
 
-from .exceptions import (
-    ConcurrencyError,
-    ConnectionClosed,
-    ConnectionClosedOK,
-    InvalidHandshake,
-)
+from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
 from .link import Link, drive
 from .net import shown_address
 from .opening import Opening
@@ -269,7 +264,10 @@ class Connection:
     def on_chunk(self, chunk: Tuple[Message, bool]) -> None:
         """For the link."""
         self._chunks.append(chunk)
-        self._received(len(self._chunks))
+        if self._stream is not None:
+            self._received(len(self._chunks))
+        elif chunk[1]:
+            self._join_chunks()
 
     def _received(self, count: int) -> None:
         if count >= self._max_queue and not self._dropping:
@@ -353,12 +351,22 @@ class Connection:
                 self._receiver = None
 
     def _leave_stream(self) -> None:
-        """Skip what is left of the message that came in chunks; all of it if none was taken."""
+        """Skip the rest of the message that came in chunks; join them if none was taken."""
         stream, self._stream = self._stream, None
         if stream is None:
             return
+        if stream.taken:
+            self._chunks.clear()
+            self._link.skip()
+        elif not self._chunks:
+            self._link.streaming = False
+        elif self._chunks[-1][1]:
+            self._join_chunks()
+
+    def _join_chunks(self) -> None:
+        parts: List[Any] = [chunk for chunk, _ in self._chunks]
         self._chunks.clear()
-        self._link.skip()
+        self.on_messages([type(parts[0])().join(parts)])
 
     def __aiter__(self) -> Connection:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -520,13 +528,9 @@ class Connection:
         self._link.resume()
 
     async def _send_fragments(
-        self,
-        message: Any,
-        text: Optional[bool],
-        compress: Optional[bool],
+        self, message: Any, text: Optional[bool], compress: Optional[bool]
     ) -> None:
-        parts = _iterate(message)
-        first = 0
+        parts, first = _iterate(message), 0
         try:
             async for part in parts:
                 opcode, data = encoded(part, text)
@@ -699,11 +703,11 @@ class Connection:
 class _Chunks:
     """One message, chunk by chunk, for ``recv_streaming``."""
 
-    __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws")
+    __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws", "taken")
 
     def __init__(self, ws: Connection, decode: Optional[bool]) -> None:
         self._ws, self._decode, self._convert = ws, decode, chunk_converter(decode)
-        self._begun = self._fin = False
+        self._begun = self._fin = self.taken = False
 
     def __aiter__(self) -> _Chunks:
         return self
@@ -728,6 +732,7 @@ class _Chunks:
             ws._stream = None
             raise
         chunk, self._fin = ws._chunks.popleft()
+        self.taken = True
         if self._fin:
             ws._stream = None
         return self._convert(chunk, self._fin)
