@@ -63,10 +63,13 @@ def allowed():
         for index, name in enumerate(names):
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
-    rules["session"] = below | {"connection"}
-    rules["cli"] = rules["session"] | {"session", "testing"}
+    program = set()
+    for name in ("arguments", "formats", "commands", "session", "cli"):
+        rules[name] = below | program | {"connection"}
+        program.add(name)
+    rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    rules["__init__"] = set(rules) - {"aio", "testing", "__main__"} - program
     return rules
 
 
