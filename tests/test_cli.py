@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -158,6 +159,61 @@ def test_version(capsys):
         cli.main(["--version"])
     assert raised.value.code == 0
     assert re.fullmatch(r"wsmini \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def output_of(capfdbinary, *argv):
+    assert cli.main(argv) == 0
+    return capfdbinary.readouterr().out.decode()
+
+
+def option_names():
+    actions = arguments.make_parser()._actions
+    return [name for action in actions for name in action.option_strings]
+
+
+def test_the_documentation_has_every_option_and_status():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in option_names() if not re.search(rf"[`\s]{name}\b", text)] == []
+    for status, meaning in arguments.STATUSES.items():
+        assert f"| {status} | {meaning} |\n" in text
+
+
+def test_the_manual_page_has_every_option_and_status(capfdbinary):
+    text = output_of(capfdbinary, "--man")
+    for name in option_names():
+        assert rf"\fB{name}\fR".replace("-", r"\-") in text
+    for status in arguments.STATUSES:
+        assert rf"\fB{status}\fR" in text
+    if shutil.which("groff"):
+        check = ["groff", "-man", "-ww", "-z", "-Tascii"]
+        done = subprocess.run(check, input=text.encode(), stderr=subprocess.PIPE, check=True)
+        assert done.stderr == b""
+
+
+COMPLETED = {
+    "an option": ("wsmini --time", "--timeout --timestamps"),
+    "a file": (f"wsmini --cafile {CERTS}/ca.p", f"{CERTS}/ca.pem"),
+    "a shell": ("wsmini --completion z", "zsh"),
+    "nothing": ("wsmini --count ", ""),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("line, expected", COMPLETED.values(), ids=COMPLETED)
+def test_bash_completes(line, expected, capfdbinary):
+    script = output_of(capfdbinary, "--completion", "bash")
+    words = " ".join(f"'{word}'" for word in line.split(" "))
+    script += f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _wsmini\n"
+    script += 'echo "${COMPREPLY[*]}"\n'
+    done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().split() == expected.split()
+
+
+def test_zsh_completion_has_every_option(capfdbinary):
+    script = output_of(capfdbinary, "--completion", "zsh")
+    assert [name for name in option_names() if f"'*{name}[" not in script] == []
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n", "-c", script], check=True)
 
 
 # -- statuses --

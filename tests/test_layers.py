@@ -38,7 +38,7 @@ OPENING = (
     "opening",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("testing",))
+FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("replay", "testing"))
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -64,12 +64,12 @@ def allowed():
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
-    for name in ("arguments", "formats", "commands", "session", "cli"):
+    for name in ("arguments", "formats", "commands", "session", "manual", "cli"):
         rules[name] = below | program | {"connection"}
         program.add(name)
     rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "testing", "__main__"} - program
+    rules["__init__"] = set(rules) - {"aio", "replay", "testing", "__main__"} - program
     return rules
 
 

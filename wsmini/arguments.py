@@ -1,7 +1,7 @@
 """The arguments of the command line: their parser, and what they stand for.
 
-The table of exit statuses is here once: the help text has it from here, and the tests compare the
-documentation with it.
+The help text, the man page and the completions (``manual``) are made from this parser and the
+table of exit statuses; the tests compare docs/cli.md with them.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def make_parser() -> ArgumentParser:
     add("url", metavar="URL", nargs="?", help="where to connect to, ws://... or wss://...")
     add("--demo", action="store_true", help="start a server here, talk to it, show what happens")
     add("--version", action="version", version=f"wsmini {__version__}")
+    add("--man", action="store_true", help="print the manual page, for man -l")
+    add("--completion", choices=["bash", "zsh"], help="print what completes options in this shell")
     for title, fill in (
         ("handshake", _add_handshake),
         ("connection", _add_connection),

@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
+        if args.man or args.completion:
+            from .manual import completion, man_page  # rarely needed
+
+            write((man_page(parser) if args.man else completion(parser, args.completion)).encode())
+            return OK
         check(parser, args)
         return _demo() if args.demo else _run(args)
     except KeyboardInterrupt:

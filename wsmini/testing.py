@@ -40,6 +40,7 @@ from .frames import FIN, MAX_CONTROL, RSV1, RSV2, RSV3, Frame, Opcode, header, m
 from .frames import masked as masked_frame
 from .handshake import accept_key
 from .http11 import Headers, Request
+from .replay import replay_script
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     Pairs = Sequence[Tuple[str, Optional[str]]]
     HeadersLike = Union[Headers, Mapping[str, str], Mapping[str, Optional[str]], Pairs]
 
-__all__ = ["Peer", "Server", "echo_server", "frame", "scripted_server"]
+__all__ = ["Peer", "Server", "echo_server", "frame", "replay", "scripted_server"]
 
 _MAX_HEAD = 65536  # bytes of a request head
 _CHUNK = 65536  # bytes asked of the socket, at least
@@ -551,6 +552,21 @@ def echo_server(
         _echo(peer, subprotocols, compression)
 
     return Server(script, host=host, port=port, ssl=ssl, timeout=None, max_size=max_size, grace=0)
+
+
+def replay(
+    path: str, *, host: str = "127.0.0.1", port: int = 0, ssl: SSLContext | None = None
+) -> Server:
+    """Start a server that serves a session recorded with ``python -m wsmini --record`` again.
+
+    Each connection gets the messages that were received then, in their order among those that were
+    sent, which the client has to send again: ``AssertionError`` where the ``with`` block ends, if
+    it sends something else. Times, and what came through extensions, aren't repeated.
+
+    Raises:
+        ValueError, OSError: if there is no recorded session in the file *path*.
+    """
+    return scripted_server(replay_script(path), host=host, port=port, ssl=ssl, strict=True)
 
 
 # -- the echo server --
