@@ -38,7 +38,12 @@ OPENING = (
     "opening",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("replay", "testing"))
+FRONT_ENDS = (
+    ("boxes", "wire", "connection", "reconnecting"),
+    ("loop", "client"),
+    ("aio",),
+    ("replay", "testing"),
+)
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(

@@ -43,6 +43,8 @@ from .extensions import Extension, ExtensionOffer
 from .frames import Frame
 from .http11 import Headers
 from .protocol import State
+from .reconnect import Backoff, Fixed, NoReconnect, retryable
+from .reconnecting import reconnect
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = [
+    "Backoff",
     "Close",
     "ConcurrencyError",
     "Connection",
@@ -59,6 +62,7 @@ __all__ = [
     "Deflate",
     "Extension",
     "ExtensionOffer",
+    "Fixed",
     "Frame",
     "Headers",
     "InvalidHandshake",
@@ -73,6 +77,7 @@ __all__ = [
     "InvalidURI",
     "InvalidUpgrade",
     "NegotiationError",
+    "NoReconnect",
     "PayloadTooBig",
     "Ping",
     "ProtocolError",
@@ -83,6 +88,8 @@ __all__ = [
     "WebSocketException",
     "__version__",
     "connect",
+    "reconnect",
+    "retryable",
     "unverified_context",
 ]
 

@@ -72,7 +72,11 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
         TimeoutError: if ``open_timeout`` passes.
         InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
     """
-    settings = read_options(url, options)
+    return open_connection(read_options(url, options))
+
+
+def open_connection(settings: Options) -> Connection:
+    """What ``connect()`` does, with options that were checked before."""
     opened = run(Opening(settings).steps())
     try:
         return Connection(opened, settings)

@@ -335,7 +335,9 @@ class ResponseParser:
             size = len(self._buffer)
             when = "after an interim response" if self._interim else "without a response"
             when = f"after {size} bytes of the head of a response" if size else when
-            raise InvalidMessage(f"connection closed {when}")
+            exc = InvalidMessage(f"connection closed {when}")
+            exc.hung_up = True
+            raise exc
         if not self.complete:
             self._finish(truncated=self._step != self._read_until_eof)
 
