@@ -151,7 +151,7 @@ def test_help_fits_80_columns_and_lists_every_status(capsys, monkeypatch):
     text = help_text(capsys, monkeypatch)
     assert max(map(len, text.splitlines())) < 80
     statuses = [int(number) for number in re.findall(r"(?m)^  (\d+) ", text)]
-    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE]
+    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE, 143]
 
 
 def test_version(capsys):
@@ -607,7 +607,8 @@ def test_a_broken_pipe_ends_it_quietly(echo):
 
 
 @posix_only
-def test_an_interrupt_closes_the_connection_quietly():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_closes_the_connection_quietly(number):
     closes = []
 
     def script(peer):
@@ -620,9 +621,59 @@ def test_an_interrupt_closes_the_connection_quietly():
     with scripted_server(script) as server:
         process = start(server.url)
         assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGINT)
-        assert finish(process) == (session.INTERRUPTED, b"", "")
+        process.send_signal(number)
+        assert finish(process) == (128 + number, b"", "")
     assert closes == [(Opcode.CLOSE, b"\x03\xe8")]
+
+
+# -- reconnecting --
+
+
+def test_it_connects_again_and_goes_on():
+    replies = iter("ab")
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_message() == "subscribe"
+        letter = next(replies)
+        peer.send_message(letter)
+        peer.close(1012 if letter == "a" else 4001)
+
+    with scripted_server(script) as server:
+        argv = [server.url, "--reconnect=0.01", "-m", "subscribe", "--wait=inf"]
+        status, stdout, stderr = run(*argv)
+    assert (status, stdout) == (6, b"a\nb\n")
+    assert "connecting again in 0.0 s" in stderr.splitlines()[0]
+
+
+def test_input_goes_over_the_next_connection():
+    served = []
+
+    def script(peer):
+        peer.accept()
+        served.append(peer)
+        if len(served) == 1:
+            peer.send_message("first")
+            peer.close(1012)
+        else:
+            peer.send_message(peer.recv_message())
+            peer.close(1000)
+
+    with scripted_server(script) as server:
+        process = start("--reconnect=0.01", server.url)
+        assert process.stdout.readline() == b"first\n"
+        while len(served) < 2:
+            time.sleep(0.01)
+        process.stdin.write(b"x\n")
+        process.stdin.flush()
+        status, stdout, _ = finish(process)
+    assert (status, stdout) == (0, b"x\n")
+
+
+def test_what_cannot_help_is_not_tried_again(echo):
+    with scripted_server(refusing) as server:
+        assert run("--reconnect", server.url)[0] == 5
+        assert server.connections == 1
 
 
 # -- formats --

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from .reconnect import Backoff, Fixed
 from .uri import parse_uri
 from .version import __version__
 
@@ -15,14 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from ssl import SSLContext
-    from typing import Callable, Iterator
+    from typing import Callable, Iterator, Sequence
 
     from .options import ConnectOptions
+    from .reconnect import Policy
 
 # The exit statuses.
 OK, LOCAL, USAGE, NETWORK, TLS, REFUSED, ABNORMAL, TIMEOUT = range(8)
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
 
 STATUSES = {
     OK: "closed normally (1000, 1001, or no code), or --count reached",
@@ -35,6 +38,7 @@ STATUSES = {
     TIMEOUT: "timeout: of --timeout, or the wait ended before --count was reached",
     INTERRUPTED: "interrupted (Ctrl-C)",
     BROKEN_PIPE: "whoever read standard output is gone",
+    TERMINATED: "terminated (SIGTERM), after closing the connection",
 }
 
 DETAILS = """\
@@ -153,6 +157,16 @@ def _add_connection(add: Callable[..., object]) -> None:
         add(name, metavar="SECONDS", type=seconds, default=default, help=text)
 
 
+    add("--reconnect", metavar="[=SECONDS]", type=policy,
+        help="connect again when that may help, after so many seconds; without =SECONDS after"
+        " longer and longer; -m is sent again, too")  # fmt: skip
+
+
+def policy(text: str) -> Policy:
+    """When to connect again: after so many seconds, or ``backoff``."""
+    return Backoff() if text == "backoff" else Fixed(seconds(text))
+
+
 def _add_security(add: Callable[..., object]) -> None:
     add("--cafile", metavar="FILE", help="trust the authorities in this PEM file, and no others")
     add("--cert", metavar="FILE", help="our certificate, in PEM, and its key unless --key has it")
@@ -245,7 +259,7 @@ def close_reason(text: str) -> str:
 
 
 # What argparse calls the type when a value is wrong.
-seconds.__name__ = "number of seconds"
+policy.__name__ = seconds.__name__ = "number of seconds"
 natural.__name__ = "number"
 close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
 close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
@@ -263,8 +277,17 @@ _EXCLUSIVE = (
 )
 
 
+def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """The arguments in *argv*; a bare ``--reconnect`` doesn't take the next one for its own."""
+    args = parser.parse_args(["--reconnect=backoff" if a == "--reconnect" else a for a in argv])
+    check(parser, args)
+    return args
+
+
 def check(parser: ArgumentParser, args: Namespace) -> None:
     """Complete *args* with ``options``, for ``connect()``; or exit with what's wrong about them."""
+    if args.man or args.completion:
+        return
     if args.demo == (args.url is not None):
         parser.error("expected a URL, or --demo alone")
     for names in _EXCLUSIVE:

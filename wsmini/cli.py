@@ -6,7 +6,7 @@ Its arguments are in ``arguments``; what happens once the connection is open is 
 from __future__ import annotations
 
 import sys
-from time import monotonic
+from time import monotonic, sleep
 
 from .arguments import (
     BROKEN_PIPE,
@@ -15,16 +15,28 @@ from .arguments import (
     NETWORK,
     OK,
     REFUSED,
+    TERMINATED,
     TIMEOUT,
     TLS,
     USAGE,
-    check,
     make_parser,
+    parsed,
 )
 from .connection import connect
 from .exceptions import Close, InvalidProxyStatus, InvalidStatus, WebSocketException
 from .http11 import redacted
-from .session import Output, Recorder, Session, described, displayed, note, output_for, write
+from .session import (
+    Output,
+    Recorder,
+    Session,
+    Terminated,
+    described,
+    displayed,
+    note,
+    output_for,
+    terminable,
+    write,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .http11 import Headers, Response
+    from .reconnect import Retries
 
 # What hints call it -> what it is called here.
 _OPTIONS = {
@@ -51,15 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: as argparse does, for ``--help``, ``--version`` and wrong arguments.
     """
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parsed(parser, sys.argv[1:] if argv is None else argv)
     try:
         if args.man or args.completion:
             from .manual import completion, man_page  # rarely needed
 
             write((man_page(parser) if args.man else completion(parser, args.completion)).encode())
             return OK
-        check(parser, args)
         return _demo() if args.demo else _run(args)
+    except Terminated:
+        return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # a note or the demonstration, and nobody to read it
@@ -80,28 +94,46 @@ def _run(args: Namespace) -> int:
     except OSError as exc:
         note(f"cannot write: {exc}")
         return LOCAL
+    retries = None if args.reconnect is None else args.reconnect.start()
     try:
-        return _talk(args, output, recorder)
+        with terminable():
+            return _talk(args, output, recorder, retries)
     finally:
         recorder.end()
         output.close()
 
 
-def _talk(args: Namespace, output: Output, recorder: Recorder) -> int:
-    try:
+def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries | None) -> int:
+    def open_connection() -> Connection:
         ws = connect(args.url, **args.options)
-    except (WebSocketException, OSError, ValueError) as exc:
-        text = described(exc)
-        for name, option in _OPTIONS.items():
-            text = text.replace(name, option)
-        note(f"cannot connect: {text}")
-        if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
-            _show_refusal(exc.response, args.verbose)
-        return _failure_status(exc)
-    if args.verbose:
-        _show_handshake(ws)
-    recorder.open(ws)
-    return Session(ws, args, output, recorder).run()
+        if args.verbose:
+            _show_handshake(ws)
+        recorder.open(ws)
+        return ws
+
+    while True:
+        try:
+            ws = open_connection()
+            break
+        except (WebSocketException, OSError, ValueError) as exc:
+            _show_failure(exc, args.verbose)
+            delay = None if retries is None else retries.next_delay(exc)
+            if delay is None:
+                return _failure_status(exc)
+            note(f"connecting again in {delay:.1f} s")
+            sleep(delay)
+    if retries is not None:
+        retries.opened()
+    return Session(ws, args, output, recorder, open_connection, retries).run()
+
+
+def _show_failure(exc: BaseException, verbose: int) -> None:
+    text = described(exc)
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    note(f"cannot connect: {text}")
+    if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
+        _show_refusal(exc.response, verbose)
 
 
 def _failure_status(exc: BaseException) -> int:
@@ -128,7 +160,7 @@ def _show_handshake(ws: Connection) -> None:
     note(f"extensions: {', '.join(e.name for e in ws.extensions) or 'none'}", "*")
 
 
-def _show_refusal(response: Response, verbose: bool) -> None:
+def _show_refusal(response: Response, verbose: int) -> None:
     """What a server said instead of 101: all of it, or the first line of its text."""
     text = response.body.decode("utf-8", "replace").strip()
     if verbose:

@@ -21,11 +21,12 @@ import math
 import os
 import re
 import sys
+from contextlib import contextmanager
 from time import monotonic
 
-from .arguments import ABNORMAL, BROKEN_PIPE, INTERRUPTED, LOCAL, OK, TIMEOUT
+from .arguments import ABNORMAL, BROKEN_PIPE, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
-from .exceptions import Close, ConnectionClosed
+from .exceptions import Close, ConnectionClosed, WebSocketException
 from .formats import (
     CHUNK,
     as_json,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .formats import Sendable
+    from .reconnect import Retries
 
 _PROMPT = "> "
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
@@ -56,6 +58,7 @@ _IDLE = 1.0  # seconds without a message after which input from a pipe counts as
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
 _PART = 2.0  # seconds for the closing handshake when its result doesn't matter
 _GRACE = 0.2  # seconds for the input thread to find that the connection is closed
+_OFFLINE = 0.05  # seconds between two looks for the next connection
 _PROGRESS = 0.2  # seconds between two lines of progress
 _SHOWN = 64  # bytes of a binary message that a terminal shows
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
@@ -83,9 +86,20 @@ class Session:
     """An open connection, the input that goes into it, and the output that comes out of it."""
 
     def __init__(
-        self, ws: Connection, args: Namespace, output: Output, recorder: Recorder
+        self,
+        ws: Connection,
+        args: Namespace,
+        output: Output,
+        recorder: Recorder,
+        reopen: Callable[[], Connection],
+        retries: Retries | None,
     ) -> None:
         from threading import Event
+
+        self.reopen, self.retries = reopen, retries
+        self.count = 0  # of messages received
+        self.greeted = False  # whether the messages of -m are sent
+        self.leaving = Event()  # set when this side asks for the end
 
         self.recorder = recorder
 
@@ -109,11 +123,11 @@ class Session:
         try:
             with self.output:
                 feeder.start()
-                return self.receive()
+                return self.receive_all()
         except ConnectionClosed as exc:
             ended = exc
-        except KeyboardInterrupt:
-            return self.part(INTERRUPTED)
+        except KeyboardInterrupt as exc:
+            return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
         if not isinstance(self.output, _Terminal):
@@ -122,9 +136,42 @@ class Session:
 
     # -- the main thread --
 
+    def receive_all(self) -> int:
+        """``receive()``, from one connection after the other if that was asked for."""
+        while True:
+            try:
+                return self.receive()
+            except ConnectionClosed as exc:
+                if self.closing or self.failure is not None or not self.reconnect(exc):
+                    raise
+
+    def reconnect(self, failure: BaseException) -> bool:
+        """Connect again, as often as the policy says; whether there is a connection."""
+        while self.retries is not None:
+            delay = self.retries.next_delay(failure)
+            if delay is None:
+                break
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+            if self.leaving.wait(delay):
+                break
+            try:
+                ws = self.reopen()
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self.retries.opened()
+            try:
+                for text in self.args.message if self.greeted else ():
+                    ws.send(text.encode() if self.args.binary else text)
+            except ConnectionClosed as exc:
+                failure = exc
+                continue
+            self.ws = ws
+            return True
+        return False
+
     def receive(self) -> int:
         """Print messages until the connection or their count ends; return the exit status."""
-        count = 0
         while True:
             try:
                 message = self.ws.recv(_TICK)
@@ -136,8 +183,8 @@ class Session:
                 self.output.message(message)
             except OSError as exc:
                 return self.part(_output_failed(exc))
-            count += 1
-            if count == self.args.count:
+            self.count += 1
+            if self.count == self.args.count:
                 return self.part(OK)
 
     def closed(self, exc: ConnectionClosed) -> int:
@@ -180,8 +227,8 @@ class Session:
         try:
             for message in self.messages():
                 if isinstance(message, (str, bytes)):
-                    self.recorder.message("sent", message)
-                    self.ws.send(message)
+                    self.recorder.message("sent", message)  # first: the answer may be quick
+                    self.send(message)
                 else:
                     self.ws.send(self.recorder.parts(message))
         except ConnectionClosed:
@@ -192,10 +239,25 @@ class Session:
         else:
             self.linger()
 
+    def send(self, message: str | bytes) -> None:
+        """Send *message*; if the connection is lost before it went out, over the next one."""
+        while True:
+            ws = self.ws
+            try:
+                ws.send(message)
+                return
+            except ConnectionClosed:
+                if self.retries is None:
+                    raise
+                while self.ws is ws:  # a moment: this is for when there is no connection
+                    if self.over.wait(_OFFLINE):
+                        raise
+
     def messages(self) -> Iterator[Sendable]:
         """What is to be sent: ``-m``, then standard input."""
         for text in self.args.message:
             yield text.encode() if self.args.binary else text
+        self.greeted = True
         if self.args.message and not self.args.interactive:
             return
         if self.args.input:
@@ -271,6 +333,7 @@ class Session:
 
     def close(self) -> None:
         self.closing = True
+        self.leaving.set()
         self.ws.close(self.args.close_code, self.args.close_reason)
 
 
@@ -284,12 +347,36 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
+    import signal
+    import threading
+
+    def terminate(*args: object) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _block_interrupts() -> None:
     """Leave SIGINT to the main thread: in another one, it wouldn't interrupt ``recv()``."""
     import signal
 
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 # -- input --
