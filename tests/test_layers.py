@@ -69,7 +69,7 @@ def allowed():
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
-    for name in ("arguments", "formats", "commands", "session", "manual", "cli"):
+    for name in ("arguments", "formats", "commands", "session", "manual", "benchmark", "cli"):
         rules[name] = below | program | {"connection"}
         program.add(name)
     rules["cli"].add("testing")

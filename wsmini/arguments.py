@@ -225,6 +225,10 @@ def _add_insight(add: Callable[..., object]) -> None:
         help="show the handshake, without its secrets, and what took how long")  # fmt: skip
     add("--record", metavar="FILE",
         help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
+    add("--bench", metavar="SECONDS", type=seconds,
+        help="measure round trips so long, and the throughput if the server echoes")  # fmt: skip
+    add("--bench-size", metavar="BYTES", type=natural, default=1024,
+        help="of the messages of --bench (default: %(default)s)")  # fmt: skip
 
 
 def seconds(text: str) -> float:

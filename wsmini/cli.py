@@ -9,6 +9,7 @@ import sys
 from time import monotonic, sleep
 
 from .arguments import (
+    ABNORMAL,
     BROKEN_PIPE,
     INTERRUPTED,
     LOCAL,
@@ -23,7 +24,13 @@ from .arguments import (
     parsed,
 )
 from .connection import connect
-from .exceptions import Close, InvalidProxyStatus, InvalidStatus, WebSocketException
+from .exceptions import (
+    Close,
+    ConnectionClosed,
+    InvalidProxyStatus,
+    InvalidStatus,
+    WebSocketException,
+)
 from .http11 import redacted
 from .session import (
     Output,
@@ -122,9 +129,27 @@ def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries 
                 return _failure_status(exc)
             note(f"connecting again in {delay:.1f} s")
             sleep(delay)
+    if args.bench is not None:
+        return _bench(ws, args)
     if retries is not None:
         retries.opened()
     return Session(ws, args, output, recorder, open_connection, retries).run()
+
+
+def _bench(ws: Connection, args: Namespace) -> int:
+    from .benchmark import measure  # rarely needed
+
+    try:
+        with ws:
+            for line in measure(ws, args.bench, args.bench_size):
+                _say(line)
+    except TimeoutError as exc:
+        note(str(exc))
+        return TIMEOUT
+    except ConnectionClosed as exc:
+        note(f"connection closed: {described(exc)}")
+        return ABNORMAL
+    return OK
 
 
 def _show_failure(exc: BaseException, verbose: int) -> None:
