@@ -69,7 +69,9 @@ def allowed():
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
-    for name in ("arguments", "formats", "commands", "session", "manual", "benchmark", "cli"):
+    for name in (
+        "arguments", "formats", "commands", "session", "manual", "benchmark", "tracing", "cli",
+    ):  # fmt: skip
         rules[name] = below | program | {"connection"}
         program.add(name)
     rules["cli"].add("testing")

@@ -222,7 +222,8 @@ def _add_ending(add: Callable[..., object]) -> None:
 
 def _add_insight(add: Callable[..., object]) -> None:
     add("-v", "--verbose", action="count", default=0,
-        help="show the handshake, without its secrets, and what took how long")  # fmt: skip
+        help="show the handshake, without its secrets, and what took how long;"
+        " -vv: each frame")  # fmt: skip
     add("--record", metavar="FILE",
         help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
     add("--bench", metavar="SECONDS", type=seconds,

@@ -112,7 +112,12 @@ def _run(args: Namespace) -> int:
 
 def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries | None) -> int:
     def open_connection() -> Connection:
-        ws = connect(args.url, **args.options)
+        if args.verbose > 1:
+            from .tracing import connect_traced  # rarely needed
+
+            ws = connect_traced(args.url, args.options, note)
+        else:
+            ws = connect(args.url, **args.options)
         if args.verbose:
             _show_handshake(ws)
         recorder.open(ws)
