@@ -626,6 +626,17 @@ def test_an_interrupt_closes_the_connection_quietly(number):
     assert closes == [(Opcode.CLOSE, b"\x03\xe8")]
 
 
+@pytest.mark.parametrize("blocked", ["readline", "zlib", "ssl", "json"])
+def test_modules_that_small_systems_lack(blocked, echo):
+    program = f"import runpy, sys; sys.modules[{blocked!r}] = None\n" \
+        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, echo.url, "--idle=0"], env=environment(), input=b"a\n",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\n", b"")
+
+
 # -- reconnecting --
 
 
@@ -1263,6 +1274,20 @@ def test_messages_appear_above_the_line_being_typed(blocked, pushed):
         terminal.type("\x04")
         assert terminal.end() == 0
     assert pushed.received == ["half typed"]
+
+
+@needs_pty
+def test_notes_appear_above_the_line_being_typed(pushed):
+    with Terminal(pushed.server.url, "-vv", columns=100) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        pushed.push("news")
+        terminal.wait_for("\n< TEXT FIN 4 bytes 'news'\n< news\n> half ty")
+        terminal.type("ped\r")
+        terminal.wait_for("> TEXT FIN 10 bytes 'half typed'\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
 
 
 @needs_pty

@@ -75,11 +75,16 @@ def described(exc: BaseException) -> str:
 
 
 def note(text: str, mark: str = "wsmini:") -> None:
-    """Write one line to standard error."""
-    if sys.stderr is not None:
-        line = _printable(text).replace("\n", "\\n")
-        sys.stderr.write(f"{mark} {line}\n")
-        sys.stderr.flush()
+    """Write one line to standard error; above the line being typed, if there is one."""
+    if sys.stderr is None:
+        return
+    line = f"{mark} {_printable(text)}".replace("\n", "\\n")
+    terminal = _Terminal.active
+    if terminal is not None and is_terminal(sys.stderr):
+        terminal.show(line)
+        return
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class Session:
@@ -587,6 +592,8 @@ def displayed(message: str | bytes) -> str:
 class _Terminal(_Screen):
     """A terminal with a line that is being typed, above which messages appear."""
 
+    active: _Terminal | None = None  # the one that is typed on now
+
     def __init__(self, args: Namespace) -> None:
         super().__init__(args)
         self.restore = _saved_terminal()
@@ -596,21 +603,26 @@ class _Terminal(_Screen):
     def __enter__(self) -> Output:
         _prepare_readline()
         note("connected; Ctrl-D closes the connection, /help lists commands")
+        _Terminal.active = self
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        _Terminal.active = None
         # Leave the line behind, and readline's mode of the terminal.
         self.write("\r\n")
         self.restore()
 
     def message(self, message: str | bytes) -> None:
-        text = "< " + self.text(message).replace("\n", "\n  ")
+        self.show("< " + self.text(message).replace("\n", "\n  "))
+
+    def show(self, text: str) -> None:
+        """Put *text* above the line being typed."""
         if not self.smart:
             self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
             return
         columns, rows = _size()
         lines = _wrapped(text, columns)
-        if self.colored:
+        if self.colored and text.startswith("<"):
             lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
         step = max(1, rows - 1)
         for start in range(0, len(lines), step):
