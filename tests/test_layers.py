@@ -42,7 +42,7 @@ FRONT_ENDS = (
     ("boxes", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("aio",),
-    ("replay", "testing"),
+    ("peer", "servers", "faults", "replay", "testing"),
 )
 
 # What makes code wait, ask for the time or run at once with other code.
@@ -76,7 +76,8 @@ def allowed():
         program.add(name)
     rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "replay", "testing", "__main__"} - program
+    not_loaded = {"aio", *FRONT_ENDS[-1], "__main__"} | program
+    rules["__init__"] = set(rules) - not_loaded
     return rules
 
 

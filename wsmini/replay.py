@@ -6,12 +6,29 @@ import binascii
 import json
 
 from .exceptions import ConnectionClosed, shown
+from .servers import Server, scripted_server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ssl import SSLContext
     from typing import Callable
 
-    from .testing import Peer
+    from .peer import Peer
+
+
+def replay(
+    path: str, *, host: str = "127.0.0.1", port: int = 0, ssl: SSLContext | None = None
+) -> Server:
+    """Start a server that serves a session recorded with ``python -m wsmini --record`` again.
+
+    Each connection gets the messages that were received then, in their order among those that were
+    sent, which the client has to send again: ``AssertionError`` where the ``with`` block ends, if
+    it sends something else. Times, and what came through extensions, aren't repeated.
+
+    Raises:
+        ValueError, OSError: if there is no recorded session in the file *path*.
+    """
+    return scripted_server(replay_script(path), host=host, port=port, ssl=ssl, strict=True)
 
 
 def replay_script(path: str) -> Callable[[Peer], None]:
