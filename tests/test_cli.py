@@ -1172,9 +1172,9 @@ def test_commands_on_a_terminal(echo, tmp_path):
             ("/nonsense", "* there is no command /nonsense"),
         ):
             terminal.type(f"{wrong}\r")
-            terminal.wait_for("\n>")
             while answer not in terminal.text:
                 assert terminal.read(PATIENCE), terminal.text
+            terminal.wait_for("\n>")  # or the next line is echoed before there is a prompt
         terminal.type("/help\r")
         terminal.wait_for("show this\n>")
         terminal.type("/close 4001 bye\r")
