@@ -44,7 +44,7 @@ FRONT_ENDS = (
     ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("selecting", "aio"),
-    ("peer", "servers", "faults", "testing"),
+    ("peer", "servers", "faults", "replay", "testing"),
 )
 
 # What makes code wait, ask for the time or run at once with other code.
@@ -70,10 +70,15 @@ def allowed():
         for index, name in enumerate(names):
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
-    rules["session"] = below | {"connection"}
-    rules["cli"] = rules["session"] | {"session", "testing"}
+    program = set()
+    for name in (
+        "arguments", "formats", "commands", "session", "manual", "benchmark", "tracing", "cli",
+    ):  # fmt: skip
+        rules[name] = below | program | {"connection"}
+        program.add(name)
+    rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    not_loaded = {"aio", "selecting", "cli", "session", *FRONT_ENDS[-1], "__main__"}
+    not_loaded = {"aio", "selecting", *FRONT_ENDS[-1], "__main__"} | program
     rules["__init__"] = set(rules) - not_loaded
     return rules
 

@@ -42,6 +42,7 @@ from .faults import (
 )
 from .frames import Opcode
 from .peer import Peer, frame
+from .replay import replay
 from .servers import Server, echo_server, scripted_server
 
 __all__ = [
@@ -66,5 +67,6 @@ __all__ = [
     "echo_server",
     "fault_server",
     "frame",
+    "replay",
     "scripted_server",
 ]
