@@ -1,10 +1,10 @@
 """Guard against slowness: what a message costs, counted rather than timed.
 
-Each workload runs twice in a fresh Python, for N and for 2N messages; half the difference in what
-was counted is the cost of N messages, without that of starting up. Instructions are counted by
-``valgrind --tool=callgrind`` (of the process, not the kernel), system calls by ``strace``. Neither
-depends on how busy the machine is: one thread plays both ends of a socket pair, nothing waits, hash
-seeds and addresses are fixed. The peer's part is among what is counted, and constant.
+Each workload runs in a Python of its own, and says by a system call that does nothing where what is
+counted begins and ends. Instructions are counted by ``valgrind --tool=callgrind`` (of the process,
+not the kernel), system calls by ``strace``. Neither depends on how busy the machine is: one thread
+plays both ends of a socket pair, nothing waits, hash seeds and addresses are fixed. The peer's part
+is among what is counted, and constant.
 
     python benchmarks/guard.py [--record] [--only WORKLOAD...]
 
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 
 MACHINE = os.uname().machine
 PYTHON = "{}.{} {}".format(*sys.version_info[:2], MACHINE)
-INSTRUCTIONS_TOLERANCE = 0.03  # of the record; other libraries count a little differently
-CALLS_TOLERANCE = 0.01  # a message
+INSTRUCTIONS_TOLERANCE = 0.02  # of the record; other libraries count a little differently
+CALLS_TOLERANCE = 0.02  # a message
 TEXT = b"\x81\x64" + b"x" * 100
 BATCH = 128  # messages that the peer sends at once
+MARK = "getppid"  # the system call, and the function in libc
 
 
 # -- workloads: one end is the connection, the other a socket of the same thread --
@@ -125,18 +126,18 @@ def inflate(ws: Connection, peer: socket.socket, n: int) -> None:
         ws.recv()
 
 
-# Workload -> messages in the shorter run.
+# Workload -> how many messages are counted.
 MESSAGES: Dict[Workload, int] = {
-    echo: 2048,
-    receive: 16384,
-    iterate: 16384,
-    send: 4096,
+    echo: 1024,
+    receive: 8192,
+    iterate: 8192,
+    send: 2048,
     send_large: 128,
-    receive_medium: 4096,
+    receive_medium: 2048,
     receive_large: 256,
-    inflate: 2048,
-    tls_echo: 1024,
-    tls_receive: 8192,
+    inflate: 1024,
+    tls_echo: 512,
+    tls_receive: 4096,
 }
 BY_NAME = {workload.__name__: workload for workload in MESSAGES}
 
@@ -156,8 +157,8 @@ def answer_handshake(peer: socket.socket, extensions: str) -> None:
     )
 
 
-def run(workload: Workload, n: int) -> None:
-    """Run *workload* for *n* messages."""
+def run(workload: Workload) -> None:
+    """Run *workload*, after some messages that aren't counted."""
     import ssl
 
     import wsmini
@@ -190,14 +191,15 @@ def run(workload: Workload, n: int) -> None:
         compression="deflate" if workload is inflate else None,
     )
     server.join()
+    n = MESSAGES[workload]
+    workload(ws, peers[0], n // 4)
+    os.getppid()  # MARK
     workload(ws, peers[0], n)
+    os.getppid()
     os._exit(0)  # closing would wait for the peer
 
 
 # -- counting --
-
-# How often the two threads of the opening wait for each other is chance.
-NOT_COUNTED = {"futex", "poll", "select", "restart_syscall", "total"}
 
 
 def child(*command: str) -> None:
@@ -215,29 +217,24 @@ def child(*command: str) -> None:
         sys.exit(f"{' '.join(command)}\n{run.stdout.decode()}")
 
 
-def instructions(name: str, n: int, folder: str) -> int:
-    path = os.path.join(folder, f"{name}-{n}.callgrind")
+def instructions(name: str, folder: str) -> float:
+    """Instructions for a message, of both ends."""
+    path = os.path.join(folder, f"{name}.callgrind")
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={path}"]
-    child(*valgrind, sys.executable, __file__, "--run", name, str(n))
-    with open(path) as file:
+    child(*valgrind, f"--dump-before={MARK}", sys.executable, __file__, "--run", name)
+    with open(f"{path}.2") as file:  # the part between the first mark and the second
         found = re.search(r"^summary: (\d+)", file.read(), re.M)
     assert found is not None
-    return int(found[1])
+    return int(found[1]) / MESSAGES[BY_NAME[name]]
 
 
-def calls(name: str, n: int, folder: str) -> int:
-    path = os.path.join(folder, f"{name}-{n}.strace")
-    strace = ["strace", "-f", "-c", "-U", "calls,name", "-o", path]
-    child(*strace, sys.executable, __file__, "--run", name, str(n))
+def calls(name: str, folder: str) -> float:
+    """System calls for a message, of both ends."""
+    path = os.path.join(folder, f"{name}.strace")
+    child("strace", "-f", "-o", path, sys.executable, __file__, "--run", name)
     with open(path) as file:
-        rows = [line.split() for line in file]
-    return sum(int(row[0]) for row in rows if row[0].isdigit() and row[1] not in NOT_COUNTED)
-
-
-def cost(count: Callable[[str, int, str], int], name: str, folder: str) -> float:
-    """What *count* says a message costs."""
-    n = MESSAGES[BY_NAME[name]]
-    return (count(name, 2 * n, folder) - count(name, n, folder)) / n
+        before, between, after = re.split(rf".*\b{MARK}\(.*", file.read())
+    return (between.count("\n") - 1) / MESSAGES[BY_NAME[name]]
 
 
 def verdict(what: str, measured: float, recorded: Optional[float], tolerance: float) -> str:
@@ -266,7 +263,7 @@ def main() -> int:
         with open(RECORD) as file:
             record = json.load(file)
     recorded = record.setdefault("instructions", {}).get(PYTHON, {})
-    counts: Dict[str, Callable[[str, int, str], int]] = {"calls": calls}
+    counts: Dict[str, Callable[[str, str], float]] = {"calls": calls}
     for tool in ("strace", "valgrind"):
         if not which(tool):
             sys.exit(f"{tool} is missing: install Debian's package of that name")
@@ -277,7 +274,7 @@ def main() -> int:
     found: Dict[str, Dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         for what, count in counts.items():
-            costs = pool.map(lambda name, count=count: cost(count, name, folder), arguments.only)
+            costs = pool.map(count, arguments.only, [folder] * len(arguments.only))
             found[what] = dict(zip(arguments.only, costs))
     if arguments.record:
         record.setdefault("calls", {}).update(
@@ -315,5 +312,5 @@ def report(found: Dict[str, Dict[str, float]], record: Dict[str, Dict[str, objec
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--run"]:  # before anything is imported that takes time under valgrind
-        run(BY_NAME[sys.argv[2]], int(sys.argv[3]))
+        run(BY_NAME[sys.argv[2]])
     sys.exit(main())
