@@ -250,30 +250,33 @@ static void message_ends(Connection *c) {
     c->sum = c->sums = 0;
 }
 
-static void add_inflated(Connection *c, unsigned char *data, size_t n) {
+/* What a compressed message says, of at most READ_SIZE bytes; NULL if it is wrong. */
+static unsigned char *inflated(Connection *c, unsigned char *data, size_t *n) {
     static unsigned char out[READ_SIZE];
     unsigned char tail[4] = {0, 0, 255, 255};
-    if (!c->inflater) {
-        c->inflater = calloc(1, sizeof *c->inflater);
-        if (inflateInit2(c->inflater, -15) != Z_OK) die("zlib");
+    z_stream *stream = c->inflater;
+    if (!stream) {
+        stream = c->inflater = calloc(1, sizeof *stream);
+        if (inflateInit2(stream, -15) != Z_OK) die("zlib");
     }
+    stream->next_out = out;
+    stream->avail_out = sizeof out;
     for (int part = 0; part < 2; part++) {
-        c->inflater->next_in = part ? tail : data;
-        c->inflater->avail_in = part ? 4 : n;
-        do { /* messages of more than READ_SIZE would need words carried over: there are none */
-            c->inflater->next_out = out;
-            c->inflater->avail_out = sizeof out;
-            int status = inflate(c->inflater, Z_SYNC_FLUSH);
-            if (status != Z_OK && status != Z_BUF_ERROR) { c->hang_up = 1; return; }
-            add_up(c, out, sizeof out - c->inflater->avail_out);
-        } while (!c->inflater->avail_out);
+        stream->next_in = part ? tail : data;
+        stream->avail_in = part ? 4 : *n;
+        int status = inflate(stream, Z_SYNC_FLUSH);
+        if ((status != Z_OK && status != Z_BUF_ERROR) || !stream->avail_out) return NULL;
     }
+    *n = sizeof out - stream->avail_out;
+    return out;
 }
 
 static void receive(Connection *c, int head, unsigned char *data, size_t n) {
     char text[100];
     int opcode = head & 15;
-    if (opcode == 8) {
+    if (head & 0x40 && c->what != ECHO && !(data = inflated(c, data, &n))) {
+        c->hang_up = 1;
+    } else if (opcode == 8) {
         put_frame(c, 0x88, data, n < 2 ? n : 2);
         c->hang_up = 1;
     } else if (opcode == 9) {
@@ -284,14 +287,13 @@ static void receive(Connection *c, int head, unsigned char *data, size_t n) {
     } else if (c->what == FLOOD) {
         snprintf(text, sizeof text, "%.*s", (int)(n < 20 ? n : 20), data);
         c->left += strtoull(text, NULL, 10);
-    } else if (n == 1 && !(head & 0x40)) {
+    } else if (n == 1) {
         int size = snprintf(text, sizeof text, "%llu %llu %llu", (unsigned long long)c->messages,
                             (unsigned long long)c->bytes, (unsigned long long)c->checksum);
         put_frame(c, 0x81, text, size);
         c->messages = c->bytes = c->checksum = 0;
     } else {
-        if (head & 0x40) add_inflated(c, data, n);
-        else add_up(c, data, n);
+        add_up(c, data, n);
         if (head & 0x80) message_ends(c);
     }
 }
