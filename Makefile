@@ -2,12 +2,14 @@
 # installs what it needs into .venv, once. Choose the Python with `make PYTHON=python3.8 ...`.
 PYTHON = python3
 VENV = .venv
+BENCH_VENV = .venvs/bench
 BIN = $(VENV)/bin
 # The stamps name the Python, so that another one gets a new environment.
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench fuzz soak compat dist clean
+.PHONY: demo test coverage lint interop bench guard fuzz soak compat dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -25,8 +27,13 @@ lint: $(STAMP)-lint
 interop: $(STAMP)-interop
 	$(PYTEST) tests/interop
 
-bench:
-	$(PYTHON) benchmarks/connect_tls.py
+# What a message costs in instructions and system calls, against benchmarks/guard.json.
+guard:
+	$(PYTHON) benchmarks/guard.py $(GUARD)
+
+# Against other clients: `make bench BENCH="--rounds 5 --clients wsmini picows"`; --help tells more.
+bench: $(BENCH_STAMP)
+	$(BENCH_VENV)/bin/python benchmarks/bench.py $(BENCH)
 
 fuzz: $(STAMP)-fuzz
 	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
@@ -60,6 +67,12 @@ $(STAMP)-lint: $(STAMP)-test
 $(STAMP)-interop: $(STAMP)-test tests/interop/requirements.txt tests/interop/install
 	$(BIN)/python -m pip install -q -r tests/interop/requirements.txt
 	tests/interop/install $(VENV)
+	touch $@
+
+$(BENCH_STAMP): benchmarks/requirements.txt benchmarks/server.c
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install -q -r benchmarks/requirements.txt
+	$(CC) -O2 -o $(BENCH_VENV)/server benchmarks/server.c -lssl -lcrypto -lz
 	touch $@
 
 $(STAMP)-fuzz: $(STAMP)-test
