@@ -297,11 +297,13 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
 def flood(ws, rng, counts):
     """Echo numbers while signals raise; say how it went."""
     sent, expected = 0, 0
-    previous = signal.signal(signal.SIGALRM, lambda *args: leave())
+    armed = []
+    previous = signal.signal(signal.SIGALRM, lambda *args: armed and leave())
     try:
         for _ in range(2):
             number = None
             try:
+                armed.append(True)
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.003))
                 while True:
                     text = str(sent)
@@ -314,6 +316,7 @@ def flood(ws, rng, counts):
             except Left:
                 pass
             finally:
+                armed.clear()
                 signal.setitimer(signal.ITIMER_REAL, 0)
         check_the_rest(ws, expected, sent)
     except ConnectionClosed:
@@ -363,6 +366,7 @@ def test_a_lock_that_an_exception_has_left_locked_is_released(name, told, monkey
         assert ws.recv(timeout=20) == "x"
         ws.send("y")
         assert peer.recv_message() == "y"
+        ws._wire._repaired = 0.0
         ws._consuming.acquire()  # likewise
         peer.send_message("z")
         assert ws.recv(timeout=20) == "z"
@@ -378,6 +382,34 @@ def test_locks_that_others_hold_are_left_alone():
             ws.recv()
         peer.send_message("x")
         assert task.result() == "x"
+
+
+def test_a_forgotten_lock_does_not_stop_threads_that_wait_for_it(monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE", 0.05)
+    with pair() as (ws, peer):
+        ws._wire.sending.acquire()
+        tasks = [Task(ws.send, str(i)) for i in range(8)]
+        received = {peer.recv_message() for _ in tasks}
+        for task in tasks:
+            task.result()
+        assert received == {str(i) for i in range(8)}
+
+
+def test_a_lock_that_is_waited_for_is_not_the_one_that_is_held(monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE", 0.01)
+    with pair() as (ws, _):
+        wire = ws._wire
+        entered, leave = threading.Event(), threading.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(ws._protocol, "send_message", lambda *args: entered.set() or leave.wait())
+            sending = Task(ws.send, "x")
+            entered.wait()
+            with wire.receiving:
+                assert not wire.lock(wire.sending, time.monotonic() + 0.1)
+                assert wire.receiving.locked() and wire.sending.locked()
+            leave.set()
+            with pytest.raises(TypeError):  # what send_message() returns is no frame
+                sending.result()
 
 
 def test_sigterm_recipe_in_a_real_process(tmp_path):

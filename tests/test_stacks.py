@@ -80,3 +80,22 @@ def test_other_threads_are_seen_wherever_they_are(kind):
         task.result()
     assert not others_inside(wire)
     assert not wire.call(lambda: others_inside(wire))
+
+
+def test_who_waits_for_a_lock_only_is_not_inside():
+    class Waiting(Wire):
+        def lock(self, lock, entered):
+            entered.set()
+            return lock.acquire()
+
+    wire, lock, other, entered = Waiting(), threading.Lock(), threading.Lock(), threading.Event()
+    lock.acquire()
+    task = Task(wire.lock, lock, entered)
+    entered.wait()
+    try:
+        assert others_inside(wire)
+        assert others_inside(wire, but_for=other)
+        assert not others_inside(wire, but_for=lock)
+    finally:
+        lock.release()
+        task.result()

@@ -7,15 +7,17 @@ Signals. A handler may run between any two bytecodes of the main thread, also of
   interrupted call goes on and finds the end.
 * If it raises, as Ctrl-C does, the connection stays usable where nothing is in the air: in every
   wait, and in the system call that waits for bytes (what that returns goes into ``_landed`` without
-  a bytecode in between). Where bytes or messages are in local variables only, ``_critical`` is set,
-  and an exception that passes ends the connection: it never goes on with something missing.
+  a bytecode in between). Where a thread has bytes or messages in local variables only,
+  ``_critical`` names it, and an exception that passes ends the connection: it never goes on with
+  something missing.
 * A lock that is left locked, since the exception came between its ``acquire`` and the ``try``, is
-  released by ``interrupted`` when no other thread is in here.
+  released when no thread is inside that could be holding it.
 """
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
+from time import monotonic
 
 from .exceptions import ConcurrencyError
 from .net import patience
@@ -41,7 +43,9 @@ class Locks:
         self.receiving, self.sending = allocate_lock(), allocate_lock()
         self.mutex = allocate_lock()
         self._landed: List[bytes] = []  # what was read last, until the protocol has it
-        self._critical = False  # whether bytes or messages are in local variables only
+        self._critical = 0  # the thread that has bytes or messages in local variables only
+        self._repairing = allocate_lock()
+        self._repaired = 0.0  # when a lock was released for whoever had forgotten it
 
     def cut(self, exc: BaseException) -> None:
         """End the connection because of *exc*."""
@@ -65,18 +69,27 @@ class Locks:
                 return True
             if 0 <= left <= SETTLE:
                 return False
-            self.interrupted()
+            self._free(lock)
 
     def interrupted(self) -> None:
         """An exception leaves the methods of the connection: see above, "Signals"."""
-        if not (self._critical or self._landed or self.receiving.locked() or self.sending.locked()):
+        lost = self._critical == get_ident()
+        if not (lost or self.receiving.locked() or self.sending.locked()):
             return  # nearly always
-        if others_inside(self) or interrupted(self):
-            return
-        for lock in (self.receiving, self.sending):
-            if lock.locked():
-                lock.release()
-        if self._critical or self._landed:
-            self._critical = False
-            self._landed.clear()
+        if interrupted(self):
+            return  # it leaves those of a signal handler
+        if lost:
+            self._critical = 0
             self.cut(InterruptedError("interrupted between receiving something and delivering it"))
+        self._free(self.receiving)
+        self._free(self.sending)
+
+    def _free(self, lock: LockType) -> None:
+        """Release *lock* if it was forgotten; this thread doesn't hold it."""
+        with self._repairing:
+            # Who waited for it and has it now may look for a moment as if it waited still.
+            if monotonic() < self._repaired + SETTLE or not lock.locked():
+                return
+            if not others_inside(self, but_for=lock):
+                self._repaired = monotonic()
+                lock.release()

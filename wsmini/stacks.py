@@ -12,6 +12,7 @@ from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from types import FrameType
     from typing import Optional
 
@@ -27,11 +28,19 @@ def interrupted(wire: object) -> bool:
     return _has_method(frame, wire)
 
 
-def others_inside(wire: object) -> bool:
-    """Whether another thread is in a method of *wire*."""
+def others_inside(wire: object, but_for: Optional[LockType] = None) -> bool:
+    """Whether another thread is in a method of *wire*; not only to wait for *but_for*."""
     here = get_ident()
-    frames = sys._current_frames()
-    return any(_has_method(frames[thread], wire) for thread in frames if thread != here)
+    for thread, top in sys._current_frames().items():
+        frame: Optional[FrameType] = top
+        while frame is not None and not _is_method(frame, wire):
+            frame = frame.f_back
+        if thread == here or frame is None:
+            continue
+        waits = frame.f_code.co_name == "lock" and frame.f_locals.get("lock") is but_for
+        if but_for is None or not waits:
+            return True
+    return False
 
 
 def _has_method(frame: Optional[FrameType], wire: object) -> bool:

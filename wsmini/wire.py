@@ -48,6 +48,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from _thread import get_ident
 
 from .boxes import Inbox, Outbox
 from .exceptions import ConnectionClosed, WebSocketException
@@ -151,12 +152,12 @@ class Wire(Locks):
                 return self._take()
             batch = self._receive(deadline)
             if len(batch) == 1:
-                self._critical = False
+                self._critical = 0
                 return batch.pop()  # and no second reference to what may be large
             ready = iter(batch)
             message = next(ready)
             self.ready = ready
-            self._critical = False
+            self._critical = 0
             return message
         finally:
             self.receiving.release()
@@ -188,13 +189,13 @@ class Wire(Locks):
         protocol, parse, late = self.protocol, self.inbox.parse, False
         while True:
             if protocol.pending or protocol.finished:
-                self._critical = True
+                self._critical = get_ident()
                 batch = parse()
                 if protocol.has_output or self.stream.unsent:
                     self.flush()
                 if batch:
                     return batch
-                self._critical = False
+                self._critical = 0
                 if protocol.finished:
                     self.end(deadline)
                     raise protocol.close_exc()
@@ -218,7 +219,7 @@ class Wire(Locks):
                 self._become_receiver(None)
             try:
                 kept = self.inbox.take_chunk(begun) or self._receive_chunk()
-                self._critical = False
+                self._critical = 0
             finally:
                 self.receiving.release()
         self.notify()  # there is room, or no receiver
@@ -227,12 +228,12 @@ class Wire(Locks):
     def _receive_chunk(self) -> Chunk:
         protocol = self.protocol
         while True:
-            self._critical = True
+            self._critical = get_ident()
             chunk = self.inbox.parse_chunk()
             self.flush_output()
             if chunk is not None:
                 return chunk
-            self._critical = False
+            self._critical = 0
             if protocol.finished:
                 self.end(None)
                 raise protocol.close_exc()
@@ -272,18 +273,19 @@ class Wire(Locks):
     def _land(self, size: int, flags: int) -> bytes:
         """Read once. What was read stays in ``_landed`` until ``_take_in``, whatever happens."""
         landed = self._landed
-        landed.extend(map(self.stream.recv, (size,), (flags,)))
+        if not landed:  # an exception may have come in between
+            landed.extend(map(self.stream.recv, (size,), (flags,)))
         return landed[0]
 
     def _take_in(self, data: bytes) -> None:
         """Feed what has landed to the protocol."""
-        self._critical = True
+        self._critical = get_ident()
         self._landed.clear()
         if data:
             self.protocol.receive_data(data, monotonic())
         else:
             self._lost(EOFError(NO_CLOSE))
-        self._critical = False
+        self._critical = 0
 
     def _adapt(self, missing: int, n: int) -> None:
         """Choose how much to ask for next time."""
@@ -640,9 +642,9 @@ class Wire(Locks):
 
     def keep(self) -> bool:
         """Parse, as the receiver, and keep what there is; whether there was anything."""
-        self._critical = True
+        self._critical = get_ident()
         found = self.inbox.keep()
-        self._critical = False
+        self._critical = 0
         return found
 
     def _tick_as_writer(self, now: float) -> None:
