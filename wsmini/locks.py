@@ -74,9 +74,19 @@ class Locks:
         if others_inside(self) or interrupted(self):
             return
         for lock in (self.receiving, self.sending):
-            if lock.locked():
+            if self.forgotten(lock):
                 lock.release()
         if self._critical or self._landed:
             self._critical = False
             self._landed.clear()
             self.cut(InterruptedError("interrupted between receiving something and delivering it"))
+
+    def forgotten(self, lock: LockType) -> bool:
+        """Whether *lock* is locked, and nobody is here who could be holding it.
+
+        Another thread may leave before it is looked for, and one more come and lock behind that,
+        so one look could be wrong.
+        """
+        if interrupted(self):
+            return False
+        return all(lock.locked() and not others_inside(self) for _ in range(3))
