@@ -485,8 +485,11 @@ class Connection:
             self._protocol.abandon_message()
             if wire.fragments is not None:
                 wire.fragments.notify_all()
-        if not isinstance(exc, ConnectionClosed):
-            self.close()
+        if isinstance(exc, ConnectionClosed):
+            return
+        if not isinstance(exc, Exception):
+            wire.hurry()  # the program is leaving
+        self.close()
 
     # -- control --
 
@@ -578,12 +581,17 @@ class Connection:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Close: with 1000, or with 1011 after an error in the block."""
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        After Ctrl-C and the like with 1001, and the server has half a second to answer.
+        """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
             self.close()
         elif issubclass(exc_type, Exception):
             self.close(1011)
         else:
+            if exc_type is not GeneratorExit:
+                self._wire.hurry()
             self.close(1001)  # the program is leaving
 
     # -- what there is to know --
