@@ -10,12 +10,11 @@ import ssl
 from pathlib import Path
 
 import pytest
-from integration.pairs import reset
+from integration.pairs import TRANSCRIPT, reset
 
 from wsmini import ConcurrencyError, ConnectionClosed, ConnectionClosedError, Fixed, State
 from wsmini.aio import connect
-from wsmini.frames import Opcode
-from wsmini.testing import echo_server, frame, scripted_server
+from wsmini.testing import echo_server, scripted_server
 
 CERTS = Path(__file__).parent / "certs"
 PATIENCE = 20
@@ -246,12 +245,6 @@ def test_a_cancelled_opening_leaves_nothing(run, url, turns):
         await ws.close()
 
     run(main())
-
-
-TRANSCRIPT = (
-    frame(Opcode.TEXT, b"one") + frame(Opcode.PING, b"p") + frame(Opcode.TEXT, b"tw", fin=False)
-    + frame(Opcode.PONG) + frame(Opcode.CONT, b"o") + frame(Opcode.CLOSE, b"\x03\xe8bye")
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])

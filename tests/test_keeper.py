@@ -177,6 +177,42 @@ def test_what_goes_wrong_with_one_connection_ends_that_and_no_other(monkeypatch)
         assert other_peer.recv_frame().data == b"!"
 
 
+def test_a_socket_that_is_closed_while_it_is_about_to_be_waited_for_does_no_harm(monkeypatch):
+    with pair() as (ws, _), pair() as (other, peer):
+        failures = [ValueError("file descriptor cannot be a negative integer (-1)"), OSError()]
+
+        def wait(sockets, timeout):
+            if failures:
+                raise failures.pop()
+            return real(sockets, timeout)
+
+        real = keeper.wait
+        monkeypatch.setattr(keeper, "wait", wait)
+        eventually(lambda: not failures)
+        peer.send_frame(PING, b"!")
+        assert peer.recv_frame().data == b"!"
+
+
+def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
+    monkeypatch.setattr(keeper, "CHECK", 3600.0)  # nothing is looked at but below
+    with pair() as (ws, _):
+        reads = []
+
+        def receive_now():
+            reads.append(1)
+            return len(reads) < 1000
+
+        monkeypatch.setattr(ws._wire, "receive_now", receive_now)
+        _, at = keeper.look(ws._wire)
+        assert len(reads) == keeper.READS
+        assert at <= time.monotonic()
+        ws._wire.wanted = True  # nor a consumer that comes meanwhile
+        monkeypatch.setattr(ws._wire, "receive_now", lambda: 1 / 0)
+        keeper._read_ahead(ws._wire)
+        monkeypatch.undo()
+        ws._wire.wanted = False
+
+
 def test_without_threads_connections_work(monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")

@@ -372,6 +372,33 @@ def test_a_lock_that_an_exception_has_left_locked_is_released(name, told, monkey
         assert ws.recv(timeout=20) == "z"
 
 
+def test_a_lock_that_another_thread_takes_meanwhile_is_left_to_it(monkeypatch):
+    """One who held it has gone when it is looked for, and one has come since."""
+    with pair() as (ws, _):
+        looks = iter([False, False, True])
+        monkeypatch.setattr(locks, "others_inside", lambda wire, but_for: next(looks, True))
+        ws._wire.sending.acquire()
+        ws._wire.interrupted()
+        assert ws._wire.sending.locked()
+        ws._wire.sending.release()
+
+
+def test_a_receiver_that_goes_while_it_is_looked_for_gives_way(monkeypatch):
+    with pair() as (ws, peer):
+        peer.send_message("x")
+        ws._consuming.acquire()
+        looks = iter([ws._consuming.release])
+
+        def others_inside(wire):
+            for leave in looks:
+                leave()
+            return False
+
+        monkeypatch.setattr("wsmini.connection.others_inside", others_inside)
+        assert ws.recv() == "x"
+        assert not ws._consuming.locked()
+
+
 def test_locks_that_others_hold_are_left_alone():
     with pair() as (ws, peer):
         task = Task(ws.recv)

@@ -214,11 +214,12 @@ class Connection:
         Raises:
             ConcurrencyError: if there is one.
         """
-        if not self._consuming.acquire(False):
-            wire = self._wire
+        wire = self._wire
+        while not self._consuming.acquire(False):
             if self._streaming or others_inside(wire) or interrupted(wire):
                 raise ConcurrencyError(TWO_RECEIVERS)
-            # Else it is left locked, see "Signals" in wire, and we take it over.
+            if wire.forgotten(self._consuming):
+                return  # left locked, see "Signals" in locks, and taken over
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -263,10 +264,10 @@ class Connection:
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        self._start_consuming()
-        self._streaming = True
         wire, fin, begun = self._wire, False, False
+        self._start_consuming()
         try:
+            self._streaming = True
             for message in wire.ready:
                 fin = True
                 yield message if decode is None else converted(message, decode)
@@ -484,8 +485,11 @@ class Connection:
             self._protocol.abandon_message()
             if wire.fragments is not None:
                 wire.fragments.notify_all()
-        if not isinstance(exc, ConnectionClosed):
-            self.close()
+        if isinstance(exc, ConnectionClosed):
+            return
+        if not isinstance(exc, Exception):
+            wire.hurry()  # the program is leaving
+        self.close()
 
     # -- control --
 
@@ -577,12 +581,17 @@ class Connection:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Close: with 1000, or with 1011 after an error in the block."""
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        After Ctrl-C and the like with 1001, and the server has half a second to answer.
+        """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
             self.close()
         elif issubclass(exc_type, Exception):
             self.close(1011)
         else:
+            if exc_type is not GeneratorExit:
+                self._wire.hurry()
             self.close(1001)  # the program is leaving
 
     # -- what there is to know --

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .wire import Wire
 
 CHECK = 1.0  # seconds until a connection that is new, or in good hands, is looked at (again)
+READS = 64  # of one connection in a row; then it is the others' turn
 GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
 
 monotonic = time.monotonic
@@ -82,7 +83,8 @@ def look(wire: Wire) -> Tuple[int, float]:
     if wire.wanted or not wire.receiving.acquire(False):
         return 0, now + CHECK
     try:
-        unread = _read_ahead(wire)
+        more = _read_ahead(wire)
+        unread = not more and _has_unread(wire)
         if unread:
             protocol.heard(now)  # a peer whose bytes wait unread isn't dead
         if now >= wire.tick_at:
@@ -94,22 +96,37 @@ def look(wire: Wire) -> Tuple[int, float]:
     at = wire.tick_at
     if protocol.state is not State.OPEN:
         at = min(at, wire.closing_deadline())
-    if unread:
-        return 0, min(at, now + CHECK)  # there may be room then
+    if unread or more:
+        return 0, now if more else min(at, now + CHECK)  # there may be room then
     return READ | WRITE if wire.outbox.blocked() else READ, at
 
 
 def _read_ahead(wire: Wire) -> bool:
-    """Keep what is there, as far as there is room; whether something is left unread."""
-    protocol = wire.protocol
-    while not protocol.finished and protocol.state is not State.CLOSED:
-        if protocol.state is State.OPEN and not wire.inbox.has_room():
-            return wire.stream.buffered() or wire.poll(READ, 0.0)
+    """Keep what is there, as far as there is room; whether to go on, after the others."""
+    for _ in range(READS):
+        if wire.wanted or _is_full(wire):
+            return False
         progress = wire.receive_now()
         wire.flush_output()
         if not progress:
-            break
-    return False
+            return False
+    return True
+
+
+def _is_full(wire: Wire) -> bool:
+    """Whether nothing is to be read: there is no room, or nothing more can come."""
+    protocol = wire.protocol
+    if protocol.finished or protocol.state is State.CLOSED:
+        return True
+    return protocol.state is State.OPEN and not wire.inbox.has_room()
+
+
+def _has_unread(wire: Wire) -> bool:
+    """Whether something waits for room."""
+    protocol = wire.protocol
+    if protocol.state is not State.OPEN or protocol.finished or wire.inbox.has_room():
+        return False
+    return wire.stream.buffered() or wire.poll(READ, 0.0)
 
 
 def _look_at_end(wire: Wire, now: float) -> Tuple[int, float]:
@@ -182,7 +199,10 @@ class Keeper:
         """The thread."""
         _leave_signals_to_others()
         while self._go_on():
-            ready = set(wait(*self._to_wait_for()))
+            try:
+                ready = set(wait(*self._to_wait_for()))
+            except (OSError, ValueError):
+                continue  # its owner has closed a socket just now
             if self._wake in ready:
                 self._drain()
             now = monotonic()

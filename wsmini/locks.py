@@ -88,8 +88,14 @@ class Locks:
         """Release *lock* if it was forgotten; this thread doesn't hold it."""
         with self._repairing:
             # Who waited for it and has it now may look for a moment as if it waited still.
-            if monotonic() < self._repaired + SETTLE or not lock.locked():
-                return
-            if not others_inside(self, but_for=lock):
+            if monotonic() >= self._repaired + SETTLE and self.forgotten(lock):
                 self._repaired = monotonic()
                 lock.release()
+
+    def forgotten(self, lock: LockType) -> bool:
+        """Whether *lock* is locked, and no other thread is here who could be holding it.
+
+        Another thread may leave before it is looked for, and one more come and lock behind that,
+        so one look could be wrong.
+        """
+        return all(lock.locked() and not others_inside(self, but_for=lock) for _ in range(3))

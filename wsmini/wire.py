@@ -82,6 +82,7 @@ MAX_WAIT = 86400.0  # poll() counts milliseconds in an int; who waits longer wak
 SLACK = 0.05  # for a receive behind its deadline, as long as bytes are there
 GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
 SETTLE = 1.0  # for the receiver to find out why writing has failed
+HURRY = 0.5  # for the closing handshake when the program is leaving
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 monotonic = time.monotonic
@@ -374,6 +375,10 @@ class Wire(Locks):
         if self._close_by == NEVER and self._close_timeout is not None:
             self._close_by = monotonic() + self._close_timeout
         return self._close_by
+
+    def hurry(self) -> None:
+        """Let the end be reached soon: whoever has pressed Ctrl-C doesn't want to wait for it."""
+        self._close_by = min(self.closing_deadline(), monotonic() + HURRY)
 
     def end(self, deadline: Optional[float]) -> None:
         """Let the server close the TCP connection first, for a while; then close the socket.
