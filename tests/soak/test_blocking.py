@@ -106,20 +106,7 @@ def test_a_peer_that_is_dead_without_a_word_is_found_in_time(call):
 
 
 def test_hundreds_of_connections_have_one_thread():
-    with subprocess.Popen(
-        [sys.executable, FOLDER / "server.py", "echo"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        url = process.stdout.readline().decode().strip()
-        try:
-            output = subprocess.check_output(
-                [sys.executable, FOLDER / "blocking.py", "many", url],
-                timeout=110, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
-        finally:
-            process.stdin.close()
-    figures = json.loads(output)
-    print(f"\nmany: {figures}")
+    figures = measure("many", "echo")
     assert figures["extra_threads"] == 1
     assert figures["right"]
     assert figures["cpu"] < 0.02
