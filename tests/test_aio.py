@@ -7,17 +7,32 @@ import contextlib
 import os
 import socket
 import ssl
+import subprocess
+import sys
+import threading
+import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from integration.pairs import TRANSCRIPT, reset
 
-from wsmini import ConcurrencyError, ConnectionClosed, ConnectionClosedError, Fixed, State
+from wsmini import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    Fixed,
+    NoReconnect,
+    State,
+)
 from wsmini.aio import connect
-from wsmini.testing import echo_server, scripted_server
+from wsmini.frames import Opcode
+from wsmini.testing import echo_server, frame, scripted_server
 
 CERTS = Path(__file__).parent / "certs"
 PATIENCE = 20
+LARGE = bytes(1 << 21)  # more than the system takes with this option, if the peer doesn't read
+SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)]
 
 
 class NoReaders(asyncio.SelectorEventLoop):
@@ -247,15 +262,288 @@ def test_a_cancelled_opening_leaves_nothing(run, url, turns):
     run(main())
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("ending", ["fin", "rst"])
+@types.coroutine
+def cancelled_at(coroutine, counts, soon):
+    """Run *coroutine*, and cancel the task at the suspension for which *counts*() is true.
+
+    Or *soon* after. Returns whether it was cancelled; it isn't if it doesn't get there in time.
+    """
+    task, error, timer = asyncio.current_task(), None, None
+    while True:
+        try:
+            future = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration:
+            if timer is not None:
+                timer.cancel()
+            return False
+        except asyncio.CancelledError:
+            return True
+        if counts():
+            if soon:
+                timer = asyncio.get_running_loop().call_soon(task.cancel)
+            else:
+                task.cancel()
+        try:
+            yield future
+            error = None
+        except BaseException as exc:
+            error = exc
+
+
+async def exchange(url, reached, reading):
+    """All that suspends, in order; *reached* tells how far it is."""
+    reached.step = "open"
+    reached.ws = ws = await connect(url, socket_options=SMALL_BUFFER)
+    reached.step = "send"
+    asyncio.get_running_loop().call_later(0.01, reading.set)
+    await ws.send(LARGE)
+    reached.step = "recv"
+    await ws.recv()
+    reached.taken, reached.step = 1, "stream"
+    async for _ in ws.recv_streaming():
+        reached.taken = 2
+    reached.step = "ping"
+    await (await ws.ping()).wait()
+    reached.step = "close"
+    await ws.close()
+
+
+@pytest.mark.parametrize("soon", [False, True], ids=["at once", "soon"])
+@pytest.mark.parametrize("step", ["open", "send", "recv", "stream", "ping", "close"])
+def test_an_exchange_cancelled_at_each_suspension(run, step, soon):
+    messages = ["answer", "long" * 10000, "last"]
+    reading, sizes = threading.Event(), []
+
+    def script(peer):
+        peer.accept()
+        reading.wait(PATIENCE)
+        sizes.append(len(peer.recv_message()))
+        peer.send_message(messages[0])
+        halves = frame(Opcode.TEXT, messages[1].encode())
+        peer.send_raw(halves[:20000])
+        peer.send_raw(halves[20000:])
+        peer.send_message(messages[2])
+        peer.recv_message()  # the Close frame, and a ping perhaps
+
+    async def main(url, number):
+        """Cancel the suspension *number* of the step; whether there is one."""
+        reached, suspensions = SimpleNamespace(ws=None, taken=0, step=""), []
+
+        def counts():
+            if reached.step == step:
+                suspensions.append(1)
+            return reached.step == step and len(suspensions) == number
+
+        cancelled = await cancelled_at(exchange(url, reached, reading), counts, soon)
+        ws = reached.ws
+        if not cancelled:
+            await ws.close()
+        elif reached.step == "open":
+            assert ws is None
+        elif reached.step == "close":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
+        else:
+            reading.set()
+            rest = messages[reached.taken :]
+            assert [await ws.recv() for _ in rest] == rest
+            await ws.close()
+            assert ws.close_code == 1000
+            assert sizes == [len(LARGE)]
+        return cancelled
+
+    number = 0
+    with serving(script) as url:
+        more = True
+        while more and number < 30:
+            number += 1
+            reading.clear()
+            sizes.clear()
+            more = run(main(url, number))
+            reading.set()
+    assert number > 1 or soon or step == "stream"
+
+
+def test_a_send_cancelled_before_its_turn_sends_nothing(run):
+    received = []
+
+    def script(peer):
+        peer.accept()
+        received.append(peer.recv_message())
+        received.append(peer.recv_message())
+        peer.close()
+
+    async def parts(go):
+        yield "a"
+        await go.wait()
+        yield "b"
+
+    async def main(url):
+        async with connect(url) as ws:
+            go = asyncio.Event()
+            first = asyncio.ensure_future(ws.send(parts(go)))
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(ws.send("never"))
+            await asyncio.sleep(0)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            go.set()
+            await first
+            await ws.send("last")
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+
+    with serving(script) as url:
+        run(main(url))
+    assert received == ["ab", "last"]
+
+
+def test_a_cancelled_message_in_fragments_ends_the_connection(run):
+    async def parts():
+        yield "a"
+        await asyncio.sleep(PATIENCE)
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_frame().data == b"a"
+        assert peer.recv_frame().data[:2] == (1011).to_bytes(2, "big")
+
+    async def main(url):
+        ws = await connect(url)
+        task = asyncio.ensure_future(ws.send(parts()))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ConnectionClosed):
+            await ws.send("more")
+        await ws.close()
+
+    with serving(script) as url:
+        run(main(url))
+
+
+@pytest.mark.parametrize("code, fails", [(1000, False), (1001, False), (1011, True)])
+def test_reconnecting_ends_as_the_last_connection_did(run, code, fails):
+    def script(peer):
+        peer.accept()
+        peer.close(code)
+
+    async def main(url):
+        count = 0
+        async for ws in connect(url, reconnect=NoReconnect()):
+            count += 1
+            with contextlib.suppress(ConnectionClosed):
+                await ws.recv()
+        return count
+
+    with serving(script) as url:
+        if fails:
+            with pytest.raises(ConnectionClosedError):
+                run(main(url))
+        else:
+            assert run(main(url)) == 1
+
+
+def test_reconnecting_cancelled_between_two_connections(run, url):
+    async def main():
+        opened = []
+
+        async def work():
+            async for ws in connect(url, policy=Fixed(PATIENCE)):
+                opened.append(ws)
+                ws._link.abort()
+
+        task = asyncio.ensure_future(work())
+        while not opened or opened[0].state is not State.CLOSED:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(opened) == 1
+
+    run(main())
+
+
+def test_leaving_a_reconnecting_loop_closes_the_connection(run, url):
+    async def main():
+        connections = connect(url).__aiter__()
+        ws = await connections.__anext__()
+        await connections.aclose()
+        assert (ws.state, ws.close_code) == (State.CLOSED, 1000)
+        with pytest.raises(TypeError):
+            connect(url, policy=Fixed(0), reconnect=Fixed(0))
+
+    run(main())
+
+
+ABANDON = """
+import asyncio, sys
+from wsmini.aio import connect
+from wsmini.testing import echo_server, scripted_server
+
+def deaf(peer):
+    peer.accept()
+    peer.recv_frame()
+
+def mute(peer):
+    peer.request()
+    peer.recv_frame()
+
+async def block(url, work):
+    async with connect(url) as ws:
+        await work(ws)
+
+async def iterate(ws):
+    async for _ in ws:
+        pass
+
+async def stream(ws):
+    async for _ in ws.recv_streaming():
+        pass
+
+async def again(url):
+    async for ws in connect(url):
+        await ws.recv()
+
+async def main(url, deaf, mute):
+    asyncio.get_running_loop().slow_callback_duration = 60
+    tasks = [
+        block(url, lambda ws: ws.recv()), block(url, iterate), block(url, stream), again(url),
+        block(deaf, lambda ws: ws.send(bytes(1 << 23))), block(mute, lambda ws: ws.recv()),
+    ]
+    tasks = [asyncio.ensure_future(each) for each in tasks]
+    await asyncio.sleep(0.2)
+    print(sum(not task.done() for task in tasks))
+
+with echo_server() as server, scripted_server(deaf) as deaf, scripted_server(
+    mute
+) as mute:
+    asyncio.run(main(server.url, deaf.url, mute.url))
+"""
+
+
+def test_a_loop_that_is_shut_down_in_the_middle_of_everything_is_silent():
+    run = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", ABANDON], timeout=PATIENCE * 2,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert (run.stdout.decode().strip(), run.returncode) == ("6", 0)
+
+
+@pytest.mark.parametrize(
+    "ending, secure", [("fin", False), ("rst", False), ("fin", True)], ids=["fin", "rst", "tls"]
+)
 def test_a_connection_cut_at_every_byte(ending, secure):
     at = 0
 
     def script(peer):
         peer.accept()
         peer.send_raw(TRANSCRIPT[:at])
-        if ending == "rst" and not secure:
+        if ending == "rst":
             reset(peer.sock)
 
     options = {}

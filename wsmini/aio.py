@@ -366,7 +366,9 @@ class Connection:
     def _join_chunks(self) -> None:
         parts: List[Any] = [chunk for chunk, _ in self._chunks]
         self._chunks.clear()
-        self.on_messages([type(parts[0])().join(parts)])
+        # Those that are here came behind it.
+        self._unread.appendleft(type(parts[0])().join(parts))
+        self._received(len(self._unread))
 
     def __aiter__(self) -> Connection:
         """Receive messages until the connection is closed with 1000 or 1001.

@@ -91,8 +91,8 @@ class TLSStream:
     """
 
     __slots__ = (
-        "_busy", "_context", "_failure", "_incoming", "_landed", "_lock", "_lower", "_out",
-        "_outgoing", "_server", "_tls", "sock", "unsent",
+        "_busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
+        "_out", "_outgoing", "_server", "_tls", "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -114,7 +114,9 @@ class TLSStream:
         )
         self._lock = threading.RLock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
-        self._failure: Optional[ssl.SSLError] = None  # of recv(), once it has returned what it had
+        # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
+        self._failure: Optional[ssl.SSLError] = None
+        self._ended = False
         self._landed: List[bytes] = []  # ciphertext that was read and isn't in _incoming yet
         self._busy = False  # whether recv() has bytes in local variables
         self.unsent = False
@@ -216,12 +218,13 @@ class TLSStream:
                 data = read(min(size, RECORD))
                 chunks.append(data)
                 size -= len(data)
+            self._ended = not data
         except ssl.SSLWantReadError:
             self.unsent = self.unsent or self._outgoing.pending > 0
             if not chunks:
                 return None
         except ssl.SSLZeroReturnError:
-            pass  # the peer's goodbye; found again by the next call if there are chunks
+            self._ended = True  # which is found again by the next call if there are chunks
         except ssl.SSLError as exc:
             self.unsent = self.unsent or self._outgoing.pending > 0  # the alert
             if not chunks:
@@ -232,8 +235,8 @@ class TLSStream:
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
         with self._lock:
-            here = self._incoming.pending or self._tls.pending() or self._failure is not None
-        return bool(here) or self._lower.buffered()
+            here = self._incoming.pending or self._tls.pending() or self._ended
+        return bool(here) or self._failure is not None or self._lower.buffered()
 
     def send(self, data: Data, flags: int = 0) -> int:
         """Take *data*, or the start of it; what the lower stream doesn't take waits for ``flush``.
