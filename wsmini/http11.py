@@ -33,6 +33,16 @@ _SECRET = re.compile(
     "|token|secret|passw|credential|session|signature"
 )
 
+# Of most handshakes; a copy of each for each connection would be half a kilobyte.
+_SHARED = {
+    text: text
+    for name in (
+        "Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "User-Agent",
+        "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Date", "Server", "websocket",
+    )
+    for text in (name, name.lower())
+}  # fmt: skip
+
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 # Line feeds are where lines end; carriage returns that were followed by one are gone by then.
 _CONTROLS = bytes({*range(32), 127} - set(b"\t\n"))
@@ -173,7 +183,13 @@ def _checked(name: str, value: str) -> tuple[str, str, str]:
         raise TypeError(f"the {name} header must be a str, not {type(value).__name__}")
     if _BAD_VALUE.search(value):
         raise ValueError(f"the {name} header has characters that no header can have")
-    return name.lower(), name, value.strip(" \t")
+    return _field(name, value)
+
+
+def _field(name: str, value: str) -> tuple[str, str, str]:
+    """As ``Headers`` keeps it."""
+    lower, value = name.lower(), value.strip(" \t")
+    return _SHARED.get(lower, lower), _SHARED.get(name, name), _SHARED.get(value, value)
 
 
 def _trusted(fields: list[tuple[str, str, str]]) -> Headers:
@@ -388,7 +404,7 @@ class ResponseParser:
                 raise InvalidMessage(
                     f"expected the name of a header and a colon, got {shown(name)}"
                 )
-            fields.append((name.lower(), name, value.strip(" \t")))
+            fields.append(_field(name, value))
         return _trusted(fields)
 
     def _receive_head(self, response: Response) -> None:

@@ -146,6 +146,14 @@ class Options:
         TypeError, ValueError: if an option isn't.
     """
 
+    __slots__ = (
+        "additional_headers", "auth", "busy_poll", "close_timeout", "cookies", "fixed_proxy",
+        "happy_eyeballs_delay", "host", "logger", "max_queue", "max_redirects", "max_size",
+        "offers", "open_timeout", "origin", "ping_interval", "ping_timeout", "port", "proxy",
+        "proxy_server_hostname", "proxy_ssl", "server_hostname", "sock", "socket_options",
+        "source_address", "ssl", "subprotocols", "trace", "unix_path", "uri", "user_agent_header",
+    )  # fmt: skip
+
     def __init__(
         self,
         url: str,
