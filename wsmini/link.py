@@ -264,7 +264,7 @@ class Link:
         now = loop.time()
         protocol.open(opened.extensions, now)
         # Protocol callbacks must not raise, and the handler may.
-        self._events: List[Tuple[Callable[[Any], None], Any]] = []
+        self._events: Optional[List[Tuple[Callable[[Any], object], Any]]] = None
         protocol.on_ping, protocol.on_pong = self._on_ping, self._on_pong
         if opened.rest:
             protocol.receive_data(opened.rest, now)
@@ -374,31 +374,36 @@ class Link:
         self._look_for_end()
 
     def _on_ping(self, data: bytes) -> None:
-        self._events.append((self._handler.on_ping, data))
+        self._event(self._handler.on_ping, data)
 
     def _on_pong(self, data: bytes) -> None:
-        self._events.append((self._handler.on_pong, data))
+        self._event(self._handler.on_pong, data)
+
+    def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
+        if self._events is None:
+            self._events = []
+        self._events.append((deliver, argument))
 
     def _hand_over(self) -> None:
-        protocol, events = self.protocol, self._events
+        protocol = self.protocol
         while not self._ending:
-            if events:
-                self._deliver()
+            if self._events is not None:
+                self._deliver(self._events)
             if self._paused or not protocol.pending:
                 break
             if self.streaming:
                 chunk = protocol.next_chunk()
                 if chunk is not None:
                     self.streaming = not chunk[1]
-                    events.append((self._on_chunk, chunk))
+                    self._event(self._on_chunk, chunk)
                 continue
             batch = protocol.next_messages()
             if batch:
-                events.append((self._handler.on_messages, batch))
+                self._event(self._handler.on_messages, batch)
 
-    def _deliver(self) -> None:
+    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> None:
         """Give the handler what is there for it; what it leaves by an exception stays."""
-        events, done = self._events, 0
+        done = 0
         try:
             while done < len(events):
                 deliver, argument = events[done]
@@ -406,6 +411,8 @@ class Link:
                 deliver(argument)
         finally:
             del events[:done]
+            if not events:
+                self._events = None
 
     def _process_soon(self, how: Callable[[], None]) -> None:
         if self._processing is None and not self._ending:
@@ -578,7 +585,7 @@ class Link:
             deliver = callback
 
             def answered(round_trip: float) -> None:
-                self._events.append((deliver, round_trip))
+                self._event(deliver, round_trip)
 
         self.protocol.ping(data, self._loop.time(), answered)
         self._flush_in_time()

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     MaxSize = Union[int, None, Tuple[Optional[int], Optional[int]]]
 
 MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other control frames
+EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
 
 
@@ -130,7 +131,8 @@ class Keepalive:
             due = self._pinged + self._interval  # routers forget silent connections
         else:
             due = self.received + self._interval
-        if now < due:
+        # An answer counts from a moment after its ping: don't wake up twice for that.
+        if now < due - self._interval * EARLY:
             return "wait", due
         self._pinged = now
         # If an answer comes, the interval counts from there: don't sleep for a long timeout.
@@ -160,6 +162,13 @@ class ClientProtocol:
         on_ping, on_pong: called with the data of each ping or pong received, if set. They and the
             callbacks of pings must not raise.
     """
+
+    __slots__ = (
+        "_deflate", "_keepalive", "_max_size", "_now", "_output", "_ping_interval", "_ping_timeout",
+        "_pings", "_pongs", "_reader", "_sending", "_sending_compressed", "abort", "extensions",
+        "failure", "finished", "latency", "on_ping", "on_pong", "rcvd", "rcvd_then_sent", "sent",
+        "state",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -194,7 +203,7 @@ class ClientProtocol:
     def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
         """The opening handshake is done, with these extensions in the order of the response."""
         self._move(_OPEN)
-        self.extensions = extensions
+        self.extensions = extensions or ()
         if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
             self._deflate = extensions[0].deflate
         self._reader = MessageReader(self._receive_control, self._max_size, extensions)
@@ -292,6 +301,8 @@ class ClientProtocol:
             payloads = list(self._pings)
             for payload in payloads[: payloads.index(data) + 1]:
                 answered.append(self._pings.pop(payload))
+            if not self._pings:
+                self._pings = {}  # an empty one that had an entry is larger
         for sent_at, callback in answered:
             self.latency = self._now - sent_at
             if callback is not None:
