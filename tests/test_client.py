@@ -19,9 +19,10 @@ from wsmini.exceptions import ConnectionClosed, InvalidState, InvalidStatus, Sen
 from wsmini.loop import Loop
 from wsmini.net import SocketStream
 from wsmini.reconnect import Backoff, Fixed, NoReconnect
-from wsmini.testing import echo_server, frame, scripted_server
+from wsmini.testing import Cut, Refuse, Reset, echo_server, fault_server, frame, scripted_server
 
 ROOT = Path(__file__).resolve().parent.parent
+CERTS = ROOT / "tests" / "certs"
 
 
 @pytest.fixture
@@ -194,6 +195,33 @@ def test_a_server_that_accepts_and_drops_meets_longer_and_longer_delays():
     assert delays == [0.01, 0.02, 0.04, 0.08]
 
 
+@pytest.mark.parametrize(
+    "fault, least, most",
+    [(Refuse(503, retry_after=2), 2, 3), (Refuse(503), 0, 0.5), (Cut(), 0, 0.5), (Reset(), 0, 0.5)],
+)
+def test_what_may_pass_is_tried_again_after_a_delay(fault, least, most):
+    delays = []
+
+    def on_reconnect(client, attempt, delay, exc):
+        delays.append(delay)
+        client.close()
+
+    with fault_server(then=fault) as server:
+        assert Client(server.url, on_reconnect=on_reconnect).run_forever() == 0
+    assert len(delays) == 1 and least <= delays[0] <= most
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_what_will_not_change_stops_at_once(status):
+    events = []
+    with fault_server(Refuse(status)) as server:
+        client = Client(server.url, on_error=lambda client, exc: events.append(exc))
+        client.on_reconnect = lambda client, *args: events.append("again")
+        assert client.run_forever() == 0
+    (exc,) = events
+    assert exc.response.status_code == status
+
+
 def test_a_policy_of_ones_own():
     class Twice:
         def start(self):
@@ -327,6 +355,95 @@ def test_pause_stops_messages_in_the_middle_of_a_batch(server):
 
     Client(server.url, on_open=on_open, on_message=on_message).run_forever()
     assert counts == [5] and got == [str(number) for number in range(20)]
+
+
+# -- TLS: what the socket doesn't show --
+
+
+@pytest.fixture
+def tls():
+    """The context of the server, and the options of the client."""
+    ssl = pytest.importorskip("ssl")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTS / "server.pem")
+    return context, {"ssl": ssl.create_default_context(cafile=str(CERTS / "ca.pem"))}
+
+
+def test_large_messages_go_both_ways_over_tls(tls):
+    sent = [os.urandom(5 << 20), b"", b"small", os.urandom(300000)]
+    got, codes = [], []
+
+    def on_open(client):
+        for message in sent:
+            client.send(message)
+
+    def on_message(client, message):
+        got.append(message)
+        if len(got) == len(sent):
+            client.close()
+
+    with echo_server(ssl=tls[0]) as server:
+        client = Client(
+            server.url, on_open=on_open, on_message=on_message, max_size=None, **tls[1],
+            on_close=lambda client, code, reason: codes.append(code),
+        )  # fmt: skip
+        assert client.run_forever() == 0
+    assert got == sent and codes == [1000]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_all_messages_of_a_record_are_delivered_though_nothing_follows(tls, paused):
+    """They are out of the socket, which isn't readable any more."""
+    got = []
+
+    def script(peer):
+        peer.accept()
+        peer.send_raw(b"".join(frame(1, b"%d" % number) for number in range(2000)))
+        assert peer.recv_message() == "all"
+
+    def on_message(client, message):
+        got.append(message)
+        if paused and len(got) % 500 == 7:
+            client.pause()
+            client.loop.call_later(0.001, client.resume)
+        if len(got) == 2000:
+            client.send("all")
+
+    with scripted_server(script, ssl=tls[0]) as server:
+        client = Client(server.url, on_message=on_message, reconnect=NoReconnect(), **tls[1])
+        client.on_error = lambda client, exc: None  # it leaves without a Close frame
+        client.run_forever()
+    assert got == [str(number) for number in range(2000)]
+
+
+def test_a_flood_over_tls_is_delivered_in_order(tls):
+    flood, got = [str(number) * 50 for number in range(5000)], []
+
+    def on_message(client, message):
+        got.append(message)
+        if len(got) == len(flood):
+            client.close()
+
+    with fault_server(messages=flood, ssl=tls[0]) as server:
+        assert Client(server.url, on_message=on_message, **tls[1]).run_forever() == 0
+    assert got == flood
+
+
+@pytest.mark.parametrize("fault", [Cut(after=100), Reset(after=100)])
+def test_a_connection_over_tls_that_is_cut_is_opened_again(tls, fault):
+    events = []
+
+    def on_message(client, message):
+        if "close" in events:
+            client.close()
+
+    with fault_server(fault, messages=["x" * 60] * 2, ssl=tls[0]) as server:
+        Client(
+            server.url, reconnect=Fixed(0), on_message=on_message,
+            on_open=lambda client: events.append("open"),
+            on_close=lambda client, code, reason: events.extend(["close", code]), **tls[1],
+        ).run_forever()  # fmt: skip
+    assert events == ["open", "close", 1006, "open", "close", 1000]
 
 
 # -- a simulation: the clock and the network are those of the test --
@@ -487,8 +604,17 @@ client = wsmini.Client(sys.argv[1], reconnect=wsmini.Fixed(60), open_timeout=60,
     on_reconnect=lambda client, attempt, delay, exc: said("waiting"))
 if sys.argv[2] == "closing":
     client.on_open = lambda client: client.close() or said("closing")
-elif sys.argv[2] == "connecting":
-    said("connecting")
+elif sys.argv[2] == "resolving":
+    import socket, time
+    real = socket.getaddrinfo
+    def getaddrinfo(*args, flags=0, **options):
+        if flags & socket.AI_NUMERICHOST:
+            return real(*args, flags=flags, **options)
+        said("resolving")
+        time.sleep(60)
+    socket.getaddrinfo = getaddrinfo
+elif sys.argv[2] in ("connecting", "securing"):
+    said(sys.argv[2])
 sys.exit(client.run_forever())
 """
 
@@ -512,21 +638,27 @@ def hang(peer):
     [
         ("open", None, ["open", "close 1001"]),
         ("closing", silent, ["closing", "close 1006"]),
+        ("resolving", hang, ["resolving"]),
         ("connecting", hang, ["connecting"]),
+        ("securing", hang, ["securing"]),
         ("waiting", None, ["waiting"]),
     ],
 )
 def test_signals_end_a_program_in_each_state_within_a_second(state, script, said, number):
     release.clear()
     with echo_server() if script is None else scripted_server(script) as server:
-        url = server.url if state != "waiting" else "ws://127.0.0.1:9"
+        urls = {
+            "waiting": "ws://127.0.0.1:9", "resolving": "ws://a-name.invalid",
+            "securing": "wss" + server.url[2:],
+        }  # fmt: skip
+        url = urls.get(state, server.url)
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, url, state], cwd=ROOT,
             stdout=subprocess.PIPE, universal_newlines=True,
         )  # fmt: skip
         with process:
             first = process.stdout.readline()
-            if state == "connecting":
+            if state in ("connecting", "securing"):
                 time.sleep(0.3)
             start = time.monotonic()
             process.send_signal(number)

@@ -723,12 +723,22 @@ def kept_alive(interval=20.0, timeout=10.0):
     return protocol
 
 
+def test_a_pong_that_came_a_moment_after_its_ping_costs_no_tick_of_its_own():
+    protocol = kept_alive()
+    assert protocol.tick(120.0) == 130.0
+    protocol.receive_data(b"", 120.2)
+    assert not protocol.doubtful
+    assert protocol.tick(130.0) == 140.2
+    assert protocol.tick(140.0) == 150.0
+
+
 def test_a_silent_peer_is_pinged_and_given_up():
     protocol = kept_alive()
     assert protocol.tick(100.0) == 120.0
-    assert protocol.tick(119.9) == 120.0
-    assert not protocol.has_output
+    assert protocol.tick(119.5) == 120.0
+    assert not protocol.has_output and not protocol.doubtful
     assert protocol.tick(120.0) == 130.0
+    assert protocol.doubtful
     ((head, payload),) = written(protocol)
     assert head == 0x89
     assert protocol.tick(129.9) == 130.0

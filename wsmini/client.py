@@ -55,6 +55,7 @@ STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the progr
 GOING_AWAY = 1001
 
 _BACKOFF = Backoff()
+_NOTHING: Iterator[Any] = iter(())
 
 
 class ClientState(enum.Enum):
@@ -124,6 +125,8 @@ class Client:
     on_reconnect: Any = None
     on_drain: Any = None
 
+    _mutex = allocate_lock()  # one for all clients, as it is never held for long
+
     def __init__(
         self,
         url: str,
@@ -160,7 +163,6 @@ class Client:
         self._outbox: List[Item] = []  # lists: an empty deque takes 600 bytes
         self._requests: List[Item] = []  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
-        self._mutex = allocate_lock()
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
         self._signal = 0
@@ -555,7 +557,7 @@ class _Session:
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
         self._client, self._loop = client, loop
-        self._unread: Iterator[Message] = iter(())
+        self._unread: Iterator[Message] = _NOTHING
         self._paused = self._ended = False
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
@@ -627,6 +629,8 @@ class _Session:
                 callback(message)
                 if self._paused:
                     break
+            else:
+                self._unread = _NOTHING  # which all the idle share
         except BaseException as exc:
             self._loop.call_soon(self._deliver)  # the rest
             if not isinstance(exc, Exception):

@@ -23,14 +23,13 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from .net import READ, WRITE, wait
 from .protocol import ClientProtocol, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, List, Optional, Tuple, TypeVar
+    from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
     from typing_extensions import Protocol
 
@@ -85,6 +84,8 @@ SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
+
+_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())  # which all the idle links share
 
 
 def drive(loop: HostLoop, steps: Steps[T], done: Done[T]) -> Drive:
@@ -154,10 +155,10 @@ class Queue:
 
     def __init__(self) -> None:
         self.accepted = self.written = 0
-        self._items: Deque[Tuple[Frames, int]] = deque()
+        self._items: List[Tuple[Frames, int]] = []  # few, as small frames are joined
         self._tail = bytearray()  # small frames, behind the items
-        self._view = memoryview(b"")  # what goes out now, of the frame that has begun;
-        self._pieces: Any = iter(())  # the rest of that frame,
+        self._view = _NO_BYTES  # what goes out now, of the frame that has begun;
+        self._pieces: Any = _NO_PIECES  # the rest of that frame,
         self._cost = 0  # and what is still to be counted of both
 
     def __bool__(self) -> bool:
@@ -200,18 +201,19 @@ class Queue:
                 self._view = memoryview(piece)
                 continue
             self.written += self._cost
-            self._cost = 0
+            self._cost, self._pieces = 0, _NO_PIECES
             if not self._items:
                 self._seal()
                 if not self._items:
                     break
-            frames, self._cost = self._items.popleft()
+            frames, self._cost = self._items.pop(0)
             self._pieces = iter((frames,)) if isinstance(frames, (bytes, bytearray)) else frames
         return self._view
 
     def took(self, count: int) -> None:
         """The stream has taken *count* bytes of ``head``."""
-        self._view = self._view[count:]
+        # An empty slice would keep the frame.
+        self._view = self._view[count:] if count < len(self._view) else _NO_BYTES
         counted = min(count, self._cost)
         self._cost -= counted
         self.written += counted
@@ -219,7 +221,7 @@ class Queue:
     def clear(self) -> None:
         """Forget it all; it will never be written."""
         self._items.clear()
-        self._tail, self._view, self._pieces, self._cost = bytearray(), memoryview(b""), iter(()), 0
+        self._tail, self._view, self._pieces, self._cost = bytearray(), _NO_BYTES, _NO_PIECES, 0
 
 
 class Link:
@@ -262,9 +264,8 @@ class Link:
         now = loop.time()
         protocol.open(opened.extensions, now)
         # Protocol callbacks must not raise, and the handler may.
-        self._events: Deque[Tuple[Callable[[Any], None], Any]] = deque()
-        protocol.on_ping = lambda data: self._events.append((handler.on_ping, data))
-        protocol.on_pong = lambda data: self._events.append((handler.on_pong, data))
+        self._events: Optional[List[Tuple[Callable[[Any], object], Any]]] = None
+        protocol.on_ping, protocol.on_pong = self._on_ping, self._on_pong
         if opened.rest:
             protocol.receive_data(opened.rest, now)
         self._on_chunk: Any = getattr(handler, "on_chunk", None)
@@ -372,23 +373,46 @@ class Link:
             self._process_soon(self._on_readable)
         self._look_for_end()
 
+    def _on_ping(self, data: bytes) -> None:
+        self._event(self._handler.on_ping, data)
+
+    def _on_pong(self, data: bytes) -> None:
+        self._event(self._handler.on_pong, data)
+
+    def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
+        if self._events is None:
+            self._events = []
+        self._events.append((deliver, argument))
+
     def _hand_over(self) -> None:
-        protocol, events = self.protocol, self._events
+        protocol = self.protocol
         while not self._ending:
-            while events:
-                deliver, argument = events.popleft()
-                deliver(argument)
+            if self._events is not None:
+                self._deliver(self._events)
             if self._paused or not protocol.pending:
                 break
             if self.streaming:
                 chunk = protocol.next_chunk()
                 if chunk is not None:
                     self.streaming = not chunk[1]
-                    events.append((self._on_chunk, chunk))
+                    self._event(self._on_chunk, chunk)
                 continue
             batch = protocol.next_messages()
             if batch:
-                events.append((self._handler.on_messages, batch))
+                self._event(self._handler.on_messages, batch)
+
+    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> None:
+        """Give the handler what is there for it; what it leaves by an exception stays."""
+        done = 0
+        try:
+            while done < len(events):
+                deliver, argument = events[done]
+                done += 1
+                deliver(argument)
+        finally:
+            del events[:done]
+            if not events:
+                self._events = None
 
     def _process_soon(self, how: Callable[[], None]) -> None:
         if self._processing is None and not self._ending:
@@ -561,7 +585,7 @@ class Link:
             deliver = callback
 
             def answered(round_trip: float) -> None:
-                self._events.append((deliver, round_trip))
+                self._event(deliver, round_trip)
 
         self.protocol.ping(data, self._loop.time(), answered)
         self._flush_in_time()
@@ -669,9 +693,12 @@ class Link:
     def _tick(self, now: float) -> None:
         """Let the keepalive look; not while bytes of the peer wait unread."""
         protocol = self.protocol
-        if protocol.pending or self.stream.buffered() or wait({self.stream.sock: READ}, 0.0):
+        if protocol.pending or ((protocol.doubtful or not self._reading) and self._has_unread()):
             protocol.heard(now)
         again = protocol.tick(now)
         self._tick_at = NEVER if again is None else again
         self._flush()
         self._look_for_end()
+
+    def _has_unread(self) -> bool:
+        return self.stream.buffered() or bool(wait({self.stream.sock: READ}, 0.0))

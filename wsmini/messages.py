@@ -46,12 +46,14 @@ class Chunks:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: List[Union[bytes, bytearray]] = []
+        self._chunks: Optional[List[Union[bytes, bytearray]]] = None
         self.size = 0
 
     def add(self, chunk: bytes) -> None:
         self.size += len(chunk)
         chunks = self._chunks
+        if chunks is None:
+            chunks = self._chunks = []
         if len(chunk) >= MERGE:
             chunks.append(chunk)
         elif chunks and type(chunks[-1]) is bytearray:
@@ -61,7 +63,7 @@ class Chunks:
 
     def take(self) -> bytes:
         """All of it; nothing is left. A single chunk isn't copied."""
-        chunks, self._chunks, self.size = self._chunks, [], 0
+        chunks, self._chunks, self.size = self._chunks or (), None, 0
         if len(chunks) == 1:
             return bytes(chunks[0])
         return b"".join(chunks)

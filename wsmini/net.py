@@ -358,7 +358,7 @@ def shown_address(address: Any) -> str:
 class SocketStream:
     """A stream of bytes over a plain socket, which it owns."""
 
-    __slots__ = ("close", "recv", "send", "sock")
+    __slots__ = ("recv", "send", "sock")
 
     unsent = False  # whether accepted bytes wait for flush(): never here
 
@@ -366,7 +366,10 @@ class SocketStream:
         self.sock = sock
         self.recv = sock.recv  # (size, flags=0); b"" at the end
         self.send = sock.send  # (data, flags=0); how many bytes were taken
-        self.close = sock.close
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""

@@ -242,6 +242,8 @@ class NoReconnect:
 class _Count:
     """How often a client has failed since its last stable connection."""
 
+    __slots__ = ("_ceiling", "_failures", "_opened", "_policy")
+
     def __init__(self, policy: Backoff) -> None:
         self._policy = policy
         self._failures = 0
