@@ -215,7 +215,8 @@ def run(arguments: argparse.Namespace) -> Dict[str, Any]:
         with Server(Path(arguments.server), folder, server_core) as server:
             settings = {
                 "port": server.ports[0], "tls_port": server.ports[1], "added": added,
-                "server": server.process.pid, "seconds": arguments.seconds,
+                "server": str(Path(folder, "busy")), "pid": server.process.pid,
+                "seconds": arguments.seconds,
             }  # fmt: skip
             for number in range(arguments.rounds):
                 for workload in workloads:

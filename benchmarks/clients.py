@@ -236,7 +236,8 @@ class RawConnection:
             if end > size:
                 if n > 131000 and not batch:
                     self.rest = b""
-                    batch.append(self.receive_large(data[begin:], n))
+                    whole = self.receive_large(data[begin:], n)
+                    batch.append(whole.decode() if data[at] & 1 else whole)
                     self.batch = batch
                     return
                 break
@@ -249,7 +250,7 @@ class RawConnection:
         batch.reverse()
         self.batch = batch
 
-    def receive_large(self, start: bytes, n: int) -> bytes:
+    def receive_large(self, start: bytes, n: int) -> bytearray:
         whole = bytearray(n)
         view, at = memoryview(whole), len(start)
         whole[:at] = start

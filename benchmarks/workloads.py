@@ -66,8 +66,14 @@ MANY = 20000  # echoes in all
 # -- what the system says --
 
 
-def server_seconds(pid: int) -> float:
-    """Processor time of the server."""
+def server_seconds(path: str) -> float:
+    """How long the server has worked."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8), "little") / 1e9
+
+
+def processor_seconds(pid: int) -> float:
+    """What the server has used of a processor, most of it for waiting."""
     with open(f"/proc/{pid}/schedstat") as file:
         return int(file.read().split()[0]) / 1e9
 
@@ -117,13 +123,14 @@ class Measurement:
 
     def watched(self, run: Callable[[], Any]) -> Any:
         """Run, and see what else ran; by the clock, with what is before and behind the timing."""
-        pid, used = self.settings["server"], process_time()
-        server, busy, begin = server_seconds(pid), busy_seconds(), perf_counter()
+        path, pid = self.settings["server"], self.settings["pid"]
+        used = process_time() + processor_seconds(pid)
+        server, busy, begin = server_seconds(path), busy_seconds(), perf_counter()
         result = run()
         seconds = perf_counter() - begin
-        server = server_seconds(pid) - server
-        busy = busy_seconds() - busy - server - (process_time() - used)
-        self.server, self.foreign = server / seconds, max(0.0, busy / seconds)
+        self.server = (server_seconds(path) - server) / seconds
+        used = process_time() + processor_seconds(pid) - used
+        self.foreign = max(0.0, (busy_seconds() - busy - used) / seconds)
         return result
 
     def repeat(self, rate: float) -> int:
