@@ -37,6 +37,7 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "driving",
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.

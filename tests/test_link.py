@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import fakes
 import pytest
 
+from wsmini.driving import drive
 from wsmini.frames import Opcode
-from wsmini.link import Link, drive
+from wsmini.link import Link
 from wsmini.loop import Loop
 from wsmini.net import READ, SocketStream, Wait
 from wsmini.options import Options
@@ -246,7 +247,7 @@ def test_what_a_handler_s_exception_leaves_comes_later():
             raise ZeroDivisionError
 
         joined.handler.on_ping = fail
-        joined.link.protocol.on_ping = lambda data: joined.link._events.append((fail, data))
+        joined.link.protocol.on_ping = lambda data: joined.link._event(fail, data)
         joined.peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"behind"))
         with pytest.raises(ZeroDivisionError):
             joined.loop.run_once()

@@ -25,8 +25,9 @@ import asyncio
 import os
 from collections import deque
 
+from .driving import drive
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
-from .link import Link, drive
+from .link import Link
 from .net import shown_address
 from .opening import Opening
 from .options import read_options
@@ -58,11 +59,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .driving import HostLoop
     from .extensions import Extension
     from .frames import Data
     from .handshake import HeaderItems
     from .http11 import Headers, Request, Response
-    from .link import HostLoop
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options

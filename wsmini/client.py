@@ -24,9 +24,10 @@ from _thread import allocate_lock, get_ident
 from functools import partial
 from itertools import chain
 
+from .driving import drive
 from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
 from .frames import MAX_CONTROL, Opcode, close_payload
-from .link import Link, drive
+from .link import Link
 from .loop import Loop
 from .opening import Opening
 from .options import read_options
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .driving import Drive
     from .http11 import Request, Response
-    from .link import Drive
     from .loop import Timer
     from .messages import Message
     from .net import Steps

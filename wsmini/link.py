@@ -22,42 +22,21 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 
 from __future__ import annotations
 
-import time
-
-from .net import READ, WRITE, wait
+from .net import READ, wait
 from .protocol import ClientProtocol, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple, TypeVar
+    from typing import Any, Callable, List, Optional, Tuple
 
     from typing_extensions import Protocol
 
+    from .driving import Cancellable, HostLoop
     from .frames import Data
     from .messages import Message
-    from .net import Ready, Steps, Wait
     from .opening import Opened
     from .options import Options
     from .protocol import Frames
-
-    T = TypeVar("T")
-    Done = Callable[[Optional[T], Optional[BaseException]], object]
-
-    class Cancellable(Protocol):
-        def cancel(self) -> object: ...
-
-    class HostLoop(Protocol):
-        """What a link needs of an event loop."""
-
-        def time(self) -> float: ...
-        def call_soon(self, callback: Callable[..., Any], *args: Any) -> Cancellable: ...
-        def call_later(
-            self, delay: float, callback: Callable[..., Any], *args: Any
-        ) -> Cancellable: ...
-        def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> Any: ...
-        def add_writer(self, fd: Any, callback: Callable[..., Any], *args: Any) -> Any: ...
-        def remove_reader(self, fd: Any) -> Any: ...
-        def remove_writer(self, fd: Any) -> Any: ...
 
     class Handler(Protocol):
         """Who gets what a link receives; its exceptions go to the loop."""
@@ -77,7 +56,6 @@ JOIN = 65536  # bytes of small frames that are joined into one buffer, at most a
 
 # Seconds.
 NEVER = float("inf")
-LATER = 86400.0  # who waits longer wakes once a day; some loops have limits
 SETTLE = 1.0  # to find out why writing has failed
 
 SLOW_CLOSE = "the closing handshake took longer than close_timeout"
@@ -86,61 +64,6 @@ NO_CLOSE = "the server ended the connection without a Close frame"
 OPEN, CLOSED = State.OPEN, State.CLOSED
 
 _NO_BYTES, _NO_PIECES = memoryview(b""), iter(())  # which all the idle links share
-
-
-def drive(loop: HostLoop, steps: Steps[T], done: Done[T]) -> Drive:
-    """Run *steps* on *loop*, and call ``done(result, exception)`` once, from the loop, later."""
-    return Drive(loop, steps, done)
-
-
-class Drive:
-    """Steps that are under way."""
-
-    __slots__ = ("_call", "_done", "_loop", "_registered", "_steps")
-
-    def __init__(self, loop: HostLoop, steps: Steps[Any], done: Done[Any]) -> None:
-        self._loop, self._steps, self._done = loop, steps, done
-        self._registered: List[Tuple[Callable[[int], Any], int]] = []
-        self._call: Optional[Cancellable] = loop.call_soon(self._go_on, None)
-
-    def cancel(self) -> None:
-        """Give up: close what the steps have opened. *done* isn't called any more."""
-        self._stop_waiting()
-        self._steps.close()
-
-    def _stop_waiting(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        for remove, fd in self._registered:
-            remove(fd)
-        self._registered.clear()
-
-    def _go_on(self, ready: Optional[Ready]) -> None:
-        # Before the step, which may close the sockets.
-        self._stop_waiting()
-        try:
-            wanted = next(self._steps) if ready is None else self._steps.send(ready)
-        except StopIteration as stop:
-            self._done(stop.value, None)
-        except BaseException as exc:
-            self._done(None, exc)
-        else:
-            self._wait(wanted)
-
-    def _wait(self, wanted: Wait) -> None:
-        loop, registered = self._loop, self._registered
-        for sock, events in wanted.sockets.items():
-            fd = sock.fileno()
-            if events & READ:
-                loop.add_reader(fd, self._go_on, [sock])
-                registered.append((loop.remove_reader, fd))
-            if events & WRITE:
-                loop.add_writer(fd, self._go_on, [sock])
-                registered.append((loop.remove_writer, fd))
-        if wanted.deadline is not None:
-            delay = min(max(0.0, wanted.deadline - time.monotonic()), LATER)
-            self._call = loop.call_later(delay, self._go_on, [])
 
 
 class Queue:

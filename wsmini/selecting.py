@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, MutableMapping, Optional, Tuple
 
-    from .link import HostLoop
+    from .driving import HostLoop
 
     Callback = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
