@@ -302,19 +302,20 @@ def flood(ws, rng, counts):
         for _ in range(2):
             number = None
             try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.003))
-                while True:
-                    text = str(sent)
-                    sent += 1  # before it: who knows whether it goes out then
-                    ws.send(text)
-                    number = None
-                    number = int(ws.recv(timeout=20))
-                    assert number >= expected
-                    expected = number + 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.003))
+                    while True:
+                        text = str(sent)
+                        sent += 1  # before it: who knows whether it goes out then
+                        ws.send(text)
+                        number = None
+                        number = int(ws.recv(timeout=20))
+                        assert number >= expected
+                        expected = number + 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)  # and here, too, it may come
             except Left:
                 pass
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
         check_the_rest(ws, expected, sent)
     except ConnectionClosed:
         counts["closed"] += 1
