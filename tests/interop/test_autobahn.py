@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import autobahn
 import pytest
+from autobahn_client import FRONT_ENDS
 from process import stopwatch
 
 
-@pytest.mark.parametrize("front_end", ["run", "callbacks"])
+@pytest.mark.parametrize("front_end", list(FRONT_ENDS))
 def test_every_case_has_the_best_verdict(tmp_path, capsys, front_end):
     elapsed = stopwatch()
     complaints = autobahn.run(tmp_path, front_end=front_end)
