@@ -22,6 +22,7 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 
 from __future__ import annotations
 
+from .driving import LATER
 from .net import READ, wait
 from .protocol import ClientProtocol, State
 
