@@ -291,7 +291,9 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
         for _ in range(60):
             with connect(server.url, compression=None, **options) as ws:
                 flood(ws, rng, counts)
-    assert counts["usable"] > 5, counts  # the rule: most of the time is spent waiting
+    assert counts["usable"] + counts["closed"] == 60
+    if not secure:  # on a busy machine, nearly all that come are in the middle of TLS's records
+        assert counts["usable"] > 5, counts  # the rule: most of the time is spent waiting
 
 
 def flood(ws, rng, counts):
