@@ -6,7 +6,8 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 
 * **Reading.** A readable event reads once and parses; each batch of messages goes to the handler in
   one call. Control frames go to it before the messages that came behind them. What a handler's
-  exception leaves undelivered comes with the next iteration of the loop.
+  exception leaves undelivered comes with the next iteration of the loop; so does what is behind a
+  batch if the handler asks for that, to answer it before a Close frame, or an error, is looked at.
 * **Pausing** stops parsing at once, and reading when the next bytes come, so that a reader who is
   only a moment behind costs no system call.
 * **Writing.** Frames that don't go out at once wait in a queue, small ones joined. What is sent
@@ -41,9 +42,12 @@ if TYPE_CHECKING:
     from .protocol import Frames
 
     class Handler(Protocol):
-        """Who gets what a link receives; its exceptions go to the loop."""
+        """Who gets what a link receives; its exceptions go to the loop.
 
-        def on_messages(self, messages: List[Message]) -> None: ...
+        ``on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
+        """
+
+        def on_messages(self, messages: List[Message]) -> Optional[bool]: ...
         def on_ping(self, data: bytes) -> None: ...
         def on_pong(self, data: bytes) -> None: ...
         def on_drain(self) -> None: ...
@@ -203,8 +207,8 @@ class Link:
         self._busy = False  # handing over: what is sent meanwhile waits for the end of that
         self._processing: Optional[Cancellable] = None  # due from the loop
         self._flushing = False  # due from the loop
-        self._blocked = False  # the stream has taken less than it was given,
-        self._drain_due = False  # which is told when it is over
+        # Whether the stream has taken less than it was given, and who sends is to hear of its end.
+        self._blocked = self._drain_due = False
         self._write_error: Optional[OSError] = None
         self._timer: Optional[Cancellable] = None
         self._timer_at = self._close_by = NEVER
@@ -249,7 +253,8 @@ class Link:
         if self._ending:
             return
         if (self._paused or protocol.pending) and not protocol.finished:
-            self._stop_reading()  # the peer has to wait
+            if self._paused:
+                self._stop_reading()  # the peer has to wait
             self._process()
             return
         missing = protocol.missing
@@ -313,8 +318,10 @@ class Link:
     def _hand_over(self) -> None:
         protocol = self.protocol
         while not self._ending:
-            if self._events is not None:
-                self._deliver(self._events)
+            if self._events is not None and self._deliver(self._events):
+                if self._events or (protocol.pending and not self._paused):
+                    self._process_soon(self._process)
+                return
             if self._paused or not protocol.pending:
                 break
             if self.streaming:
@@ -327,18 +334,22 @@ class Link:
             if batch:
                 self._event(self._handler.on_messages, batch)
 
-    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> None:
-        """Give the handler what is there for it; what it leaves by an exception stays."""
-        done = 0
+    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> bool:
+        """Give the handler what is there for it, till it wants to stop; whether it does.
+
+        What it leaves by an exception stays.
+        """
+        done, stops = 0, False
         try:
-            while done < len(events):
+            while done < len(events) and not stops:
                 deliver, argument = events[done]
                 done += 1
-                deliver(argument)
+                stops = bool(deliver(argument))
         finally:
             del events[:done]
             if not events:
                 self._events = None
+        return stops
 
     def _process_soon(self, how: Callable[[], None]) -> None:
         if self._processing is None and not self._ending:
