@@ -31,7 +31,7 @@ from wsmini.testing import echo_server, frame, scripted_server
 
 CERTS = Path(__file__).parent / "certs"
 PATIENCE = 20
-LARGE = bytes(1 << 21)  # more than the system takes with this option, if the peer doesn't read
+LARGE = bytes(1 << 19)  # more than the system takes with this option, if the peer doesn't read
 SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)]
 
 
@@ -392,7 +392,8 @@ def test_an_exchange_cancelled_at_each_suspension(run, step, soon):
             sizes.clear()
             more = run(main(url, number))
             reading.set()
-    assert number > 1 or soon or step == "stream"
+    # The answer may be there already, and the message whole.
+    assert number > 1 or soon or step in ("recv", "stream")
 
 
 def test_a_send_cancelled_before_its_turn_sends_nothing(run):
@@ -511,13 +512,15 @@ def test_leaving_a_reconnecting_loop_closes_the_connection(run, url):
 
 
 ABANDON = """
-import asyncio, sys
+import asyncio, threading
 from wsmini.aio import connect
 from wsmini.testing import echo_server, scripted_server
 
+over = threading.Event()
+
 def deaf(peer):
     peer.accept()
-    peer.recv_frame()
+    over.wait(20)
 
 def mute(peer):
     peer.request()
@@ -553,6 +556,7 @@ with echo_server() as server, scripted_server(deaf) as deaf, scripted_server(
     mute
 ) as mute:
     asyncio.run(main(server.url, deaf.url, mute.url))
+    over.set()
 """
 
 
