@@ -982,7 +982,7 @@ def test_a_dead_peer_is_found_by_polling(clock, timeout):
     """After the interval and the timeout, whatever their ratio, from the last byte on."""
     with pair(ping_interval=20, ping_timeout=timeout) as (ws, peer):
         for _ in range(3):
-            for seconds in (0, 19.9, 0.1, timeout - 0.1):
+            for seconds in (0, 19.6, 0.4, timeout - 0.1):
                 clock.now += seconds
                 with pytest.raises(TimeoutError):
                     ws.recv(timeout=0)
