@@ -673,6 +673,12 @@ def test_little_is_parsed_ahead(size, most):
     assert most / 2 < ahead < most + 2 * size
 
 
+def test_little_is_inflated_ahead():
+    reader = MessageReader(lambda opcode, data: None, extensions=deflate())
+    reader.receive_data(frame(BINARY, compressed(bytes(10000)), rsv=RSV1) * 50)
+    assert len(reader.messages()) * 10000 < messages.BATCH + 20000
+
+
 def test_the_fast_way_takes_whole_messages():
     class Fast(MessageReader):
         __slots__ = ()
