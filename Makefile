@@ -9,7 +9,7 @@ STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.ver
 BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench guard fuzz compat dist clean
+.PHONY: demo test coverage lint interop bench guard fuzz soak compat dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -37,6 +37,9 @@ bench: $(BENCH_STAMP)
 
 fuzz: $(STAMP)-fuzz
 	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
+
+soak: $(STAMP)-test
+	WSMINI_TEST_TIMEOUT=120 $(PYTEST) -s tests/soak
 
 compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)

@@ -188,6 +188,7 @@ def run(workload: Workload) -> None:
         sock=ours,
         ssl=client_context,
         ping_interval=None,
+        open_timeout=None,  # valgrind takes its time
         compression="deflate" if workload is inflate else None,
     )
     server.join()

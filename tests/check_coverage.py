@@ -18,6 +18,7 @@ from test_layers import SANS_IO
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = [name for name in SANS_IO if name != "version"]  # one assignment
+MODULES.append("reconnect")  # which doesn't wait either
 
 
 def check(module, folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pathlib
 import re
 import select
+import shutil
 import signal
 import socket
 import ssl
@@ -17,7 +19,7 @@ import time
 
 import pytest
 
-from wsmini import cli, session
+from wsmini import arguments, cli, session
 from wsmini.exceptions import (
     InvalidMessage,
     InvalidProxyStatus,
@@ -62,23 +64,23 @@ HEADERS = {
 
 @pytest.mark.parametrize("text, expected", HEADERS.values(), ids=HEADERS)
 def test_a_header_argument(text, expected):
-    assert list(cli._headers(text)) == expected
+    assert list(arguments._headers(text)) == expected
 
 
 @pytest.mark.parametrize("text", ["X-Secret hunter2", ": hunter2", "", ";", "hunter2"])
 def test_what_is_no_header_is_refused_and_not_shown(text):
     with pytest.raises(ValueError, match="expected 'NAME: VALUE'") as raised:
-        list(cli._headers(text))
+        list(arguments._headers(text))
     assert "hunter2" not in str(raised.value)
 
 
 def test_headers_from_a_file(tmp_path):
     path = tmp_path / "headers"
     path.write_bytes("A: 1\r\n\n  \nB;\nC: \N{EURO SIGN}".encode())
-    assert list(cli._headers(f"@{path}")) == [("A", "1"), ("B", ""), ("C", "\N{EURO SIGN}")]
+    assert list(arguments._headers(f"@{path}")) == [("A", "1"), ("B", ""), ("C", "\N{EURO SIGN}")]
     path.write_text("A: 1\n\nhunter2\n")
     with pytest.raises(ValueError, match="headers, line 3: expected"):
-        list(cli._headers(f"@{path}"))
+        list(arguments._headers(f"@{path}"))
 
 
 WRONG = {
@@ -97,6 +99,12 @@ WRONG = {
     "CA file missing": (["--cafile", "/no/such/file", "wss://a"], "no certificates in /no/such"),
     "CA file without any": (["--cafile", __file__, "wss://a"], "no certificates in"),
     "insecure without TLS": (["--insecure", "ws://a"], "are for wss:// URLs"),
+    "resolve without address": (["--resolve", "a:80", "ws://a"], "expected HOST:PORT:ADDR"),
+    "key alone": (["--key", CA, "wss://a"], "--key needs --cert"),
+    "no certificate": (["--cert", CA, "wss://a"], "no certificate with its key"),
+    "nobody to ask": (["-u", "me", "ws://a"], "no terminal to ask for the password"),
+    "password alone": (["--password-file", CA, "ws://a"], "--password-file needs --user"),
+    "two formats": (["--hex", "--binary", "ws://a"], "--binary and --hex exclude each other"),
     "insecure, but verify": (["--insecure", "--cafile", CA, "wss://a"], "exclude each other"),
 }
 
@@ -105,7 +113,7 @@ WRONG = {
 def test_wrong_arguments_exit_with_2_and_say_why(argv, message, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main(argv)
-    assert raised.value.code == session.USAGE == 2
+    assert raised.value.code == arguments.USAGE == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert "hunter2" not in printed.err
@@ -124,7 +132,7 @@ WRONG_FOR_CONNECT = {
 
 @pytest.mark.parametrize("argv", WRONG_FOR_CONNECT.values(), ids=WRONG_FOR_CONNECT)
 def test_what_connect_refuses_has_status_2(argv, capsys):
-    assert cli.main(argv) == session.USAGE
+    assert cli.main(argv) == arguments.USAGE
     printed = capsys.readouterr()
     assert printed.err.startswith("wsmini: cannot connect: ")
     assert "hunter2" not in printed.err
@@ -143,7 +151,7 @@ def test_help_fits_80_columns_and_lists_every_status(capsys, monkeypatch):
     text = help_text(capsys, monkeypatch)
     assert max(map(len, text.splitlines())) < 80
     statuses = [int(number) for number in re.findall(r"(?m)^  (\d+) ", text)]
-    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE]
+    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE, 143]
 
 
 def test_version(capsys):
@@ -151,6 +159,61 @@ def test_version(capsys):
         cli.main(["--version"])
     assert raised.value.code == 0
     assert re.fullmatch(r"wsmini \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def output_of(capfdbinary, *argv):
+    assert cli.main(argv) == 0
+    return capfdbinary.readouterr().out.decode()
+
+
+def option_names():
+    actions = arguments.make_parser()._actions
+    return [name for action in actions for name in action.option_strings]
+
+
+def test_the_documentation_has_every_option_and_status():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in option_names() if not re.search(rf"[`\s]{name}\b", text)] == []
+    for status, meaning in arguments.STATUSES.items():
+        assert f"| {status} | {meaning} |\n" in text
+
+
+def test_the_manual_page_has_every_option_and_status(capfdbinary):
+    text = output_of(capfdbinary, "--man")
+    for name in option_names():
+        assert rf"\fB{name}\fR".replace("-", r"\-") in text
+    for status in arguments.STATUSES:
+        assert rf"\fB{status}\fR" in text
+    if shutil.which("groff"):
+        check = ["groff", "-man", "-ww", "-z", "-Tascii"]
+        done = subprocess.run(check, input=text.encode(), stderr=subprocess.PIPE, check=True)
+        assert done.stderr == b""
+
+
+COMPLETED = {
+    "an option": ("wsmini --time", "--timeout --timestamps"),
+    "a file": (f"wsmini --cafile {CERTS}/ca.p", f"{CERTS}/ca.pem"),
+    "a shell": ("wsmini --completion z", "zsh"),
+    "nothing": ("wsmini --count ", ""),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("line, expected", COMPLETED.values(), ids=COMPLETED)
+def test_bash_completes(line, expected, capfdbinary):
+    script = output_of(capfdbinary, "--completion", "bash")
+    words = " ".join(f"'{word}'" for word in line.split(" "))
+    script += f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _wsmini\n"
+    script += 'echo "${COMPREPLY[*]}"\n'
+    done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().split() == expected.split()
+
+
+def test_zsh_completion_has_every_option(capfdbinary):
+    script = output_of(capfdbinary, "--completion", "zsh")
+    assert [name for name in option_names() if f"'*{name}[" not in script] == []
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n", "-c", script], check=True)
 
 
 # -- statuses --
@@ -249,7 +312,7 @@ def test_compression_is_offered_unless_told_otherwise(console, echo):
 
 
 def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monkeypatch):
-    monkeypatch.setattr(session, "_lines", lambda read: iter([None]))
+    monkeypatch.setattr(session, "reading_for", lambda args: lambda read: iter([None]))
     with pytest.raises(TypeError):
         console.run(echo.url)
 
@@ -258,9 +321,9 @@ def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monke
 
 
 def environment(**changes):
-    dropped = ("COLUMNS", "PYTHONUNBUFFERED")
+    dropped = ("COLUMNS", "PYTHONUNBUFFERED", "NO_COLOR")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "PYTHONPATH": str(ROOT), "INPUTRC": os.devnull, **changes}
+    return {**kept, "PYTHONPATH": str(ROOT), "INPUTRC": os.devnull, "WSMINI_HISTORY": "", **changes}
 
 
 def command(*argv):
@@ -544,7 +607,8 @@ def test_a_broken_pipe_ends_it_quietly(echo):
 
 
 @posix_only
-def test_an_interrupt_closes_the_connection_quietly():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_closes_the_connection_quietly(number):
     closes = []
 
     def script(peer):
@@ -557,9 +621,230 @@ def test_an_interrupt_closes_the_connection_quietly():
     with scripted_server(script) as server:
         process = start(server.url)
         assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGINT)
-        assert finish(process) == (session.INTERRUPTED, b"", "")
+        process.send_signal(number)
+        assert finish(process) == (128 + number, b"", "")
     assert closes == [(Opcode.CLOSE, b"\x03\xe8")]
+
+
+@pytest.mark.parametrize("blocked", ["readline", "zlib", "ssl", "json"])
+def test_modules_that_small_systems_lack(blocked, echo):
+    program = f"import runpy, sys; sys.modules[{blocked!r}] = None\n" \
+        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, echo.url, "--idle=0"], env=environment(), input=b"a\n",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\n", b"")
+
+
+# -- reconnecting --
+
+
+def test_it_connects_again_and_goes_on():
+    replies = iter("ab")
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_message() == "subscribe"
+        letter = next(replies)
+        peer.send_message(letter)
+        peer.close(1012 if letter == "a" else 4001)
+
+    with scripted_server(script) as server:
+        argv = [server.url, "--reconnect=0.01", "-m", "subscribe", "--wait=inf"]
+        status, stdout, stderr = run(*argv)
+    assert (status, stdout) == (6, b"a\nb\n")
+    assert "connecting again in 0.0 s" in stderr.splitlines()[0]
+
+
+def test_input_goes_over_the_next_connection():
+    served = []
+
+    def script(peer):
+        peer.accept()
+        served.append(peer)
+        if len(served) == 1:
+            peer.send_message("first")
+            peer.close(1012)
+        else:
+            peer.send_message(peer.recv_message())
+            peer.close(1000)
+
+    with scripted_server(script) as server:
+        process = start("--reconnect=0.01", server.url)
+        assert process.stdout.readline() == b"first\n"
+        while len(served) < 2:
+            time.sleep(0.01)
+        process.stdin.write(b"x\n")
+        process.stdin.flush()
+        status, stdout, _ = finish(process)
+    assert (status, stdout) == (0, b"x\n")
+
+
+def test_what_cannot_help_is_not_tried_again(echo):
+    with scripted_server(refusing) as server:
+        assert run("--reconnect", server.url)[0] == 5
+        assert server.connections == 1
+
+
+# -- formats --
+
+FORMATS = {
+    "hex": (["--hex"], b"00 ff\n0a\n", b"00ff\n0a\n"),
+    "base64": (["--base64"], b"AP8=\n", b"AP8=\n"),
+    "null": (["-0"], b"a\nb\0c", b"a\nb\0c\0"),
+    "text as one": (["--text"], "\xe9\nb\n".encode(), "\xe9\nb\n\n".encode()),
+    "json": (["--json"], b'{"a":[1]}\nno\n', b'{\n  "a": [\n    1\n  ]\n}\nno\n'),
+    "dump": (["--hex", "--dump"], b"0041\n", b"00000000  00 41" + b" " * 42 + b"  |.A|\n"),
+}
+
+
+@pytest.mark.parametrize("argv, data, expected", FORMATS.values(), ids=FORMATS)
+def test_formats(argv, data, expected, echo):
+    assert run(echo.url, "--idle=0", *argv, data=data) == (0, expected, "")
+
+
+def test_lines_of_json(echo):
+    data = b'{"payload": "a\\nb"}\n{"type": "binary", "payload": "AP8="}\n'
+    status, stdout, stderr = run(echo.url, "--idle=0", "--ndjson", data=data)
+    assert (status, stderr) == (0, "")
+    records = [json.loads(line) for line in stdout.splitlines()]
+    assert all(abs(record.pop("time") - time.time()) < PATIENCE for record in records)
+    assert records == [
+        {"direction": "received", "type": "text", "payload": "a\nb"},
+        {"direction": "received", "type": "binary", "payload": "AP8="},
+    ]
+
+
+BAD_INPUT = {
+    "hex": (["--hex"], b"0g\n", "isn't hexadecimal"),
+    "base64": (["--base64"], b"A\n", "isn't base64"),
+    "json": (["--ndjson"], b"[]\n", "isn't JSON with a"),
+    "type": (["--ndjson"], b'{"payload": "", "type": "x"}\n', "neither text nor binary"),
+    "text": (["--text"], b"a\xff", "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("argv, data, problem", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_input_that_cannot_be_read_that_way(argv, data, problem, echo):
+    status, stdout, stderr = run(echo.url, *argv, data=data)
+    assert (status, stdout) == (1, b"")
+    assert stderr.startswith("wsmini: standard input: ") and problem in stderr
+
+
+def test_timestamps(echo):
+    status, stdout, _ = run(echo.url, "--idle=0", "--timestamps", data=b"a\n")
+    assert status == 0
+    assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d\d\d a\n", stdout)
+
+
+def test_a_file_in_and_a_file_out(echo, tmp_path):
+    data = os.urandom(3_000_000)
+    (tmp_path / "in").write_bytes(data)
+    argv = ["--binary", "--raw", "--max-size=0", "--count=1"]
+    files = [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+    assert run(echo.url, *argv, *files, data=b"unread") == (0, b"", "")
+    assert (tmp_path / "out").read_bytes() == data
+
+
+def test_files_that_are_not_there(echo, tmp_path):
+    status, stdout, stderr = run(echo.url, f"--input={tmp_path / 'none'}")
+    assert (status, stdout) == (1, b"")
+    assert "No such file" in stderr
+    status, stdout, stderr = run(echo.url, f"--output={tmp_path / 'none' / 'out'}")
+    assert (status, stdout) == (1, b"")
+    assert stderr.startswith("wsmini: cannot write: ")
+
+
+def test_large_input_needs_constant_memory():
+    sizes = []
+
+    def script(peer):
+        peer.accept()
+        frame = peer.recv_frame()
+        sizes.append(len(frame.data))
+        while not frame.fin:
+            frame = peer.recv_frame()
+            sizes.append(len(frame.data))
+        peer.close(1000)
+
+    limited = "import resource, runpy, sys\n" \
+        "resource.setrlimit(resource.RLIMIT_DATA, (60 << 20,) * 2)\n" \
+        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)\n"
+    with scripted_server(script) as server:
+        argv = [server.url, "--binary", "--input=/dev/stdin", "--no-compression"]
+        done = subprocess.run(
+            [sys.executable, "-c", limited, *argv], env=environment(), input=bytes(200 << 20),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert sum(sizes) == 200 << 20
+
+
+def test_a_record_has_the_session_without_its_secrets(echo, tmp_path):
+    path = tmp_path / "record"
+    argv = ["--record", str(path), "-H", "Authorization: hunter2", "--idle=0"]
+    url = echo.url.replace("//", "//me:hunter2@") + "/?token=hunter2"
+    assert run(url, *argv, data=b"a\n") == (0, b"a\n", "")
+    text = path.read_text()
+    assert "hunter2" not in text
+    opened, *messages, close = [json.loads(line) for line in text.splitlines()]
+    assert opened["type"] == "open"
+    shown = [(m["direction"], m["type"], m["payload"]) for m in messages]
+    assert shown == [("sent", "text", "a"), ("received", "text", "a")]
+    assert close == {"type": "close", "direction": "sent", "code": 1000, "reason": ""}
+    assert path.stat().st_mode & 0o77 == 0 or os.name != "posix"
+
+
+# -- ways to connect --
+
+
+def test_where_to_connect_to(echo, tmp_path):
+    port = echo.port
+    url = f"ws://name.invalid:{port}/"
+    given = f"--resolve=name.invalid:{port}:127.0.0.1"
+    other = "--resolve=other.invalid:80:[::1]"
+    argv = [url, other, given, "--source=127.0.0.1", "--proxy=none", "--idle=0"]
+    assert run(*argv, data=b"a\n") == (0, b"a\n", "")
+    assert echo.requests[0].headers["Host"] == f"name.invalid:{port}"
+
+
+def test_a_proxy_is_used(echo):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        status, _, stderr = run(echo.url, f"--proxy={proxy}")
+    assert status == 3 and "proxy" in stderr
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_unix_socket(tmp_path):
+    status, _, stderr = run("ws://localhost", f"--unix={tmp_path / 'none'}")
+    assert status == 3 and str(tmp_path) in stderr
+
+
+def test_credentials_cookies_and_headers(console, tmp_path):
+    (tmp_path / "password").write_text("hunter2\n")
+    seen = []
+
+    def script(peer):
+        if peer.request().headers.get("Authorization") is None:
+            peer.respond(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+            return
+        peer.accept()
+        seen.append(peer._requests[-1].headers)
+        peer.close()
+
+    with scripted_server(script) as server:
+        for user in (["-u", "me", "--password-file", str(tmp_path / "password")],
+                     ["-u", "me:hunter2"]):  # fmt: skip
+            argv = [*user, "-b", "a=1", "-b", "b=2", "--user-agent", "", "--wait=inf"]
+            assert console.run(server.url, *argv)[0] == 0
+    for headers in seen:
+        assert headers["Authorization"] == "Basic bWU6aHVudGVyMg=="
+        assert headers["Cookie"] == "a=1; b=2"
+        assert "User-Agent" not in headers
+    assert len(seen) == 2
 
 
 # -- failing to connect --
@@ -786,7 +1071,10 @@ runpy.run_module("wsmini", run_name="__main__", alter_sys=True)
 class Terminal:
     """The command line in a pseudo-terminal."""
 
-    def __init__(self, *argv, columns=40, rows=8, blocked="", term="xterm", **streams):
+    def __init__(
+        self, *argv, columns=40, rows=8, blocked="", term="xterm", history="", no_color="",
+        **streams,
+    ):  # fmt: skip
         self.columns, self.rows = columns, rows
         self.output = b""
         self.master, self.slave = pty.openpty()
@@ -795,7 +1083,9 @@ class Terminal:
         self.mode = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_TERMINAL, blocked, *argv],
-            env=environment(TERM=term, LC_ALL="C.UTF-8"),
+            env=environment(
+                TERM=term, LC_ALL="C.UTF-8", WSMINI_HISTORY=history, NO_COLOR=no_color
+            ),
             start_new_session=True,
             **{**dict.fromkeys(["stdin", "stdout", "stderr"], self.slave), **streams},
         )
@@ -861,6 +1151,69 @@ def test_a_conversation_on_a_terminal(echo):
         assert terminal.text.endswith(f">\n{GOODBYE}")
 
 
+@needs_pty
+def test_commands_on_a_terminal(echo, tmp_path):
+    (tmp_path / "file").write_bytes(b"\x01\x02")
+    with Terminal(echo.url, columns=100, rows=30) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("/ping\r")
+        terminal.wait_for(" ms\n>")
+        assert re.search(r"> /ping\n\* pong after \d+\.\d\d ms\n>$", terminal.text)
+        terminal.type(f"/binary {tmp_path / 'file'}\r")
+        terminal.wait_for("< [2 bytes] 0102\n>")
+        terminal.type("/hex 00 ff\r")
+        terminal.wait_for("< [2 bytes] 00ff\n>")
+        terminal.type("//x\r")
+        terminal.wait_for("< /x\n>")
+        for wrong, answer in (
+            ("/hex 0g", "* /hex: a line isn't hexadecimal"),
+            ("/binary /no/such", "* /binary: [Errno 2] No such file"),
+            ("/close 1006", "* /close: wrong arguments"),
+            ("/nonsense", "* there is no command /nonsense"),
+        ):
+            terminal.type(f"{wrong}\r")
+            while answer not in terminal.text:
+                assert terminal.read(PATIENCE), terminal.text
+            terminal.wait_for("\n>")  # or the next line is echoed before there is a prompt
+        terminal.type("/help\r")
+        terminal.wait_for("show this\n>")
+        terminal.type("/close 4001 bye\r")
+        assert terminal.end() == 6
+        assert "sent 4001 (private use) bye" in terminal.text
+
+
+@needs_pty
+def test_the_history_is_kept_but_no_secrets(echo, tmp_path):
+    pytest.importorskip("readline")
+    path = tmp_path / "history"
+    for first in (True, False):
+        with Terminal(echo.url, columns=100, history=str(path)) as terminal:
+            terminal.wait_for("\n>")
+            if first:
+                for line in ("my password is hunter2", " with a space", "kept"):
+                    terminal.type(f"{line}\r")
+                    terminal.wait_for(f"< {line}\n>")
+            else:
+                terminal.type("\x10\r")  # the previous one
+                terminal.wait_for("> kept\n< kept\n>")
+            terminal.type("\x04")
+            assert terminal.end() == 0
+        assert path.stat().st_mode & 0o77 == 0
+    assert path.read_text() == "kept\nkept\n"
+
+
+@needs_pty
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colors(no_color, echo):
+    with Terminal(echo.url, no_color=no_color) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("a\r")
+        terminal.wait_for("< a\n>")
+        assert (b"\x1b[36m" in terminal.output) is (not no_color)
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
 class Pushed:
     """A server that sends what the test tells it to, and keeps what it gets."""
 
@@ -921,6 +1274,20 @@ def test_messages_appear_above_the_line_being_typed(blocked, pushed):
         terminal.type("\x04")
         assert terminal.end() == 0
     assert pushed.received == ["half typed"]
+
+
+@needs_pty
+def test_notes_appear_above_the_line_being_typed(pushed):
+    with Terminal(pushed.server.url, "-vv", columns=100) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        pushed.push("news")
+        terminal.wait_for("\n< TEXT FIN 4 bytes 'news'\n< news\n> half ty")
+        terminal.type("ped\r")
+        terminal.wait_for("> TEXT FIN 10 bytes 'half typed'\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
 
 
 @needs_pty
@@ -1039,5 +1406,5 @@ def test_a_terminal_for_input_alone(echo):
 @needs_pty
 def test_raw_output_does_not_go_to_a_terminal():
     with Terminal("--raw", "ws://127.0.0.1", columns=100) as terminal:
-        assert terminal.end() == session.USAGE
+        assert terminal.end() == arguments.USAGE
         assert "redirect standard output" in terminal.text

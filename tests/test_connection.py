@@ -809,7 +809,7 @@ def test_a_peer_that_takes_a_long_message_slowly_is_alive():
 def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
     with pair(close_timeout=0.2) as (ws, _):
         with monkeypatch.context() as patch:
-            patch.setattr(ws._wire, "finish", interrupt)
+            patch.setattr(ws._wire, "wait_until", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 ws.close()
         with pytest.raises(ConnectionClosedError):
@@ -820,7 +820,7 @@ def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
 def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
     with pair(ping_interval=0.04) as (ws, _):  # the blocking read ends soon
         with monkeypatch.context() as patch:
-            patch.setattr(ws._wire, "_wait", interrupt)
+            patch.setattr(ws._wire, "poll", interrupt)
             if closing:
                 patch.setattr(ws._wire, "_read", lambda deadline: ws._wire._drain(0.0))
             with pytest.raises(KeyboardInterrupt) as raised:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,18 @@ def test_python_blocks_run(code, servers, monkeypatch):
     for shown, real in servers.items():
         code = code.replace(shown, real)
     exec(compile(code, "block", "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("code", [b for b in blocks() if "import pytest" in b.values[0]])
+def test_examples_of_tests_pass(code, tmp_path):
+    path = tmp_path / "test_example.py"
+    path.write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    assert run.returncode == 0, run.stdout.decode()
+    assert b"1 passed" in run.stdout
 
 
 def test_there_are_blocks():

@@ -25,6 +25,7 @@ SANS_IO = (
     "messages",
     "handshake",
     "protocol",
+    "payload",
 )
 OPENING = (
     "auth",
@@ -36,9 +37,16 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "driving",
+    "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (("boxes", "wire", "connection"), ("loop", "client"), ("aio",), ("testing",))
+FRONT_ENDS = (
+    ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
+    ("loop", "client"),
+    ("selecting", "aio"),
+    ("peer", "servers", "faults", "replay", "testing"),
+)
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -63,10 +71,16 @@ def allowed():
         for index, name in enumerate(names):
             rules[name] = below | set(names[:index])
     # The command line is a program like any other: it uses the blocking front end.
-    rules["session"] = below | {"connection"}
-    rules["cli"] = rules["session"] | {"session", "testing"}
+    program = set()
+    for name in (
+        "arguments", "formats", "commands", "session", "manual", "benchmark", "tracing", "cli",
+    ):  # fmt: skip
+        rules[name] = below | program | {"connection"}
+        program.add(name)
+    rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    rules["__init__"] = set(rules) - {"aio", "cli", "session", "testing", "__main__"}
+    not_loaded = {"aio", "selecting", *FRONT_ENDS[-1], "__main__"} | program
+    rules["__init__"] = set(rules) - not_loaded
     return rules
 
 

@@ -98,7 +98,7 @@ GOOD = {
     "port": ("port", 65535, 65535),
     "unix_path": ("unix_path", "/run/s", "/run/s"),
     "source_address": ("source_address", ("127.0.0.1", 0), ("127.0.0.1", 0)),
-    "socket_options": ("socket_options", ((1, 2, 3), (1, 2, b"x")), [(1, 2, 3), (1, 2, b"x")]),
+    "socket_options": ("socket_options", ((1, 2, 3), (1, 2, b"x")), ((1, 2, 3), (1, 2, b"x"))),
     "no proxy": ("proxy", None, None),
     "delay": ("happy_eyeballs_delay", 0, 0),
     "delay without end": ("happy_eyeballs_delay", float("inf"), FOREVER),
@@ -114,8 +114,8 @@ GOOD = {
     "max_size": ("max_size", None, None),
     "two sizes": ("max_size", (None, 5), (None, 5)),
     "busy_poll": ("busy_poll", 1e-4, 1e-4),
-    "subprotocols": ("subprotocols", ("a", "b"), ["a", "b"]),
-    "headers": ("additional_headers", {"A": ["1"], "B": None}, [("A", "1"), ("B", None)]),
+    "subprotocols": ("subprotocols", ["a", "b"], ("a", "b")),
+    "headers": ("additional_headers", {"A": ["1"], "B": None}, (("A", "1"), ("B", None))),
     "origin": ("origin", "https://x", "https://x"),
     "user agent": ("user_agent_header", None, None),
     "trace": ("trace", print, print),
@@ -345,10 +345,10 @@ def test_wss_without_the_ssl_module(no_ssl):
 
 def test_what_is_offered(monkeypatch):
     assert [offer.name for offer in Options(URL).offers] == ["permessage-deflate"]
-    assert Options(URL, compression=None).offers == []
+    assert Options(URL, compression=None).offers == ()
     mine = wsmini.Deflate(level=1)
-    assert Options(URL, extensions=[mine]).offers == [mine]
-    assert Options(URL, extensions=[mine], compression=None).offers == [mine]
+    assert Options(URL, extensions=[mine]).offers == (mine,)
+    assert Options(URL, extensions=[mine], compression=None).offers == (mine,)
 
     class Other(wsmini.ExtensionOffer):
         name = "x-other"
@@ -359,7 +359,7 @@ def test_what_is_offered(monkeypatch):
         "permessage-deflate",
     ]
     monkeypatch.setattr(module, "available", lambda: False)
-    assert Options(URL).offers == []
+    assert Options(URL).offers == ()
 
 
 def test_what_is_passed_on():

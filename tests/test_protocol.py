@@ -723,12 +723,22 @@ def kept_alive(interval=20.0, timeout=10.0):
     return protocol
 
 
+def test_a_pong_that_came_a_moment_after_its_ping_costs_no_tick_of_its_own():
+    protocol = kept_alive()
+    assert protocol.tick(120.0) == 130.0
+    protocol.receive_data(b"", 120.2)
+    assert not protocol.doubtful
+    assert protocol.tick(130.0) == 140.2
+    assert protocol.tick(140.0) == 150.0
+
+
 def test_a_silent_peer_is_pinged_and_given_up():
     protocol = kept_alive()
     assert protocol.tick(100.0) == 120.0
-    assert protocol.tick(119.9) == 120.0
-    assert not protocol.has_output
+    assert protocol.tick(119.5) == 120.0
+    assert not protocol.has_output and not protocol.doubtful
     assert protocol.tick(120.0) == 130.0
+    assert protocol.doubtful
     ((head, payload),) = written(protocol)
     assert head == 0x89
     assert protocol.tick(129.9) == 130.0
@@ -848,6 +858,22 @@ def test_no_keepalive_while_closing():
     protocol.close()
     protocol.data_to_send()
     assert protocol.tick(120.0) is None
+    assert not protocol.has_output
+
+
+def test_a_probe_pings_at_once_and_then_gives_up():
+    protocol = ClientProtocol(ping_interval=20, ping_timeout=5)
+    protocol.open((), 100.0)
+    assert protocol.probe(101.0) == 106.0
+    assert protocol.has_output
+    assert protocol.tick(106.0) is None
+    assert protocol.abort and protocol.sent.code == 1011
+
+
+def test_a_probe_without_a_keepalive_does_nothing():
+    protocol = ClientProtocol(ping_interval=None)
+    protocol.open((), 0.0)
+    assert protocol.probe(1.0) is None
     assert not protocol.has_output
 
 

@@ -11,7 +11,7 @@ import pytest
 import wsmini
 
 TREE = ast.parse(pathlib.Path(wsmini.__file__).read_text(encoding="utf-8"))
-MOST_NAMES = 40  # half of them exceptions
+MOST_NAMES = 41  # half of them exceptions
 
 
 def literal_all():

@@ -8,7 +8,7 @@ import time
 import pytest
 from helpers import splits
 
-from wsmini import session
+from wsmini import formats, session
 from wsmini.exceptions import Close, connection_closed
 
 CLOSES = {  # received, sent, received first -> with the code 4001 as our own
@@ -57,27 +57,27 @@ def reading(chunks):
 @pytest.mark.parametrize("data, lines", LINES.values(), ids=LINES)
 def test_lines_however_they_are_split(data, lines):
     for chunks in splits(data):
-        assert list(session._lines(reading(chunks))) == lines
+        assert [formats.decoded(line) for line in formats.lines(reading(chunks))] == lines
 
 
 def test_a_long_line_takes_linear_time():
     chunks = [b"x"] * 200_000 + [b"\n"]
     started = time.process_time()
-    assert list(session._lines(reading(chunks))) == ["x" * 200_000]
+    assert list(formats.lines(reading(chunks))) == [b"x" * 200_000]
     assert time.process_time() - started < 5  # seconds; quadratic, it would be minutes
 
 
 def test_a_line_that_is_not_utf8_is_an_error():
     with pytest.raises(UnicodeError, match=r"at byte 1 of a line.*--binary"):
-        list(session._lines(reading([b"a\n", b"b\xff\n"])))
+        formats.decoded(b"b\xff")
 
 
 SIZES = {
     "nothing": [],
     "small": [3, 4],
-    "one block": [session._CHUNK] * (session._BLOCK // session._CHUNK),
-    "a byte more": [session._BLOCK, 1],
-    "three blocks": [session._BLOCK] * 3,
+    "one block": [formats.CHUNK] * (formats.BLOCK // formats.CHUNK),
+    "a byte more": [formats.BLOCK, 1],
+    "three blocks": [formats.BLOCK] * 3,
     "many small": [1000] * 5000,
 }
 
@@ -90,13 +90,13 @@ def test_binary_input_is_one_message(sizes):
         chunks.append(data[start : start + size])
         start += size
     messages = []
-    for message in session._blocks(reading(chunks)):
+    for message in formats.blocks(reading(chunks)):
         messages.append(message if isinstance(message, bytes) else b"".join(message))
     assert messages == ([data] if data else [])
 
 
 def test_binary_input_that_is_small_is_not_fragmented():
-    assert list(session._blocks(reading([b"a"] * 20))) == [b"a" * 20]
+    assert list(formats.blocks(reading([b"a"] * 20))) == [b"a" * 20]
 
 
 # -- output --

@@ -14,7 +14,7 @@ import zlib
 import pytest
 from helpers import SEED, splits
 
-from wsmini import testing
+from wsmini import peer, servers
 from wsmini.exceptions import Close, ConnectionClosedOK, PayloadTooBig, ProtocolError
 from wsmini.frames import Frame, Opcode
 from wsmini.testing import echo_server, frame, scripted_server
@@ -31,6 +31,11 @@ HANDSHAKE = {
     "Sec-WebSocket-Version": "13",
 }
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def linger(monkeypatch, seconds):
+    for module in (peer, servers):
+        monkeypatch.setattr(module, "LINGER", seconds)
 
 
 class Client:
@@ -492,7 +497,7 @@ def test_close_ends_connections_and_threads_at_once():
 
 
 def test_close_ends_a_connection_whose_client_does_not_read(monkeypatch):
-    monkeypatch.setattr(testing, "_LINGER", 0.1)
+    linger(monkeypatch, 0.1)
     with echo_server() as server, Client(server) as client:
         client.open()
         client.sock.settimeout(0.2)
@@ -821,7 +826,7 @@ def test_a_script_that_waits_for_its_client_loses_it_where_the_block_ends():
 
 
 def test_a_script_that_does_not_end_is_an_error(monkeypatch):
-    monkeypatch.setattr(testing, "_LINGER", 0.05)
+    linger(monkeypatch, 0.05)
     end = threading.Event()
     with pytest.raises(RuntimeError, match="still runs"):
         run(lambda peer: end.wait(20), lambda client: None)

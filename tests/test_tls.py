@@ -539,6 +539,7 @@ def test_the_goodbye_of_the_server(before):
     lower.incoming += lower.to_client.read()
     if before:
         assert stream.recv(100) == before
+        assert stream.buffered()  # the socket shows nothing of it any more
     assert stream.recv(100) == b""
     assert stream.recv(100) == b""
     stream.send(b"still")  # a half-closed connection still takes what we say

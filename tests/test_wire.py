@@ -29,7 +29,7 @@ from integration.pairs import (
     tcp_pair,
 )
 
-from wsmini import boxes, wire
+from wsmini import boxes, keeper, wire
 from wsmini import connection as connection_module
 from wsmini.deflate import PerMessageDeflate
 from wsmini.exceptions import (
@@ -800,7 +800,7 @@ def test_a_stream_waits_for_a_thread_that_has_stepped_in():
         waiting = Task(ws.ping(b"!").wait)
         receiving(ws)
         chunks = Task(lambda: list(ws.recv_streaming()))
-        eventually(lambda: ws._wire._wanted)
+        eventually(lambda: ws._wire.wanted)
         peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
         assert chunks.result() == ["a"]
         assert waiting.result() >= 0
@@ -971,6 +971,8 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(wire, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
+    monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)
+    monkeypatch.setattr(keeper, "watch", lambda wire: None)  # it has the real time
     yield clock
     clock.now += 1e6  # nothing that still waits has reason to
 
@@ -1087,7 +1089,7 @@ def test_an_interrupted_receive_while_another_thread_has_stepped_in(interrupted)
     with pair() as (ws, peer):
         waiting = Task(ws.ping(b"!").wait)
         receiving(ws)
-        interrupted(ws.recv, lambda: ws._wire._wanted)
+        interrupted(ws.recv, lambda: ws._wire.wanted)
         peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
         waiting.result()
         assert ws.recv() == "a"
@@ -1213,14 +1215,15 @@ def test_connections_leave_no_descriptors_and_threads():
             peer.sock.close()
             ws.close()
 
-    before, threads = descriptors(), threading.active_count()
-    for i in range(200):
-        ours, theirs = tcp_pair()
-        ws = connection(SocketStream(ours))
-        end(i, ws, peer_of(theirs))
-        assert ws.fileno() == theirs.fileno() == -1
-    assert descriptors() == before
-    assert threading.active_count() == threads
+    with pair():  # so that the keeper is there before and after
+        before, threads = descriptors(), threading.active_count()
+        for i in range(200):
+            ours, theirs = tcp_pair()
+            ws = connection(SocketStream(ours))
+            end(i, ws, peer_of(theirs))
+            assert ws.fileno() == theirs.fileno() == -1
+        assert descriptors() == before
+        assert threading.active_count() == threads
 
 
 def test_an_idle_connection_is_small():

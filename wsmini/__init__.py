@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from .client import Client
 from .connection import Connection, Ping, connect
 from .deflate import Deflate
 from .exceptions import (
@@ -42,7 +43,10 @@ from .exceptions import (
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
 from .http11 import Headers
+from .loop import Loop
 from .protocol import State
+from .reconnect import Backoff, Fixed, NoReconnect, retryable
+from .reconnecting import reconnect
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = [
+    "Backoff",
+    "Client",
     "Close",
     "ConcurrencyError",
     "Connection",
@@ -59,6 +65,7 @@ __all__ = [
     "Deflate",
     "Extension",
     "ExtensionOffer",
+    "Fixed",
     "Frame",
     "Headers",
     "InvalidHandshake",
@@ -72,7 +79,9 @@ __all__ = [
     "InvalidStatus",
     "InvalidURI",
     "InvalidUpgrade",
+    "Loop",
     "NegotiationError",
+    "NoReconnect",
     "PayloadTooBig",
     "Ping",
     "ProtocolError",
@@ -83,6 +92,8 @@ __all__ = [
     "WebSocketException",
     "__version__",
     "connect",
+    "reconnect",
+    "retryable",
     "unverified_context",
 ]
 

@@ -45,11 +45,9 @@ class Inbox:
         """Whether more may be kept."""
         return len(self) < self._limit
 
-    def take(self) -> List[Message]:
-        """The messages that were kept."""
-        with self._mutex:
-            batch, self.messages = self.messages, []
-        return batch
+    def take(self) -> Message:
+        """The first message that was kept; for the consumer, when there is one."""
+        return self.messages.pop(0)
 
     def take_chunk(self, begun: bool) -> Optional[Chunk]:
         """What was kept of the message that has *begun*, or of the next one."""

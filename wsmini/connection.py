@@ -4,23 +4,26 @@ A ``Connection`` has no thread of its own. Any number of threads may send, each 
 whole; one at a time receives. Who may touch the socket when is told in ``wire``; this module is
 what a program sees of it.
 
-Unread messages are in ``_ready``, an iterator that ``recv`` and iteration share: whoever comes
+Unread messages are in ``Wire.ready``, an iterator that ``recv`` and iteration share: whoever comes
 takes the next one, so none is lost when one gives way to the other.
 """
 
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, get_ident
+import socket
+from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
 
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
-from .frames import Opcode
-from .net import run, shown_address
+from .frames import close_payload
+from .net import deadline_after, patience, run, shown_address
 from .opening import Opening
 from .options import read_options
+from .payload import chunk_converter, converted, encoded
 from .protocol import ClientProtocol
-from .wire import Wire, deadline_after, monotonic, patience
+from .stacks import interrupted, others_inside
+from .wire import Wire, monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
         Literal,
         Optional,
         Sequence,
-        Tuple,
         Type,
         Union,
         overload,
@@ -72,7 +74,11 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
         TimeoutError: if ``open_timeout`` passes.
         InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
     """
-    settings = read_options(url, options)
+    return open_connection(read_options(url, options))
+
+
+def open_connection(settings: Options) -> Connection:
+    """What ``connect()`` does, with options that were checked before."""
     opened = run(Opening(settings).steps())
     try:
         return Connection(opened, settings)
@@ -108,7 +114,12 @@ class Ping:
         """
         wire = self._wire
         deadline = None if timeout is None else deadline_after(timeout)
-        if not wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline):
+        try:
+            done = wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline)
+        except BaseException:
+            wire.interrupted()
+            raise
+        if not done:
             raise TimeoutError(f"no pong within {timeout} s")
         if self._round_trip is None:
             raise wire.protocol.close_exc()
@@ -143,8 +154,8 @@ class Connection:
         self._acquire_sending = self._wire.sending.acquire
         self._release_sending = self._wire.sending.release
         self._put = self._wire.outbox.put
-        self._ready: Iterator[Message] = iter(())
         self._consuming = allocate_lock()  # held in recv and recv_streaming
+        self._streaming = False  # whether a recv_streaming() goes on, perhaps suspended
         self._fragments_by = 0  # the thread that is sending a fragmented message
         self._id = ""
 
@@ -177,27 +188,38 @@ class Connection:
             ConcurrencyError: if another thread is receiving.
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
-        for message in self._ready:
-            return message if decode is None else _converted(message, decode)
+        for message in self._wire.ready:
+            return message if decode is None else converted(message, decode)
         message = self._receive(None if timeout is None else deadline_after(timeout))
-        return message if decode is None else _converted(message, decode)
+        return message if decode is None else converted(message, decode)
 
     def _receive(self, deadline: Optional[float]) -> Message:
-        """Wait for a message; those that come with it are ready then, before another can wait."""
-        if not self._consuming.acquire(False):
-            raise ConcurrencyError(TWO_RECEIVERS)
+        """Wait for a message, as the consumer."""
+        wire = self._wire
         try:
-            for message in self._ready:
-                return message  # another thread has made it ready since
-            batch = self._wire.receive(deadline)
-            if len(batch) == 1:
-                return batch.pop()  # and no second reference to what may be large
-            ready = iter(batch)
-            message = next(ready)
-            self._ready = ready
-            return message
-        finally:
-            self._consuming.release()
+            self._start_consuming()
+            try:
+                for message in wire.ready:
+                    return message  # another thread has made it ready since
+                return wire.receive(deadline)
+            finally:
+                self._consuming.release()
+        except BaseException:
+            wire.interrupted()
+            raise
+
+    def _start_consuming(self) -> None:
+        """Become the consumer.
+
+        Raises:
+            ConcurrencyError: if there is one.
+        """
+        wire = self._wire
+        while not self._consuming.acquire(False):
+            if self._streaming or others_inside(wire) or interrupted(wire):
+                raise ConcurrencyError(TWO_RECEIVERS)
+            if wire.forgotten(self._consuming):
+                return  # left locked, see "Signals" in locks, and taken over
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -211,7 +233,7 @@ class Connection:
 
     def _batches(self) -> Iterator[Iterator[Message]]:
         while True:
-            yield self._ready
+            yield self._wire.ready
             try:
                 yield iter((self._receive(None),))
             except ConnectionClosedOK:
@@ -242,22 +264,24 @@ class Connection:
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        if not self._consuming.acquire(False):
-            raise ConcurrencyError(TWO_RECEIVERS)
         wire, fin, begun = self._wire, False, False
+        self._start_consuming()
         try:
-            for message in self._ready:
+            self._streaming = True
+            for message in wire.ready:
                 fin = True
-                yield message if decode is None else _converted(message, decode)
+                yield message if decode is None else converted(message, decode)
                 return
-            convert = _chunk_converter(decode)
+            convert = chunk_converter(decode)
             while not fin:
                 chunk, fin = wire.receive_chunk(begun)
                 begun = True
                 yield convert(chunk, fin)
         finally:
+            wire.interrupted()
             if not fin:
                 wire.skip()
+            self._streaming = False
             self._consuming.release()
 
     def recv_into(
@@ -279,7 +303,7 @@ class Connection:
         message = self.recv(timeout)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > len(view):
-            self._ready = iter([message, *self._ready])
+            self._wire.ready = iter([message, *self._wire.ready])
             raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
         view[: len(data)] = data
         return len(data)
@@ -320,33 +344,37 @@ class Connection:
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
-            opcode, data = _encoded(message, text)
+            opcode, data = encoded(message, text)
         else:
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
                 self._send_fragments(message, text, compress, timeout)
                 return
-            opcode, data = _encoded(view, text)
+            opcode, data = encoded(view, text)
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
             deadline = deadline_after(timeout)
-        self._start_sending(deadline)
         encoding = False
         try:
-            if deadline is not None:
-                wire.wait_for_room(deadline)
-            encoding = True
-            written = self._put(protocol.send_message(opcode, data, compress))
-            encoding = False
-            if not written:
-                wire.wait_written(deadline)
-        except BaseException as exc:
-            wire.fail_sending(exc, encoding)
+            self._start_sending(deadline)
+            try:
+                if deadline is not None:
+                    wire.wait_for_room(deadline)
+                encoding = True
+                written = self._put(protocol.send_message(opcode, data, compress))
+                encoding = False
+                if not written:
+                    wire.wait_written(deadline)
+            except BaseException as exc:
+                wire.fail_sending(exc, encoding)
+                raise
+            self._release_sending()
+            if protocol.has_output:
+                wire.push(deadline)
+        except BaseException:
+            wire.interrupted()
             raise
-        self._release_sending()
-        if protocol.has_output:
-            wire.push(deadline)
 
     def _start_sending(self, deadline: Optional[float]) -> None:
         """Become the writer, when no fragmented message of another thread is under way.
@@ -355,10 +383,9 @@ class Connection:
             TimeoutError: if *deadline* passes first.
             ConcurrencyError: if it is of the same thread.
         """
-        if deadline is None:
-            self._acquire_sending()
-        elif not self._acquire_sending(timeout=patience(deadline)):
-            raise TimeoutError("another thread's message wasn't taken in time")
+        if not self._acquire_sending(False):
+            if not self._wire.lock(self._wire.sending, deadline):
+                raise TimeoutError("another thread's message wasn't taken in time")
         if self._protocol.sending:
             try:
                 self._wait_for_fragments(deadline)
@@ -401,7 +428,7 @@ class Connection:
         first = 0
         try:
             for part in message:
-                opcode, data = _encoded(part, text)
+                opcode, data = encoded(part, text)
                 if not first:
                     self._start_sending(deadline)
                     first = opcode
@@ -414,6 +441,7 @@ class Connection:
                 self._acquire_sending()
                 self._send_fragment(first, b"", True, compress, deadline)
         except BaseException as exc:
+            self._wire.interrupted()
             # Not if it couldn't begin, and another thread's has begun since.
             if first and self._protocol.sending and self._fragments_by == get_ident():
                 self._abandon_message(exc)
@@ -457,8 +485,11 @@ class Connection:
             self._protocol.abandon_message()
             if wire.fragments is not None:
                 wire.fragments.notify_all()
-        if not isinstance(exc, ConnectionClosed):
-            self.close()
+        if isinstance(exc, ConnectionClosed):
+            return
+        if not isinstance(exc, Exception):
+            wire.hurry()  # the program is leaving
+        self.close()
 
     # -- control --
 
@@ -489,9 +520,12 @@ class Connection:
         try:
             with self._wire.mutex:
                 queue(*args)
+            self._wire.push()
         except ConnectionClosed:
             raise self._wire.settled() from self._protocol.failure
-        self._wire.push()
+        except BaseException:
+            self._wire.interrupted()
+            raise
 
     @property
     def latency(self) -> float:
@@ -507,8 +541,8 @@ class Connection:
         nothing if it is closed already, and never raises because of the network. What was received
         before can still be received (up to ``max_queue`` messages of what comes meanwhile).
 
-        Not in a signal handler that has interrupted this connection's own ``recv`` or ``send``,
-        which could not see the answer: raise an exception there, and leave the ``with`` block.
+        In a signal handler that has interrupted a method of this connection in the same thread, it
+        returns at once: the interrupted call goes on and ends as at any close.
 
         Args:
             code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
@@ -518,9 +552,25 @@ class Connection:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         wire = self._wire
-        with wire.mutex:
-            self._protocol.close(code, reason)
-        wire.finish()
+        if interrupted(wire):
+            close_payload(code, reason)  # what can't be sent is told here
+            self._close_elsewhere(code, reason)
+            return
+        try:
+            wire.close(code, reason)
+        except BaseException:
+            wire.interrupted()
+            raise
+
+    def _close_elsewhere(self, code: int, reason: str) -> None:
+        """Close in a thread: this one is interrupted in what would have to go on meanwhile."""
+        try:
+            start_new_thread(self._wire.close, (code, reason))
+        except RuntimeError:  # there are no more threads: end it without a handshake
+            try:
+                self._wire.stream.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # not connected any more
 
     def __enter__(self) -> Connection:
         return self
@@ -531,12 +581,17 @@ class Connection:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Close: with 1000, or with 1011 after an error in the block."""
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        After Ctrl-C and the like with 1001, and the server has half a second to answer.
+        """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
             self.close()
         elif issubclass(exc_type, Exception):
             self.close(1011)
         else:
+            if exc_type is not GeneratorExit:
+                self._wire.hurry()
             self.close(1001)  # the program is leaving
 
     # -- what there is to know --
@@ -595,35 +650,3 @@ def _name(ask: Callable[[], Any]) -> Any:
         return ask()
     except OSError:
         return None  # gone already; receiving will tell
-
-
-def _encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
-    """The opcode and the payload for a message or a fragment."""
-    if isinstance(message, str):
-        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
-    if not isinstance(message, (bytes, bytearray)):
-        try:
-            view = memoryview(message)  # type: ignore[arg-type]
-        except TypeError:
-            name = type(message).__name__
-            raise TypeError(f"a fragment is str or bytes-like, not {name}") from None
-        message = view.cast("B") if view.c_contiguous else view.tobytes()
-    if text:
-        bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
-    return (Opcode.TEXT if text else Opcode.BINARY), message
-
-
-def _converted(message: Message, decode: bool) -> Message:
-    if decode:
-        return message if isinstance(message, str) else message.decode()
-    return message.encode() if isinstance(message, str) else message
-
-
-def _chunk_converter(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
-    """What turns the chunks of one message into the type that is asked for."""
-    if not decode:
-        return lambda chunk, fin: chunk if decode is None else _converted(chunk, False)
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    return lambda chunk, fin: chunk if isinstance(chunk, str) else decoder.decode(chunk, fin)

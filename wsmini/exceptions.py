@@ -166,10 +166,13 @@ class InvalidHandshake(WebSocketException):
         address: to which host and port it was.
         elapsed: after how many seconds.
         hint: one thing to try, or an empty string.
+
+    ``hung_up`` is whether the peer closed the connection where its answer should have been.
     """
 
     phase = address = hint = ""
     elapsed = 0.0
+    hung_up = False
 
     def __str__(self) -> str:
         if not self.phase:

@@ -33,6 +33,17 @@ _SECRET = re.compile(
     "|token|secret|passw|credential|session|signature"
 )
 
+# Of most handshakes; a copy of each for each connection would be half a kilobyte.
+_SHARED = {
+    text: text
+    for name in (
+        "Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "User-Agent",
+        "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Date", "Server", "websocket",
+        "Switching Protocols", "1.1", "permessage-deflate; client_max_window_bits",
+    )
+    for text in (name, name.lower())
+}  # fmt: skip
+
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 # Line feeds are where lines end; carriage returns that were followed by one are gone by then.
 _CONTROLS = bytes({*range(32), 127} - set(b"\t\n"))
@@ -67,11 +78,12 @@ class Headers:
         source: other headers, a mapping, or pairs of name and value.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_flat",)
 
     def __init__(self, source: HeadersLike = ()) -> None:
-        # (name in lower case, name, value)
-        self._fields: list[tuple[str, str, str]] = []
+        # A name, its value, the next name...: open connections keep their headers, and a tuple
+        # for each would double them.
+        self._flat: list[str] = []
         pairs = source.items() if hasattr(source, "items") else source
         for name, value in pairs:
             self.add(name, value)
@@ -89,34 +101,34 @@ class Headers:
     def get_all(self, name: str) -> list[str]:
         """The values of *name*, one for each time it comes."""
         key = name.lower()
-        return [value for lower, _, value in self._fields if lower == key]
+        return [value for field, value in self._pairs() if field.lower() == key]
 
     def items(self) -> list[tuple[str, str]]:
         """All pairs of name and value in their order, repeated names too."""
-        return [(name, value) for _, name, value in self._fields]
+        return list(self._pairs())
 
     def keys(self) -> list[str]:
         """The names in their order, each once and as first written."""
         names: dict[str, str] = {}
-        for lower, name, _ in self._fields:
-            names.setdefault(lower, name)
+        for name in self._flat[::2]:
+            names.setdefault(name.lower(), name)
         return list(names.values())
 
     def add(self, name: str, value: str) -> None:
         """Append a header, even if there is one of this name."""
-        self._fields.append(_checked(name, value))
+        self._flat += _checked(name, value)
 
     def copy(self) -> Headers:
         """Headers that can be changed without changing these."""
-        return _trusted(self._fields.copy())
+        return _trusted(self._flat.copy())
 
     def __setitem__(self, name: str, value: str) -> None:
         field = _checked(name, value)
-        places = self._places(field[0])
+        places = self._places(name.lower())
         if not places:
-            self._fields.append(field)
+            self._flat += field
             return
-        self._fields[places[0]] = field
+        self._flat[places[0] : places[0] + 2] = field
         self._delete(places[1:])
 
     def __delitem__(self, name: str) -> None:
@@ -127,13 +139,13 @@ class Headers:
 
     def __contains__(self, name: str) -> bool:
         key = name.lower()
-        return any(lower == key for lower, _, _ in self._fields)
+        return any(field.lower() == key for field in self._flat[::2])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
     def __len__(self) -> int:
-        return len({lower for lower, _, _ in self._fields})
+        return len(self.keys())
 
     def __eq__(self, other: object) -> bool:
         # The order counts within a name only (RFC 9110, 5.3).
@@ -144,27 +156,31 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]  # They can change.
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {redacted(lower, value)}" for lower, name, value in self._fields)
+        return "\n".join(f"{name}: {redacted(name, value)}" for name, value in self._pairs())
 
     def __repr__(self) -> str:
-        pairs = [(name, redacted(lower, value)) for lower, name, value in self._fields]
+        pairs = [(name, redacted(name, value)) for name, value in self._pairs()]
         return f"Headers({pairs!r})"
 
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        return zip(self._flat[::2], self._flat[1::2])
+
     def _places(self, key: str) -> list[int]:
-        return [place for place, field in enumerate(self._fields) if field[0] == key]
+        """Where the names are that are *key* in lower case."""
+        return [2 * n for n, name in enumerate(self._flat[::2]) if name.lower() == key]
 
     def _delete(self, places: list[int]) -> None:
-        gone = set(places)
-        self._fields = [field for place, field in enumerate(self._fields) if place not in gone]
+        for place in reversed(places):
+            del self._flat[place : place + 2]
 
     def _values(self) -> dict[str, list[str]]:
         values: dict[str, list[str]] = {}
-        for lower, _, value in self._fields:
-            values.setdefault(lower, []).append(value)
+        for name, value in self._pairs():
+            values.setdefault(name.lower(), []).append(value)
         return values
 
 
-def _checked(name: str, value: str) -> tuple[str, str, str]:
+def _checked(name: str, value: str) -> tuple[str, str]:
     if not isinstance(name, str):
         raise TypeError(f"the name of a header must be a str, not {type(name).__name__}")
     if not is_token(name):
@@ -173,13 +189,19 @@ def _checked(name: str, value: str) -> tuple[str, str, str]:
         raise TypeError(f"the {name} header must be a str, not {type(value).__name__}")
     if _BAD_VALUE.search(value):
         raise ValueError(f"the {name} header has characters that no header can have")
-    return name.lower(), name, value.strip(" \t")
+    return _field(name, value)
 
 
-def _trusted(fields: list[tuple[str, str, str]]) -> Headers:
-    """Headers of fields that have been checked."""
+def _field(name: str, value: str) -> tuple[str, str]:
+    """As ``Headers`` keeps it."""
+    value = value.strip(" \t")
+    return _SHARED.get(name, name), _SHARED.get(value, value)
+
+
+def _trusted(flat: list[str]) -> Headers:
+    """Headers of names and values that have been checked."""
     headers = Headers()
-    headers._fields = fields
+    headers._flat = flat
     return headers
 
 
@@ -335,7 +357,9 @@ class ResponseParser:
             size = len(self._buffer)
             when = "after an interim response" if self._interim else "without a response"
             when = f"after {size} bytes of the head of a response" if size else when
-            raise InvalidMessage(f"connection closed {when}")
+            exc = InvalidMessage(f"connection closed {when}")
+            exc.hung_up = True
+            raise exc
         if not self.complete:
             self._finish(truncated=self._step != self._read_until_eof)
 
@@ -371,23 +395,26 @@ class ResponseParser:
         if match is None:
             raise _no_status_line(status_line)
         version, code, reason = match.groups("")
+        version, reason = _SHARED.get(version, version), reason.strip(" \t")
         headers = self._parse_fields(fields)
-        return Response(int(code), reason.strip(" \t"), headers, http_version=version)
+        return Response(
+            int(code), _SHARED.get(reason, reason), headers, http_version=version
+        )
 
     def _parse_fields(self, text: str) -> Headers:
         if text.count("\n") > self._max_headers:
             raise InvalidMessage(f"the response has more than {self._max_headers} headers")
         if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
             text = _FOLD.sub(" ", text)
-        fields = []
+        flat: list[str] = []
         for line in text.split("\n")[:-1]:
             name, colon, value = line.partition(":")
             if not colon or not _TOKEN.fullmatch(name):  # RFC 9112, 5.1
                 raise InvalidMessage(
                     f"expected the name of a header and a colon, got {shown(name)}"
                 )
-            fields.append((name.lower(), name, value.strip(" \t")))
-        return _trusted(fields)
+            flat += _field(name, value)
+        return _trusted(flat)
 
     def _receive_head(self, response: Response) -> None:
         status = response.status_code

@@ -7,8 +7,8 @@ whatever it doesn't know and leaves that to the plain way; the tests compare the
 
 What makes it fast, as measured: one loop over one ``bytes`` object with local names, nothing built
 for a frame; the buffer is decoded once as Latin-1, and a slice of that which is ASCII is the
-message; it stops after ``BATCH`` bytes, so that what it made is still in the cache when it is used. Longer
-messages count for less: there, what a batch costs by itself weighs more.
+message; it stops after ``BATCH`` bytes, so that what it made is still in the cache when it is used.
+Longer messages count for less: there, what a batch costs by itself weighs more.
 
 Messages come out before anything behind them takes effect: a control frame or an error waits until
 the messages before it are taken, so that an answer to those can still be sent.
@@ -47,12 +47,14 @@ class Chunks:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: List[Union[bytes, bytearray]] = []
+        self._chunks: Optional[List[Union[bytes, bytearray]]] = None
         self.size = 0
 
     def add(self, chunk: bytes) -> None:
         self.size += len(chunk)
         chunks = self._chunks
+        if chunks is None:
+            chunks = self._chunks = []
         if len(chunk) >= MERGE:
             chunks.append(chunk)
         elif chunks and type(chunks[-1]) is bytearray:
@@ -62,7 +64,7 @@ class Chunks:
 
     def take(self) -> bytes:
         """All of it; nothing is left. A single chunk isn't copied."""
-        chunks, self._chunks, self.size = self._chunks, [], 0
+        chunks, self._chunks, self.size = self._chunks or (), None, 0
         if len(chunks) == 1:
             return bytes(chunks[0])
         return b"".join(chunks)

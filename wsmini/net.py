@@ -20,8 +20,10 @@ import errno
 import os
 import select
 import socket
+import struct
 import sys
 import time
+from _thread import TIMEOUT_MAX
 from collections import deque, namedtuple
 
 TYPE_CHECKING = False
@@ -126,6 +128,39 @@ def run(steps: Steps[T]) -> T:
         return result
     finally:
         steps.close()  # after a KeyboardInterrupt in wait(), too
+
+
+def patience(deadline: Optional[float]) -> float:
+    """Seconds until *deadline*, as locks take them: -1 for no limit."""
+    if deadline is None:
+        return -1.0
+    return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
+
+
+def deadline_after(timeout: float) -> float:
+    """When *timeout* seconds have passed.
+
+    Raises:
+        TypeError: if that isn't a number.
+    """
+    try:
+        return time.monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+
+
+def set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
+    """Make blocking calls of ``recv`` return after *seconds*; whether that is possible."""
+    whole, part = divmod(int(min(max(seconds, 0.01), _LONGEST_WAIT) * 1e6), 1000000)
+    # A struct timeval of two longs; of two 64-bit numbers where time has outgrown a long.
+    for layout in ("ll", "qq"):
+        try:
+            value = struct.pack(layout, whole, part)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 # -- names --
@@ -323,7 +358,7 @@ def shown_address(address: Any) -> str:
 class SocketStream:
     """A stream of bytes over a plain socket, which it owns."""
 
-    __slots__ = ("close", "recv", "send", "sock")
+    __slots__ = ("recv", "send", "sock")
 
     unsent = False  # whether accepted bytes wait for flush(): never here
 
@@ -331,7 +366,10 @@ class SocketStream:
         self.sock = sock
         self.recv = sock.recv  # (size, flags=0); b"" at the end
         self.send = sock.send  # (data, flags=0); how many bytes were taken
-        self.close = sock.close
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""

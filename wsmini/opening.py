@@ -412,7 +412,7 @@ class Opening:
             stream, parser.rest, request, response, extensions, subprotocol, journal.timings
         )
 
-    def _given(self, uri: URI) -> List[Tuple[str, Optional[str]]]:
+    def _given(self, uri: URI) -> Sequence[Tuple[str, Optional[str]]]:
         """The user's headers for the server of *uri*; what is removed is so everywhere."""
         given = self.options.additional_headers
         if uri.origin == self._home:

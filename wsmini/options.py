@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import (
         Callable,
         Dict,
-        List,
         Literal,
         Optional,
         Sequence,
@@ -77,6 +76,8 @@ if TYPE_CHECKING:
 
 
 FOREVER = 1e6  # seconds: what waits so long may wait on, and the clocks of systems have limits
+
+_DEFLATE = (Deflate(),)
 
 # What other clients call an option.
 _ELSEWHERE = {
@@ -146,6 +147,14 @@ class Options:
         TypeError, ValueError: if an option isn't.
     """
 
+    __slots__ = (
+        "additional_headers", "auth", "busy_poll", "close_timeout", "cookies", "fixed_proxy",
+        "happy_eyeballs_delay", "host", "logger", "max_queue", "max_redirects", "max_size",
+        "offers", "open_timeout", "origin", "ping_interval", "ping_timeout", "port", "proxy",
+        "proxy_server_hostname", "proxy_ssl", "server_hostname", "sock", "socket_options",
+        "source_address", "ssl", "subprotocols", "trace", "unix_path", "uri", "user_agent_header",
+    )  # fmt: skip
+
     def __init__(
         self,
         url: str,
@@ -195,9 +204,10 @@ class Options:
         self.ssl = _context("ssl", ssl)
         self.server_hostname = _host("server_hostname", server_hostname)
         self.origin = _header("Origin", origin)
-        self.subprotocols = check_subprotocols(() if subprotocols is None else subprotocols)
+        wanted = check_subprotocols(() if subprotocols is None else subprotocols)
+        self.subprotocols: Sequence[str] = tuple(wanted)
         self.offers = _offers(extensions or (), compression)
-        self.additional_headers = user_headers(additional_headers)
+        self.additional_headers = tuple(user_headers(additional_headers))
         self.user_agent_header = _header("User-Agent", user_agent_header)
         self.auth = auth
         jar = "an http.cookiejar.CookieJar"
@@ -312,8 +322,8 @@ def _source_address(address: Optional[Tuple[str, int]]) -> Optional[Tuple[str, i
     raise TypeError(f"source_address is a tuple (host, port), not {address!r}")
 
 
-def _socket_options(options: Sequence[SocketOption]) -> List[SocketOption]:
-    checked = list(options)
+def _socket_options(options: Sequence[SocketOption]) -> Sequence[SocketOption]:
+    checked = tuple(options)
     for option in checked:
         if not isinstance(option, tuple) or len(option) != 3:
             raise TypeError(f"socket_options are tuples (level, option, value), not {option!r}")
@@ -353,8 +363,8 @@ def _having(name: str, value: T, what: str, *methods: str) -> T:
 
 def _offers(
     extensions: Sequence[ExtensionOffer], compression: Optional[str]
-) -> List[ExtensionOffer]:
-    offers = list(extensions)
+) -> Sequence[ExtensionOffer]:
+    offers = tuple(extensions)
     for offer in offers:
         if not isinstance(offer, ExtensionOffer):
             raise TypeError(f"extensions takes ExtensionOffer objects, not {offer!r}")
@@ -362,7 +372,7 @@ def _offers(
         raise ValueError(f'compression is "deflate" or None, not {compression!r}')
     mine = Deflate.name not in {offer.name for offer in offers}
     if compression is not None and mine and available():
-        offers.append(Deflate())
+        offers += _DEFLATE
     return offers
 
 

@@ -18,7 +18,6 @@ not if ``abort``), and calls ``connection_lost()``.
 from __future__ import annotations
 
 import enum
-from collections import deque
 
 from .deflate import PerMessageDeflate
 from .exceptions import (
@@ -46,7 +45,7 @@ from .messages import UNLIMITED, MessageReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+    from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
     from .exceptions import ConnectionClosed
     from .extensions import Extension
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     MaxSize = Union[int, None, Tuple[Optional[int], Optional[int]]]
 
 MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other control frames
+EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
 
 
@@ -106,21 +106,31 @@ class Keepalive:
 
     __slots__ = ("_interval", "_pinged", "_timeout", "received")
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether nothing was received since the last ping."""
+        return self._pinged is not None and self.received < self._pinged
+
     def __init__(self, interval: float, timeout: Optional[float], now: float) -> None:
         self._interval, self._timeout = interval, timeout
         self.received = now
         self._pinged: Optional[float] = None
 
+    def doubt(self, now: float) -> None:
+        """Forget what was heard: a ping is due at *now*."""
+        self.received, self._pinged = min(self.received, now - self._interval), None
+
     def tick(self, now: float) -> Tuple[str, float]:
         """What to do now (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
-        if self._pinged is not None and self.received < self._pinged:
+        if self._pinged is not None and self.received < self._pinged:  # unanswered
             if self._timeout is not None:
                 deadline = self._pinged + self._timeout
                 return ("give up" if now >= deadline else "wait"), deadline
             due = self._pinged + self._interval  # routers forget silent connections
         else:
             due = self.received + self._interval
-        if now < due:
+        # An answer counts from a moment after its ping: don't wake up twice for that.
+        if now < due - self._interval * EARLY:
             return "wait", due
         self._pinged = now
         # If an answer comes, the interval counts from there: don't sleep for a long timeout.
@@ -154,6 +164,13 @@ class ClientProtocol:
             callbacks of pings must not raise.
     """
 
+    __slots__ = (
+        "_abandoned", "_deflate", "_keepalive", "_max_size", "_now", "_output", "_ping_interval",
+        "_ping_timeout", "_pings", "_pongs", "_reader", "_sending_compressed", "abort",
+        "extensions", "failure", "finished", "has_output", "latency", "on_ping", "on_pong", "rcvd",
+        "rcvd_then_sent", "sending", "sent", "state",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,
@@ -178,8 +195,9 @@ class ClientProtocol:
         self.sending = 0
         self._abandoned = False
         self._sending_compressed: Optional[bool] = None
-        self._pongs: Deque[Union[bytes, bytearray]] = deque(maxlen=MAX_QUEUED)
-        self._output: Deque[Union[bytes, bytearray]] = deque()
+        # Lists: each empty deque would take 600 bytes of an idle connection.
+        self._pongs: List[Union[bytes, bytearray]] = []
+        self._output: List[Union[bytes, bytearray]] = []
         self._pings: Dict[bytes, Tuple[float, Optional[Callable[[float], None]]]] = {}
         self.latency = 0.0
         self.on_ping: Optional[Callable[[bytes], None]] = None
@@ -188,7 +206,7 @@ class ClientProtocol:
     def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
         """The opening handshake is done, with these extensions in the order of the response."""
         self._move(_OPEN)
-        self.extensions = extensions
+        self.extensions = extensions or ()
         if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
             self._deflate = extensions[0].deflate
         self._reader = MessageReader(self._receive_control, self._max_size, extensions)
@@ -270,9 +288,10 @@ class ClientProtocol:
     def _receive_control(self, opcode: int, data: bytes) -> None:
         if opcode == Opcode.PING:
             if self.state is _OPEN:
-                # When full, the oldest gives way (RFC 6455, 5.5.3).
                 self._pongs.append(masked(FIN | Opcode.PONG, data))
                 self.has_output = True
+                if len(self._pongs) > MAX_QUEUED:  # the oldest gives way (RFC 6455, 5.5.3)
+                    del self._pongs[:1]  # none, if another thread has just taken them
             if self.on_ping is not None:
                 self.on_ping(data)
         elif opcode == Opcode.PONG:
@@ -287,6 +306,8 @@ class ClientProtocol:
             payloads = list(self._pings)
             for payload in payloads[: payloads.index(data) + 1]:
                 answered.append(self._pings.pop(payload))
+            if not self._pings:
+                self._pings = {}  # an empty one that had an entry is larger
         for sent_at, callback in answered:
             self.latency = self._now - sent_at
             if callback is not None:
@@ -473,6 +494,11 @@ class ClientProtocol:
 
     # -- time --
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether a keepalive ping isn't answered yet: ``tick`` may give the peer up."""
+        return self._keepalive is not None and self._keepalive.unanswered
+
     def tick(self, now: float) -> Optional[float]:
         """Do what is due at *now*, and say when to call again; ``None``: never.
 
@@ -493,6 +519,12 @@ class ClientProtocol:
                 self._finish()
             return None
         return again
+
+    def probe(self, now: float) -> Optional[float]:
+        """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
+        if self._keepalive is not None:
+            self._keepalive.doubt(now)
+        return self.tick(now)
 
     def heard(self, now: float) -> None:
         """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""
@@ -526,11 +558,8 @@ class ClientProtocol:
         return exc
 
 
-def _drained(queue: Deque[Union[bytes, bytearray]]) -> List[Union[bytes, bytearray]]:
+def _drained(queue: List[Union[bytes, bytearray]]) -> List[Union[bytes, bytearray]]:
     """All of *queue*, which another thread may append to or clear meanwhile."""
-    items = []
-    try:
-        while True:
-            items.append(queue.popleft())
-    except IndexError:
-        return items
+    items = queue[:]
+    del queue[: len(items)]
+    return items

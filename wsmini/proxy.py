@@ -343,7 +343,8 @@ def _receive_exactly(
     while len(data) < size:
         some = yield from receive_some(stream, size - len(data))
         if not some:
-            problem = "the proxy closed the connection in the middle of SOCKS"
-            raise broken or InvalidProxyMessage(problem)
+            exc = InvalidProxyMessage("the proxy closed the connection in the middle of SOCKS")
+            exc.hung_up = True
+            raise broken or exc
         data += some
     return data

@@ -21,22 +21,33 @@ import math
 import os
 import re
 import sys
-from itertools import chain
+from contextlib import contextmanager
 from time import monotonic
 
-from .exceptions import Close, ConnectionClosed
+from .arguments import ABNORMAL, BROKEN_PIPE, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
+from .commands import History, run_command
+from .exceptions import Close, ConnectionClosed, WebSocketException
+from .formats import (
+    CHUNK,
+    as_json,
+    clock,
+    dumped,
+    indented,
+    parser_for,
+    reading_for,
+    record,
+    writing_for,
+)
+from .http11 import redacted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Callable, Iterable, Iterator, TextIO
+    from typing import BinaryIO, Callable, Iterable, Iterator, TextIO
 
     from .connection import Connection
-
-# The exit statuses; the help text of ``cli`` says what they mean.
-OK, LOCAL, USAGE, NETWORK, TLS, REFUSED, ABNORMAL, TIMEOUT = range(8)
-INTERRUPTED = 130  # 128 + SIGINT
-BROKEN_PIPE = 141  # 128 + SIGPIPE
+    from .formats import Sendable
+    from .reconnect import Retries
 
 _PROMPT = "> "
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
@@ -47,8 +58,8 @@ _IDLE = 1.0  # seconds without a message after which input from a pipe counts as
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
 _PART = 2.0  # seconds for the closing handshake when its result doesn't matter
 _GRACE = 0.2  # seconds for the input thread to find that the connection is closed
-_CHUNK = 1 << 16  # bytes read from standard input at once
-_BLOCK = 1 << 20  # bytes of binary input sent as one frame
+_OFFLINE = 0.05  # seconds between two looks for the next connection
+_PROGRESS = 0.2  # seconds between two lines of progress
 _SHOWN = 64  # bytes of a binary message that a terminal shows
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
 _TICK: float | None = 0.5 if os.name == "nt" else None
@@ -64,18 +75,38 @@ def described(exc: BaseException) -> str:
 
 
 def note(text: str, mark: str = "wsmini:") -> None:
-    """Write one line to standard error."""
-    if sys.stderr is not None:
-        line = _printable(text).replace("\n", "\\n")
-        sys.stderr.write(f"{mark} {line}\n")
-        sys.stderr.flush()
+    """Write one line to standard error; above the line being typed, if there is one."""
+    if sys.stderr is None:
+        return
+    line = f"{mark} {_printable(text)}".replace("\n", "\\n")
+    terminal = _Terminal.active
+    if terminal is not None and is_terminal(sys.stderr):
+        terminal.show(line)
+        return
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class Session:
     """An open connection, the input that goes into it, and the output that comes out of it."""
 
-    def __init__(self, ws: Connection, args: Namespace, output: _Output) -> None:
+    def __init__(
+        self,
+        ws: Connection,
+        args: Namespace,
+        output: Output,
+        recorder: Recorder,
+        reopen: Callable[[], Connection],
+        retries: Retries | None,
+    ) -> None:
         from threading import Event
+
+        self.reopen, self.retries = reopen, retries
+        self.count = 0  # of messages received
+        self.greeted = False  # whether the messages of -m are sent
+        self.leaving = Event()  # set when this side asks for the end
+
+        self.recorder = recorder
 
         self.ws = ws
         self.args = args
@@ -87,6 +118,7 @@ class Session:
         self.expired = False  # whether the wait for replies is over
         self.failure: Exception | None = None  # what ended the input, if not its end
         self.over = Event()  # set when the main thread is done
+        self.progress = Progress(args)
 
     def run(self) -> int:
         """Send and receive until something ends it; return the exit status."""
@@ -96,11 +128,11 @@ class Session:
         try:
             with self.output:
                 feeder.start()
-                return self.receive()
+                return self.receive_all()
         except ConnectionClosed as exc:
             ended = exc
-        except KeyboardInterrupt:
-            return self.part(INTERRUPTED)
+        except KeyboardInterrupt as exc:
+            return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
         if not isinstance(self.output, _Terminal):
@@ -109,9 +141,42 @@ class Session:
 
     # -- the main thread --
 
+    def receive_all(self) -> int:
+        """``receive()``, from one connection after the other if that was asked for."""
+        while True:
+            try:
+                return self.receive()
+            except ConnectionClosed as exc:
+                if self.closing or self.failure is not None or not self.reconnect(exc):
+                    raise
+
+    def reconnect(self, failure: BaseException) -> bool:
+        """Connect again, as often as the policy says; whether there is a connection."""
+        while self.retries is not None:
+            delay = self.retries.next_delay(failure)
+            if delay is None:
+                break
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+            if self.leaving.wait(delay):
+                break
+            try:
+                ws = self.reopen()
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self.retries.opened()
+            try:
+                for text in self.args.message if self.greeted else ():
+                    ws.send(text.encode() if self.args.binary else text)
+            except ConnectionClosed as exc:
+                failure = exc
+                continue
+            self.ws = ws
+            return True
+        return False
+
     def receive(self) -> int:
         """Print messages until the connection or their count ends; return the exit status."""
-        count = 0
         while True:
             try:
                 message = self.ws.recv(_TICK)
@@ -119,15 +184,18 @@ class Session:
                 continue
             self.heard = monotonic()
             try:
+                self.recorder.message("received", message)
                 self.output.message(message)
             except OSError as exc:
                 return self.part(_output_failed(exc))
-            count += 1
-            if count == self.args.count:
+            self.count += 1
+            if self.count == self.args.count:
                 return self.part(OK)
 
     def closed(self, exc: ConnectionClosed) -> int:
         """Say how the connection ended, as far as that matters; return the exit status."""
+        self.progress.end()
+        self.recorder.close(exc)
         if self.failure is not None:
             return self.failed(self.failure)
         clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
@@ -144,7 +212,7 @@ class Session:
     def failed(self, exc: Exception) -> int:
         if not isinstance(exc, (OSError, UnicodeError)):
             raise exc
-        note(f"standard input: {exc}")
+        note(f"{self.args.input or 'standard input'}: {exc}")
         return LOCAL
 
     def part(self, status: int) -> int:
@@ -163,7 +231,11 @@ class Session:
         _block_interrupts()
         try:
             for message in self.messages():
-                self.ws.send(message)
+                if isinstance(message, (str, bytes)):
+                    self.recorder.message("sent", message)  # first: the answer may be quick
+                    self.send(message)
+                else:
+                    self.ws.send(self.recorder.parts(message))
         except ConnectionClosed:
             self.unsent = True
         except Exception as exc:  # the main thread reports it
@@ -172,30 +244,65 @@ class Session:
         else:
             self.linger()
 
-    def messages(self) -> Iterator[str | bytes | Iterable[bytes]]:
+    def send(self, message: str | bytes) -> None:
+        """Send *message*; if the connection is lost before it went out, over the next one."""
+        while True:
+            ws = self.ws
+            try:
+                ws.send(message)
+                return
+            except ConnectionClosed:
+                if self.retries is None:
+                    raise
+                while self.ws is ws:  # a moment: this is for when there is no connection
+                    if self.over.wait(_OFFLINE):
+                        raise
+
+    def messages(self) -> Iterator[Sendable]:
         """What is to be sent: ``-m``, then standard input."""
         for text in self.args.message:
             yield text.encode() if self.args.binary else text
+        self.greeted = True
         if self.args.message and not self.args.interactive:
             return
-        if isinstance(self.output, _Terminal):
-            for line in _typed():
-                yield line.encode() if self.args.binary else line
+        if self.args.input:
+            with open(self.args.input, "rb", buffering=0) as file:
+                yield from self.read(file.read)
+        elif isinstance(self.output, _Terminal):
+            for line in _typed(History()):
+                yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
-            yield from (_blocks if self.args.binary else _lines)(self.reader(sys.stdin))
+            stdin = sys.stdin.buffer
+            yield from self.read(getattr(stdin, "raw", stdin).read)
 
-    def reader(self, stdin: TextIO) -> Callable[[], bytes]:
-        """A function that reads some of standard input, and nothing at its end."""
-        raw = getattr(stdin.buffer, "raw", stdin.buffer)
+    def typed(self, line: str) -> Iterator[str | bytes]:
+        """What a line typed on a terminal sends, after it was obeyed if it is a command."""
+        if line.startswith("/") and not line.startswith("//"):
+            yield from run_command(line, self.ws, note)
+            return
+        try:
+            line = line[1:] if line.startswith("//") else line
+            yield line.encode() if self.args.binary else self.parse(line)
+        except UnicodeError as exc:
+            note(f"that line wasn't sent: {exc}")
+
+    def parse(self, line: str) -> str | bytes:
+        return parser_for(self.args)(line.encode())
+
+    def read(self, read_raw: Callable[[int], bytes | None]) -> Iterator[Sendable]:
+        """The messages in what *read_raw* reads."""
+        whole = self.args.binary or self.args.text
+        end = b"\0" if self.args.null else b"\n"
 
         def read() -> bytes:
-            data: bytes | None = raw.read(_CHUNK)
+            data = read_raw(CHUNK)
             if data is None:
                 raise BlockingIOError("it is in non-blocking mode, and has nothing yet")
-            self.partial = bool(data) and (self.args.binary or not data.endswith(b"\n"))
+            self.partial = bool(data) and (whole or not data.endswith(end))
+            self.progress.add(len(data))
             return data
 
-        return read
+        return reading_for(self.args)(read)
 
     def linger(self) -> None:
         """Wait for replies after the end of input as long as asked, then close."""
@@ -231,6 +338,7 @@ class Session:
 
     def close(self) -> None:
         self.closing = True
+        self.leaving.set()
         self.ws.close(self.args.close_code, self.args.close_reason)
 
 
@@ -244,63 +352,42 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
+    import signal
+    import threading
+
+    def terminate(*args: object) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _block_interrupts() -> None:
     """Leave SIGINT to the main thread: in another one, it wouldn't interrupt ``recv()``."""
     import signal
 
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 # -- input --
 
 
-def _lines(read: Callable[[], bytes]) -> Iterator[str]:
-    """Lines without their LF or CR LF, in time linear in their lengths."""
-    parts: list[bytes] = []
-    for chunk in iter(read, b""):
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            line = b"".join([*parts, end])
-            parts.clear()
-            yield _text(line[:-1] if line.endswith(b"\r") else line)
-        parts.append(rest)
-    line = b"".join(parts)
-    if line:
-        yield _text(line)
-
-
-def _text(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as exc:
-        problem = f"not UTF-8 ({exc.reason} at byte {exc.start} of a line); try --binary"
-        raise UnicodeError(problem) from exc
-
-
-def _blocks(read: Callable[[], bytes]) -> Iterator[bytes | Iterable[bytes]]:
-    """One message, or none if there is no input; fragmented if it is large."""
-    blocks = _grouped(read)
-    first = next(blocks)
-    second = next(blocks, None)
-    if second is not None:
-        yield chain([first, second], blocks)
-    elif first:
-        yield first
-
-
-def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Blocks of ``_BLOCK`` bytes or a little more, and a last one of less."""
-    parts: list[bytes] = []
-    for chunk in iter(read, b""):
-        parts.append(chunk)
-        if len(parts) * _CHUNK >= _BLOCK and sum(map(len, parts)) >= _BLOCK:
-            yield b"".join(parts)
-            parts.clear()
-    yield b"".join(parts)
-
-
-def _typed() -> Iterator[str]:
+def _typed(history: History) -> Iterator[str]:
     """Lines typed on a terminal, but for empty ones."""
     while True:
         try:
@@ -312,7 +399,88 @@ def _typed() -> Iterator[str]:
             note(f"that line wasn't sent: {exc}")
             continue
         if line:
+            history.add(line)
             yield line
+
+
+class Progress:
+    """A line on standard error, if that is a terminal, about a large input that is being sent."""
+
+    def __init__(self, args: Namespace) -> None:
+        # Not between what is typed or shown.
+        shown = is_terminal(sys.stderr) and not (is_terminal(sys.stdout) and not args.output)
+        self.on = shown and (args.input is not None or not is_terminal(sys.stdin))
+        self.count, self.started = 0, monotonic()
+        self.next = self.started + _PROGRESS
+        self.shown = False
+
+    def add(self, count: int) -> None:
+        self.count += count
+        now = monotonic()
+        if self.on and now >= self.next:
+            self.next, self.shown = now + _PROGRESS, True
+            rate = self.count / (now - self.started) / 1e6
+            sys.stderr.write(f"\r{self.count / 1e6:.1f} MB sent, {rate:.1f} MB/s \x1b[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        self.on = False
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+
+
+class Recorder:
+    """The file of ``--record``: a line of JSON for each event; nothing without a file.
+
+    Each line is written at once, by whichever thread has it: O_APPEND keeps lines whole.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        # It may hold what nobody else should read.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self.file: BinaryIO | None = None
+        if path is not None:
+            self.file = open(os.open(path, flags, 0o600), "wb", buffering=0)
+
+    def end(self) -> None:
+        """Close the file; what comes later isn't recorded."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+
+    def write(self, fields: dict[str, object]) -> None:
+        if self.file is not None:
+            self.file.write(as_json(fields) + b"\n")
+
+    def open(self, ws: Connection) -> None:
+        """The handshake, without its secrets."""
+        if self.file is not None:
+            shown = [[name, redacted(name, value)] for name, value in ws.response_headers.items()]
+            # Not the URL: tokens are in queries, and paths hold names.
+            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
+
+    def message(self, direction: str, message: str | bytes) -> None:
+        if self.file is not None:
+            self.write(record(direction, message))
+
+    def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+        """The *parts* of a message that is being sent; a recorded one has to fit into memory."""
+        kept = []
+        for part in parts:
+            if self.file is not None:
+                kept.append(part)
+            yield part
+        if kept:
+            first = kept[0]
+            whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore
+            self.message("sent", whole)
+
+    def close(self, exc: ConnectionClosed) -> None:
+        direction = "received" if exc.rcvd is not None and exc.rcvd_then_sent else "sent"
+        close = exc.rcvd if direction == "received" else exc.sent
+        if close is not None:
+            fields = {"type": "close", "direction": direction}
+            self.write({**fields, "code": close.code, "reason": close.reason})
 
 
 # -- output --
@@ -327,14 +495,20 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def output_for(args: Namespace) -> _Output:
-    if args.raw:
-        return _RawOutput()
-    if not is_terminal(sys.stdout):
-        return _Output()
-    if is_terminal(sys.stdin) and (args.interactive or not args.message):
-        return _Terminal(args.url)
-    return _Screen()
+def output_for(args: Namespace) -> Output:
+    """Where messages go to.
+
+    Raises:
+        OSError: if the file of ``--output`` can't be opened.
+    """
+    if args.output:
+        return Output(args, open(args.output, "wb", buffering=0))
+    if not is_terminal(sys.stdout) or args.ndjson:
+        return Output(args)
+    typing = is_terminal(sys.stdin) and not args.input
+    if typing and (args.interactive or not args.message):
+        return _Terminal(args)
+    return _Screen(args)
 
 
 def _output_failed(exc: OSError) -> int:
@@ -345,11 +519,14 @@ def _output_failed(exc: OSError) -> int:
     return LOCAL
 
 
-def write(data: bytes) -> None:
-    """Write to standard output, leaving nothing in a buffer for the interpreter's end."""
-    if sys.stdout is None:
+def write(data: bytes, file: BinaryIO | None = None) -> None:
+    """Write to *file* or standard output, leaving nothing in a buffer for the end."""
+    if file is not None:
+        write = file.write
+    elif sys.stdout is not None:
+        write = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write
+    else:
         raise OSError("it is closed")
-    write = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write
     view = memoryview(data)
     while view:
         written = write(view)
@@ -358,32 +535,47 @@ def write(data: bytes) -> None:
         view = view[written:]
 
 
-class _Output:
-    """Standard output that is a pipe or a file: one message a line."""
+class Output:
+    """Standard output that is a pipe or a file, or a file of ours."""
 
-    def __enter__(self) -> _Output:
+    def __init__(self, args: Namespace, file: BinaryIO | None = None) -> None:
+        self.file = file
+        self.format = writing_for(args)
+
+    def __enter__(self) -> Output:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         pass
 
-    def message(self, message: str | bytes) -> None:
-        text = message if isinstance(message, str) else message.hex()
-        write(text.encode() + b"\n")
-
-
-class _RawOutput(_Output):
-    """Standard output that gets messages as they are."""
+    def close(self) -> None:
+        """Close the file, if there is one of ours."""
+        if self.file is not None:
+            self.file.close()
 
     def message(self, message: str | bytes) -> None:
-        write(message.encode() if isinstance(message, str) else message)
+        write(self.format(message), self.file)
 
 
-class _Screen(_Output):
+class _Screen(Output):
     """A terminal that nobody types on."""
 
+    def __init__(self, args: Namespace) -> None:
+        super().__init__(args)
+        self.args = args
+
+    def text(self, message: str | bytes) -> str:
+        """A message as it is shown."""
+        if self.args.json and isinstance(message, str):
+            message = indented(message)
+        if self.args.dump and isinstance(message, bytes):
+            text = f"[{len(message)} bytes]\n{dumped(message)}"
+        else:
+            text = displayed(message)
+        return f"{clock()} {text}" if self.args.timestamps else text
+
     def message(self, message: str | bytes) -> None:
-        self.write(f"{displayed(message)}\n")
+        self.write(f"{self.text(message)}\n")
 
     def write(self, text: str) -> None:
         write(text.encode(sys.stdout.encoding, "backslashreplace"))
@@ -400,28 +592,38 @@ def displayed(message: str | bytes) -> str:
 class _Terminal(_Screen):
     """A terminal with a line that is being typed, above which messages appear."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    active: _Terminal | None = None  # the one that is typed on now
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__(args)
         self.restore = _saved_terminal()
         self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
+        self.colored = self.smart and not os.environ.get("NO_COLOR")
 
-    def __enter__(self) -> _Output:
+    def __enter__(self) -> Output:
         _prepare_readline()
-        note("connected; Ctrl-D closes the connection")
+        note("connected; Ctrl-D closes the connection, /help lists commands")
+        _Terminal.active = self
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        _Terminal.active = None
         # Leave the line behind, and readline's mode of the terminal.
         self.write("\r\n")
         self.restore()
 
     def message(self, message: str | bytes) -> None:
-        text = "< " + displayed(message).replace("\n", "\n  ")
+        self.show("< " + self.text(message).replace("\n", "\n  "))
+
+    def show(self, text: str) -> None:
+        """Put *text* above the line being typed."""
         if not self.smart:
             self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
             return
         columns, rows = _size()
         lines = _wrapped(text, columns)
+        if self.colored and text.startswith("<"):
+            lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
         step = max(1, rows - 1)
         for start in range(0, len(lines), step):
             self.insert(lines[start : start + step])

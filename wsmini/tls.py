@@ -10,7 +10,9 @@ network. A signal handler may interrupt its own thread in there and close the co
 lock lets the same thread in again: between two calls, the engine is in order. ``send`` and
 ``flush`` are called by one thread at a time, which holds the connection's send lock: ciphertext
 has to go out in the order in which it was made. What ``recv`` makes the engine want to say (a key
-update, say) waits, with ``unsent`` set, for the next ``flush``.
+update, say) waits, with ``unsent`` set, for the next ``flush``. An exception that a signal handler
+raises while bytes are on their way through ``recv`` is found by the next call (``_busy``), which
+fails: a connection never goes on with something missing.
 """
 
 from __future__ import annotations
@@ -89,8 +91,8 @@ class TLSStream:
     """
 
     __slots__ = (
-        "_context", "_failure", "_incoming", "_lock", "_lower", "_out", "_outgoing", "_server",
-        "_tls", "sock", "unsent",
+        "_busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
+        "_out", "_outgoing", "_server", "_tls", "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -112,7 +114,11 @@ class TLSStream:
         )
         self._lock = threading.RLock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
-        self._failure: Optional[ssl.SSLError] = None  # of recv(), once it has returned what it had
+        # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
+        self._failure: Optional[ssl.SSLError] = None
+        self._ended = False
+        self._landed: List[bytes] = []  # ciphertext that was read and isn't in _incoming yet
+        self._busy = False  # whether recv() has bytes in local variables
         self.unsent = False
 
     @property
@@ -172,16 +178,29 @@ class TLSStream:
         Raises:
             BlockingIOError: if there are none, and the lower stream doesn't wait.
         """
+        landed = self._landed
+        if self._busy or landed:
+            raise InterruptedError("a signal handler's exception came in the middle of a record")
         while True:
             with self._lock:
-                data = self._decrypted(size)
+                self._busy = True
+                try:
+                    data = self._decrypted(size)
+                except OSError:
+                    self._busy = False
+                    raise
+                self._busy = False
             if data is not None:
                 return data
-            received = self._lower.recv(READ_SIZE, flags & DONTWAIT)
-            if not received:
+            # In one step, see "Signals" in wire.
+            landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
+            if not landed[0]:
+                landed.clear()
                 return b""  # without TLS's goodbye: WebSocket has its own
             with self._lock:
-                self._incoming.write(received)
+                self._busy = True
+                self._incoming.write(landed.pop())
+                self._busy = False
 
     def _decrypted(self, size: int) -> Optional[bytes]:
         """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
@@ -199,12 +218,13 @@ class TLSStream:
                 data = read(min(size, RECORD))
                 chunks.append(data)
                 size -= len(data)
+            self._ended = not data
         except ssl.SSLWantReadError:
             self.unsent = self.unsent or self._outgoing.pending > 0
             if not chunks:
                 return None
         except ssl.SSLZeroReturnError:
-            pass  # the peer's goodbye; found again by the next call if there are chunks
+            self._ended = True  # which is found again by the next call if there are chunks
         except ssl.SSLError as exc:
             self.unsent = self.unsent or self._outgoing.pending > 0  # the alert
             if not chunks:
@@ -215,8 +235,8 @@ class TLSStream:
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
         with self._lock:
-            here = self._incoming.pending or self._tls.pending() or self._failure is not None
-        return bool(here) or self._lower.buffered()
+            here = self._incoming.pending or self._tls.pending() or self._ended
+        return bool(here) or self._failure is not None or self._lower.buffered()
 
     def send(self, data: Data, flags: int = 0) -> int:
         """Take *data*, or the start of it; what the lower stream doesn't take waits for ``flush``.

@@ -8,7 +8,7 @@ Who may do what, and what may interleave:
   protocol and lets the keepalive tick. Usually it is the consumer. A thread that waits for
   something else (a pong, the end of the closing handshake, room to write) steps in as long as there
   is no receiver, and keeps the messages it meets in the ``Inbox``, about ``max_queue`` at most;
-  then it stops reading, and TCP makes the peer wait. A consumer that comes goes first: ``_wanted``.
+  then it stops reading, and TCP makes the peer wait. A consumer that comes goes first: ``wanted``.
 * **The writer** is the thread that holds ``sending``. Only it writes to the stream, whole frames
   one after the other, so frames never mix. It may block, polling for room. What is encoded but not
   taken by the stream stays in the ``Outbox``, and the next writer begins with that: an exception in
@@ -25,6 +25,10 @@ Who may do what, and what may interleave:
   them when it stops being it, so they can't be forgotten between the two. A receiver asleep in
   ``recv`` doesn't notice what others leave in the outbox: they stay until it is empty (``push``).
 * Who waits on ``_changed`` is woken when the receiver changes and when the connection ends.
+* **The keeper**, a thread for all connections, looks at it while there is no receiver: it is
+  one then for a moment, never waits, and keeps messages as others do. See ``keeper``.
+
+What signals do to all this is told in ``locks``.
 
 The end. ``protocol.state`` says what the protocol knows; ``closed``, that the socket is closed,
 comes last. Only the receiver closes the socket, as the writer too, so that no other thread can be
@@ -43,19 +47,19 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import time
-from _thread import TIMEOUT_MAX, allocate_lock  # threading is loaded by the first connection
+from _thread import get_ident
 
 from .boxes import Inbox, Outbox
 from .exceptions import ConnectionClosed, WebSocketException
-from .net import DONTWAIT, READ, WAITALL, WRITE, wait
+from .locks import Locks
+from .net import DONTWAIT, READ, WAITALL, WRITE, patience, set_receive_timeout, wait
 from .protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Callable, List, Optional
+    from typing import Callable, Iterator, List, Optional
 
     from .boxes import Chunk
     from .messages import Message
@@ -78,31 +82,13 @@ MAX_WAIT = 86400.0  # poll() counts milliseconds in an int; who waits longer wak
 SLACK = 0.05  # for a receive behind its deadline, as long as bytes are there
 GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
 SETTLE = 1.0  # for the receiver to find out why writing has failed
+HURRY = 0.5  # for the closing handshake when the program is leaving
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 monotonic = time.monotonic
 
 
-def patience(deadline: Optional[float]) -> float:
-    """Seconds until *deadline*, as locks take them: -1 for no limit."""
-    if deadline is None:
-        return -1.0
-    return min(max(0.0, deadline - monotonic()), TIMEOUT_MAX)
-
-
-def deadline_after(timeout: float) -> float:
-    """When *timeout* seconds have passed.
-
-    Raises:
-        TypeError: if that isn't a number.
-    """
-    try:
-        return monotonic() + timeout
-    except TypeError:
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
-
-
-class Wire:
+class Wire(Locks):
     """See above. *rest* is what came behind the handshake."""
 
     def __init__(
@@ -110,24 +96,28 @@ class Wire:
     ) -> None:
         import threading
 
+        from .keeper import watch  # with threading, when there is a connection
+
+        super().__init__()
         self.stream, self.protocol = stream, protocol
-        self.receiving, self.sending = allocate_lock(), allocate_lock()
-        self.mutex = allocate_lock()
         self.inbox = Inbox(protocol, self.mutex, options.max_queue)
         self.outbox = Outbox(stream)
         self.fragments: Optional[threading.Condition] = None  # a fragmented message has been sent
+        self.ready: Iterator[Message] = iter(())  # messages that the consumer has taken
         self._busy_poll = options.busy_poll
         self._close_timeout, self._close_by = options.close_timeout, NEVER
         self.closed = False
-        self._wanted = False  # by a consumer that waits to become the receiver
+        self.wanted = False  # by a consumer that waits to become the receiver
         self._size = READ_SIZE
-        self._tick_at = NEVER if options.ping_interval is None else monotonic()
+        self.tick_at = NEVER if options.ping_interval is None else monotonic()
         self._write_error: Optional[OSError] = None
         self._changed = threading.Condition()
         self._waiting = 0
         self._blocks = self._set_up_socket(options.ping_interval)
         if rest:
             protocol.receive_data(rest, monotonic())
+        if options.ping_interval is not None:
+            watch(self)
 
     def _set_up_socket(self, interval: Optional[float]) -> bool:
         """Make the socket blocking if that serves; whether it does."""
@@ -136,9 +126,9 @@ class Wire:
             sock.setblocking(False)
             return False
         sock.setblocking(True)
-        return interval is None or _set_receive_timeout(sock, interval / 4)
+        return interval is None or set_receive_timeout(sock, interval / 4)
 
-    def _wait(self, events: int, until: float) -> bool:
+    def poll(self, events: int, until: float) -> bool:
         """Poll the socket; the caller is the receiver or the writer, so it can't be closed."""
         sock = self.stream.sock
         if sock.fileno() < 0:
@@ -147,20 +137,29 @@ class Wire:
 
     # -- receiving: for the consumer --
 
-    def receive(self, deadline: Optional[float]) -> List[Message]:
-        """Block until there are messages.
+    def receive(self, deadline: Optional[float]) -> Message:
+        """Block until there is a message; those that come with it are ``ready`` then.
 
         Raises:
             TimeoutError: if *deadline* passes; nothing is lost.
             ConnectionClosed: if there won't be any more.
         """
-        inbox = self.inbox
-        if inbox.messages:
+        if self.inbox.messages:
             return self._take()
         if not self.receiving.acquire(False):
             self._become_receiver(deadline)
         try:
-            return self._take() if inbox.messages else self._receive(deadline)
+            if self.inbox.messages:
+                return self._take()
+            batch = self._receive(deadline)
+            if len(batch) == 1:
+                self._critical = 0
+                return batch.pop()  # and no second reference to what may be large
+            ready = iter(batch)
+            message = next(ready)
+            self.ready = ready
+            self._critical = 0
+            return message
         finally:
             self.receiving.release()
             if self._waiting:
@@ -168,12 +167,12 @@ class Wire:
 
     def _become_receiver(self, deadline: Optional[float]) -> None:
         """Wait until a thread that has stepped in has read what it is reading."""
-        self._wanted = True
+        self.wanted = True
         try:
-            if not self.receiving.acquire(timeout=patience(deadline)):
+            if not self.lock(self.receiving, deadline):
                 raise TimeoutError("no message was complete in time; nothing is lost")
         finally:
-            self._wanted = False
+            self.wanted = False
             self.notify()
 
     def release_receiving(self) -> None:
@@ -182,22 +181,24 @@ class Wire:
         if self._waiting:
             self.notify()
 
-    def _take(self) -> List[Message]:
-        batch = self.inbox.take()
+    def _take(self) -> Message:
+        message = self.inbox.take()
         self.notify()  # there is room
-        return batch
+        return message
 
     def _receive(self, deadline: Optional[float]) -> List[Message]:
         protocol, parse, late = self.protocol, self.inbox.parse, False
         while True:
             if protocol.pending or protocol.finished:
+                self._critical = get_ident()
                 batch = parse()
                 if protocol.has_output or self.stream.unsent:
                     self.flush()
                 if batch:
                     return batch
+                self._critical = 0
                 if protocol.finished:
-                    self._end(deadline)
+                    self.end(deadline)
                     raise protocol.close_exc()
             if late:
                 raise TimeoutError("no message was complete in time; nothing is lost")
@@ -218,21 +219,24 @@ class Wire:
             if not self.receiving.acquire(False):
                 self._become_receiver(None)
             try:
-                return self.inbox.take_chunk(begun) or self._receive_chunk()
+                kept = self.inbox.take_chunk(begun) or self._receive_chunk()
+                self._critical = 0
             finally:
-                self.release_receiving()
-        self.notify()  # there is room
+                self.receiving.release()
+        self.notify()  # there is room, or no receiver
         return kept
 
     def _receive_chunk(self) -> Chunk:
         protocol = self.protocol
         while True:
+            self._critical = get_ident()
             chunk = self.inbox.parse_chunk()
             self.flush_output()
             if chunk is not None:
                 return chunk
+            self._critical = 0
             if protocol.finished:
-                self._end(None)
+                self.end(None)
                 raise protocol.close_exc()
             self._read(None)
 
@@ -264,9 +268,25 @@ class Wire:
             return
         if data:
             self._adapt(missing, len(data))
-            protocol.receive_data(data, monotonic())
-        elif data is not None:
+        if data is not None:
+            self._take_in(data)
+
+    def _land(self, size: int, flags: int) -> bytes:
+        """Read once. What was read stays in ``_landed`` until ``_take_in``, whatever happens."""
+        landed = self._landed
+        if not landed:  # an exception may have come in between
+            landed.extend(map(self.stream.recv, (size,), (flags,)))
+        return landed[0]
+
+    def _take_in(self, data: bytes) -> None:
+        """Feed what has landed to the protocol."""
+        self._critical = get_ident()
+        self._landed.clear()
+        if data:
+            self.protocol.receive_data(data, monotonic())
+        else:
             self._lost(EOFError(NO_CLOSE))
+        self._critical = 0
 
     def _adapt(self, missing: int, n: int) -> None:
         """Choose how much to ask for next time."""
@@ -279,7 +299,7 @@ class Wire:
 
     def _read_blocking(self, size: int, flags: int) -> Optional[bytes]:
         try:
-            return self.stream.recv(size, flags)
+            return self._land(size, flags)
         except BlockingIOError:
             pass  # SO_RCVTIMEO; what comes next, Ctrl-C say, must not have this as its context
         return self._read_polling(min(size, MAX_READ_SIZE), None)
@@ -290,7 +310,6 @@ class Wire:
         Raises:
             TimeoutError: if *deadline* passes.
         """
-        recv = self.stream.recv
         spin_until = 0.0
         if self._busy_poll:
             spin_until = monotonic() + self._busy_poll
@@ -301,36 +320,36 @@ class Wire:
             if poll and not self._wait_readable(deadline):
                 return None
             try:
-                return recv(size, DONTWAIT)
+                return self._land(size, DONTWAIT)
             except BlockingIOError:
                 poll = not spin_until or monotonic() >= spin_until
 
     def _wait_readable(self, deadline: Optional[float]) -> bool:
         """Wait until there may be something to read; ``False`` if the keepalive gave up."""
         while True:
-            until = self._tick_at if deadline is None else min(deadline, self._tick_at)
+            until = self.tick_at if deadline is None else min(deadline, self.tick_at)
             if self.protocol.state is not OPEN:
-                until = min(until, self._closing_deadline())
+                until = min(until, self.closing_deadline())
             blocked = self.outbox.blocked()
-            ready = self._wait(READ | WRITE if blocked else READ, until)
+            ready = self.poll(READ | WRITE if blocked else READ, until)
             if blocked:
                 self.flush()
             if ready:
                 return True
             now = monotonic()
-            if now >= self._tick_at and not self._tick(now):
+            if now >= self.tick_at and not self.tick(now):
                 return False
             if deadline is not None and now >= deadline:
                 raise TimeoutError("no message was complete in time; nothing is lost")
-            if self.protocol.state is not OPEN and now >= self._closing_deadline():
-                self._cut(TimeoutError(SLOW_CLOSE))
+            if self.protocol.state is not OPEN and now >= self.closing_deadline():
+                self.cut(TimeoutError(SLOW_CLOSE))
                 return False
 
-    def _tick(self, now: float) -> bool:
+    def tick(self, now: float) -> bool:
         """Let the keepalive do what is due; whether to go on."""
         with self.mutex:
             again = self.protocol.tick(now)
-        self._tick_at = NEVER if again is None else again
+        self.tick_at = NEVER if again is None else again
         self.flush()
         return not self.protocol.finished
 
@@ -341,27 +360,33 @@ class Wire:
 
     # -- the end --
 
-    def finish(self) -> None:
-        """Wait for the end of the closing handshake that has begun; at most ``close_timeout``."""
-        deadline = self._closing_deadline()
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake and wait for its end; at most ``close_timeout``."""
+        with self.mutex:
+            self.protocol.close(code, reason)
+        deadline = self.closing_deadline()
         if not self.closed:
             self.flush()
             if not self.wait_until(lambda: self.closed, deadline):
                 self._abort()
 
-    def _closing_deadline(self) -> float:
+    def closing_deadline(self) -> float:
         """When the end has to be reached, counted from the first call."""
         if self._close_by == NEVER and self._close_timeout is not None:
             self._close_by = monotonic() + self._close_timeout
         return self._close_by
 
-    def _end(self, deadline: Optional[float]) -> None:
+    def hurry(self) -> None:
+        """Let the end be reached soon: whoever has pressed Ctrl-C doesn't want to wait for it."""
+        self._close_by = min(self.closing_deadline(), monotonic() + HURRY)
+
+    def end(self, deadline: Optional[float]) -> None:
         """Let the server close the TCP connection first, for a while; then close the socket.
 
         Raises:
             TimeoutError: if *deadline* passes before; call again to go on.
         """
-        protocol, close_by = self.protocol, self._closing_deadline()
+        protocol, close_by = self.protocol, self.closing_deadline()
         until = close_by if deadline is None else min(deadline, close_by)
         try:
             while not (protocol.abort or protocol.state is CLOSED):
@@ -372,7 +397,7 @@ class Wire:
             self._lost(exc)  # reset: as good an end as any
         if until < close_by and not (protocol.abort or protocol.state is CLOSED):
             raise TimeoutError("the connection didn't end in time")
-        self._close()
+        self._close(deadline)
 
     def _drain(self, until: float) -> None:
         """Drop what comes, or wait for it."""
@@ -383,10 +408,14 @@ class Wire:
             return
         except BlockingIOError:
             pass  # as in _read_blocking
-        self._wait(READ | WRITE if self.outbox.blocked() else READ, until)
+        self.poll(READ | WRITE if self.outbox.blocked() else READ, until)
 
-    def _close(self) -> None:
-        """Close the socket, as the receiver. May be called more than once."""
+    def _close(self, deadline: Optional[float] = None) -> None:
+        """Close the socket, as the receiver. May be called more than once.
+
+        Raises:
+            TimeoutError: if the writer isn't back from the socket by *deadline*; call again.
+        """
         if self.sending.acquire(False):
             try:
                 if not self.closed and not self.outbox.blocked():
@@ -394,7 +423,9 @@ class Wire:
             finally:
                 self.sending.release()
         self._shut_down()  # a blocked writer comes back
-        with self.sending:
+        if not self.lock(self.sending, deadline):
+            raise TimeoutError("the connection didn't end in time")
+        try:
             with self.mutex:
                 self.protocol.connection_lost(self._write_error)
                 self.outbox.clear()
@@ -402,6 +433,8 @@ class Wire:
                 self.closed = True
             if self.fragments is not None:
                 self.fragments.notify_all()
+        finally:
+            self.sending.release()
         self.notify()
 
     def _shut_down(self) -> None:
@@ -414,7 +447,7 @@ class Wire:
 
     def _abort(self) -> None:
         """Close the socket, whatever goes on."""
-        self._cut(TimeoutError(SLOW_CLOSE))
+        self.cut(TimeoutError(SLOW_CLOSE))
         if self.receiving.acquire(timeout=SETTLE):
             try:
                 self._close()
@@ -422,7 +455,7 @@ class Wire:
                 self.release_receiving()
         # Otherwise the receiver is held up; it will find the end, and close.
 
-    def _cut(self, exc: BaseException) -> None:
+    def cut(self, exc: BaseException) -> None:
         """The connection can't go on, because of *exc*. The receiver will close the socket."""
         with self.mutex:
             self.protocol.connection_lost(exc)
@@ -452,7 +485,7 @@ class Wire:
         return True
 
     def _may_receive(self) -> bool:
-        if self._wanted or self.receiving.locked():
+        if self.wanted or self.receiving.locked():
             return False
         return self.inbox.has_room() or self.protocol.state is not OPEN
 
@@ -461,13 +494,13 @@ class Wire:
         protocol = self.protocol
         try:
             if protocol.finished or protocol.state is CLOSED:
-                self._end(deadline)  # what isn't parsed stays for the consumer
+                self.end(deadline)  # what isn't parsed stays for the consumer
                 return
             if not protocol.pending:
                 self._read(deadline)
         except TimeoutError:
             return  # the caller sees it
-        self.inbox.keep()
+        self.keep()
         self.flush_output()
 
     def _wait_changed(self, done: Callable[[], bool], deadline: Optional[float]) -> None:
@@ -539,7 +572,7 @@ class Wire:
         try:
             if not self.closed:
                 soon = monotonic() + GLANCE
-                if self._wait(WRITE, soon if deadline is None else min(soon, deadline)):
+                if self.poll(WRITE, soon if deadline is None else min(soon, deadline)):
                     self.protocol.heard(monotonic())
         except OSError as exc:
             self._write_error = exc  # reading tells the rest
@@ -553,7 +586,7 @@ class Wire:
         Raises:
             TimeoutError: if *deadline* passes.
         """
-        while not self.outbox.flush() or not self._wait(WRITE, 0.0):
+        while not self.outbox.flush() or not self.poll(WRITE, 0.0):
             if not self._wait_writable(deadline):
                 raise TimeoutError("the peer didn't take anything in time; nothing was sent")
 
@@ -566,7 +599,7 @@ class Wire:
         """
         while not self.outbox.flush():
             if not self._wait_writable(deadline):
-                self._cut(TimeoutError("the peer didn't take a message in time; a part was sent"))
+                self.cut(TimeoutError("the peer didn't take a message in time; a part was sent"))
                 raise self.protocol.close_exc()
 
     def _wait_writable(self, deadline: Optional[float]) -> bool:
@@ -574,49 +607,50 @@ class Wire:
 
         Two ends that both send and don't read would wait for each other forever.
         """
-        events, until = WRITE, min(self._tick_at, NEVER if deadline is None else deadline)
+        events, until = WRITE, min(self.tick_at, NEVER if deadline is None else deadline)
         progress = False
         if self._may_receive() and self.receiving.acquire(False):
             try:
-                progress = self._receive_now()
+                progress = self.receive_now()
             finally:
                 self.release_receiving()
+            if self.protocol.state is CLOSED:
+                raise self.protocol.close_exc()
             events |= READ
         else:
             until = min(until, monotonic() + GLANCE)
         if self.protocol.state is not OPEN:
-            until = min(until, self._closing_deadline())
-        progress = progress or self._wait(events, until)
+            until = min(until, self.closing_deadline())
+        progress = progress or self.poll(events, until)
         now = monotonic()
-        if self._wait(WRITE, 0.0):  # there was no room before: the peer's TCP has taken something
+        if self.poll(WRITE, 0.0):  # there was no room before: the peer's TCP has taken something
             self.protocol.heard(now)
-        if not progress and now >= self._tick_at:
+        if not progress and now >= self.tick_at:
             self._tick_as_writer(now)
-        if self.protocol.state is not OPEN and now >= self._closing_deadline():
-            self._cut(TimeoutError("the peer didn't take a message before the connection closed"))
+        if self.protocol.state is not OPEN and now >= self.closing_deadline():
+            self.cut(TimeoutError("the peer didn't take a message before the connection closed"))
             raise self.protocol.close_exc()
         return deadline is None or now < deadline
 
-    def _receive_now(self) -> bool:
-        """Receive without waiting, keeping the messages; whether there was anything.
-
-        Raises:
-            ConnectionClosed: if the connection is lost.
-        """
+    def receive_now(self) -> bool:
+        """Receive without waiting, keeping the messages; whether there was anything."""
         if not self.protocol.pending:
             try:
-                data = self.stream.recv(READ_SIZE, DONTWAIT)
-                if data:
-                    self.protocol.receive_data(data, monotonic())
-                else:
-                    self._lost(EOFError(NO_CLOSE))
+                data = self._land(READ_SIZE, DONTWAIT)
             except BlockingIOError:
                 return False
             except OSError as exc:
                 self._lost(exc)
-            if self.protocol.state is CLOSED:
-                raise self.protocol.close_exc()
-        return self.inbox.keep() or not self.protocol.pending
+            else:
+                self._take_in(data)
+        return self.keep() or not self.protocol.pending
+
+    def keep(self) -> bool:
+        """Parse, as the receiver, and keep what there is; whether there was anything."""
+        self._critical = get_ident()
+        found = self.inbox.keep()
+        self._critical = 0
+        return found
 
     def _tick_as_writer(self, now: float) -> None:
         """Let the keepalive tick if nobody receives; not while bytes of the peer wait unread.
@@ -626,9 +660,9 @@ class Wire:
         """
         if self.receiving.acquire(False):
             try:
-                if self.stream.buffered() or self._wait(READ, 0.0):
-                    self._tick_at = now + GLANCE
-                elif not self._tick(now) and self.protocol.abort:
+                if self.stream.buffered() or self.poll(READ, 0.0):
+                    self.tick_at = now + GLANCE
+                elif not self.tick(now) and self.protocol.abort:
                     raise self.protocol.close_exc()
             finally:
                 self.release_receiving()
@@ -645,7 +679,7 @@ class Wire:
         """
         if encoding and self.protocol.extensions:
             if not isinstance(exc, (OSError, WebSocketException)):
-                self._cut(exc)  # what a compressor has taken may never be sent
+                self.cut(exc)  # what a compressor has taken may never be sent
         self.sending.release()
         self.flush_output()
         if isinstance(exc, ConnectionClosed):
@@ -654,7 +688,7 @@ class Wire:
             self._write_error = exc
             # The peer may have said why, in a Close frame that waits to be read.
             if not self.wait_until(self._ends_or_is_full, monotonic() + SETTLE):
-                self._cut(exc)
+                self.cut(exc)
             raise self.protocol.close_exc() from (self.protocol.failure or exc)
 
     def _ends_or_is_full(self) -> bool:
@@ -665,20 +699,6 @@ class Wire:
         """The exception for the end; after the answer to our Close frame, if one is to come."""
         protocol = self.protocol
         self.wait_until(
-            lambda: protocol.state is CLOSED or protocol.finished, self._closing_deadline()
+            lambda: protocol.state is CLOSED or protocol.finished, self.closing_deadline()
         )
         return protocol.close_exc()
-
-
-def _set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
-    """Make blocking calls of ``recv`` return after *seconds*; whether that is possible."""
-    whole, part = divmod(int(min(max(seconds, 0.01), MAX_WAIT) * 1e6), 1000000)
-    # A struct timeval of two longs; of two 64-bit numbers where time has outgrown a long.
-    for layout in ("ll", "qq"):
-        try:
-            value = struct.pack(layout, whole, part)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        except OSError:
-            continue
-        return True
-    return False

@@ -17,6 +17,12 @@ from wsmini.testing import Peer, frame
 
 PATIENCE = 20  # seconds; nothing takes so long
 
+# What a server says: "one", a ping, "two" in fragments around a pong, and a Close frame.
+TRANSCRIPT = (
+    frame(Opcode.TEXT, b"one") + frame(Opcode.PING, b"p") + frame(Opcode.TEXT, b"tw", fin=False)
+    + frame(Opcode.PONG) + frame(Opcode.CONT, b"o") + frame(Opcode.CLOSE, b"\x03\xe8bye")
+)  # fmt: skip
+
 
 def tcp_pair():
     """Two sockets connected over loopback: unlike a socket pair, they can be reset."""

@@ -1,7 +1,8 @@
-"""The Autobahn cases: served by kosoku, answered by wsmini's blocking API, judged here.
+"""The Autobahn cases: served by kosoku, answered by a front end of wsmini, judged here.
 
 python tests/interop/autobahn.py                        all of them, and a table of the verdicts
 python tests/interop/autobahn.py --cases '1.*,6.4.3'    some; of those that fail, all that is known
+python tests/interop/autobahn.py --front-end asyncio    another of those in autobahn_client.py
 python tests/interop/autobahn.py --python python3.8     the client in another Python
 """
 
@@ -15,6 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from autobahn_client import FRONT_ENDS
 from process import Process, stopwatch
 
 CLIENT = Path(__file__).resolve().with_name("autobahn_client.py")
@@ -27,7 +29,7 @@ DETAILS = """description expectation expected expectedClose received result resu
     wasNotCleanReason localCloseCode remoteCloseCode remoteCloseReason httpRequest httpResponse"""
 
 
-def run(reports, cases=("*",), python=sys.executable, jobs=2):
+def run(reports, cases=("*",), python=sys.executable, jobs=2, front_end="blocking"):
     """Have the server judge *cases*, with *jobs* clients at a time.
 
     Its report is left in the folder *reports*. Returns what the clients complained about.
@@ -41,7 +43,7 @@ def run(reports, cases=("*",), python=sys.executable, jobs=2):
         def client(*args):
             return stack.enter_context(Process("client", [python, "-bb", CLIENT, url, *args]))
 
-        clients = [client("run", first, jobs) for first in range(1, jobs + 1)]
+        clients = [client("run", front_end, first, jobs) for first in range(1, jobs + 1)]
         for each in clients:
             each.wait(TIMEOUT)
         reporter = client("report")
@@ -94,13 +96,16 @@ def main():
     parser = argparse.ArgumentParser(description="Run the Autobahn cases against wsmini.")
     parser.add_argument("--cases", default="*", help="like 1.*,6.4.3 (default: all)")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the client")
+    parser.add_argument("--front-end", choices=FRONT_ENDS, default="blocking")
     parser.add_argument("--jobs", type=int, default=2, help="clients at a time (default: 2)")
     parser.add_argument("--keep-reports", metavar="DIR", help="leave the server's report there")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         reports = options.keep_reports or stack.enter_context(tempfile.TemporaryDirectory())
         elapsed = stopwatch()
-        complaints = run(reports, options.cases.split(","), options.python, options.jobs)
+        complaints = run(
+            reports, options.cases.split(","), options.python, options.jobs, options.front_end
+        )
         cases = load(reports)
     total = TOTAL if options.cases == "*" else max(1, len(cases))
     counts, problems = judge(cases, complaints, total)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from peers import every
+
+import wsmini
 
 
 @every()
@@ -41,3 +45,12 @@ def test_a_pong_nobody_asked_for_does_no_harm(peer):
         ws.pong(b"unasked")
         ws.send("still here")
         assert ws.recv(timeout=10) == "still here"
+
+
+def test_an_application_that_is_away_answers_the_pings_of_a_strict_server(server):
+    _, ports = server("websockets")
+    with wsmini.connect(f"ws://127.0.0.1:{ports['pinging']}/echo") as ws:
+        time.sleep(10)
+        ws.send("still here")
+        assert ws.recv(timeout=10) == "still here"
+    assert ws.close_code == 1000

@@ -121,11 +121,14 @@ async def main():
         "max_size": 2**23,
         "ping_interval": None,
     }
+    # One that gives clients up which don't answer its pings.
+    strict = {**options, "ping_interval": 1, "ping_timeout": 2}
     async with serve(handle, "127.0.0.1", 0, **options) as plain:
         async with serve(handle, "127.0.0.1", 0, ssl=tls_context(), **options) as tls:
-            ws, wss = (server.sockets[0].getsockname()[1] for server in (plain, tls))
-            announce(ws=ws, wss=wss)
-            await asyncio.Future()
+            async with serve(handle, "127.0.0.1", 0, **strict) as pinging:
+                servers = {"ws": plain, "wss": tls, "pinging": pinging}
+                announce(**{k: each.sockets[0].getsockname()[1] for k, each in servers.items()})
+                await asyncio.Future()
 
 
 asyncio.run(main())

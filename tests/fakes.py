@@ -1,0 +1,50 @@
+"""Time that passes only while a loop has nothing to do."""
+
+from __future__ import annotations
+
+import selectors
+from types import SimpleNamespace
+
+
+class Clock:
+    """A monotonic and a wall clock; ``sleep`` moves the wall clock alone, as a lid does."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+        self.slept = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def wall(self):
+        return 1e9 + self.now + self.slept
+
+    def sleep(self, seconds):
+        self.slept += seconds
+
+
+class Selector(selectors.DefaultSelector):
+    """Real descriptors; but where it would wait, it moves the clock to the end of the wait.
+
+    ``selects`` counts how often it was asked: each is a wake-up.
+    """
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.selects = 0
+
+    def select(self, timeout=None):
+        self.selects += 1
+        ready = super().select(0)
+        if not ready and timeout:
+            self.clock.now += timeout
+        return ready
+
+
+def opened(stream, rest=b""):
+    """The result of an opening that was none."""
+    return SimpleNamespace(
+        stream=stream, request=None, response=None, subprotocol=None, timings={},
+        extensions=[], rest=rest,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Ctrl-C in every phase of a connection: real programs, which have to be gone within a second."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wsmini.testing import IgnoreClose, Stall, echo_server, fault_server
+
+TESTS = Path(__file__).resolve().parents[1]
+SECOND = 1.0
+DELAY = 0.2  # seconds from "ready" until the program surely waits
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal on POSIX only")
+
+# Said before the wait begins.
+READY = "print('ready', flush=True)\n"
+
+HANGING_RESOLVER = """
+import socket, time
+look_up = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if kwargs.get("flags") != socket.AI_NUMERICHOST:
+        time.sleep(600)
+    return look_up(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@contextlib.contextmanager
+def silent_address():
+    """One where connecting gets no answer: its queue of connections is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield "ws://127.0.0.1:%d" % listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def unknown_name():
+    yield "ws://nobody.knows.example"
+
+
+@contextlib.contextmanager
+def silent_tls():
+    """A server that accepts TCP and says nothing, not even TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield "wss://127.0.0.1:%d" % listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def silent_proxy():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+
+
+def serving(*args, **options):
+    @contextlib.contextmanager
+    def server():
+        with fault_server(*args, **options) as server:
+            yield server.url
+
+    return server
+
+
+@contextlib.contextmanager
+def secure_echo():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TESTS / "certs" / "server.pem")
+    with echo_server(ssl=context) as server:
+        yield server.url
+
+
+stalled, echo = serving(then=Stall()), serving()
+CONNECT = "ws = wsmini.connect(url)\n" + READY
+WITH = "with wsmini.connect(url) as ws:\n    " + READY + "    "
+UNVERIFIED = WITH.replace("(url)", "(url, ssl=wsmini.unverified_context())")
+
+# Phase: the server, and the program.
+PHASES = {
+    "dns": (unknown_name, HANGING_RESOLVER + READY + "wsmini.connect(url)"),
+    "tcp": (silent_address, READY + "wsmini.connect(url)"),
+    "proxy": (silent_proxy, READY + "wsmini.connect('ws://localhost', proxy=url)"),
+    "tls": (silent_tls, READY + "wsmini.connect(url)"),
+    "upgrade": (serving(then=Stall(handshake=True)), READY + "wsmini.connect(url)"),
+    "recv": (echo, WITH + "ws.recv()"),
+    "recv, tls": (secure_echo, UNVERIFIED + "ws.recv()"),
+    "recv, dead server": (stalled, CONNECT + "ws.recv()"),
+    "recv, timeout": (echo, WITH + "ws.recv(timeout=60)"),
+    "iteration": (echo, WITH + "list(ws)"),
+    "streaming": (echo, WITH + "list(ws.recv_streaming())"),
+    "send": (stalled, CONNECT + "ws.send(bytes(1 << 26))"),
+    "send, timeout": (stalled, CONNECT + "ws.send(bytes(1 << 26), timeout=60)"),
+    "send, fragments": (stalled, CONNECT + "ws.send(bytes(1 << 22) for _ in range(20))"),
+    "with, dead server": (stalled, WITH + "ws.recv()"),
+    "with, send": (stalled, WITH + "ws.send(bytes(1 << 26))"),
+    "pong": (stalled, CONNECT + "ws.ping().wait()"),
+    "close": (serving(then=IgnoreClose()), CONNECT + "ws.close()"),
+    "close, dead server": (stalled, CONNECT + "ws.close()"),
+    "with, close": (serving(then=IgnoreClose()), WITH + "pass"),
+    "threads": (
+        echo,
+        "from threading import Event, Thread\n" + WITH
+        + "Thread(target=list, args=[ws], daemon=True).start()\n"
+        "    ws.ping().wait()\n    Event().wait()",
+    ),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_leaves_within_a_second(phase, tmp_path):
+    serve, code = PHASES[phase]
+    program = tmp_path / "program.py"
+    program.write_text("import sys, wsmini\nurl = sys.argv[1]\n" + code + "\n")
+    with serve() as url, subprocess.Popen(
+        [sys.executable, program, url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(DELAY)
+            assert process.poll() is None, process.stderr.read()
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            status = process.wait(20)
+            took = time.monotonic() - started
+        finally:
+            process.kill()
+        errors = process.stderr.read().decode()
+        assert errors.rstrip().endswith("KeyboardInterrupt"), errors
+        assert "Exception ignored" not in errors
+        assert "Exception in thread" not in errors
+        assert status == -signal.SIGINT
+        assert took < SECOND

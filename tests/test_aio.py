@@ -1,0 +1,579 @@
+"""The asyncio front end: over real sockets, in debug mode."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from integration.pairs import TRANSCRIPT, reset
+
+from wsmini import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    Fixed,
+    NoReconnect,
+    State,
+)
+from wsmini.aio import connect
+from wsmini.frames import Opcode
+from wsmini.testing import echo_server, frame, scripted_server
+
+CERTS = Path(__file__).parent / "certs"
+PATIENCE = 20
+LARGE = bytes(1 << 21)  # more than the system takes with this option, if the peer doesn't read
+SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)]
+
+
+class NoReaders(asyncio.SelectorEventLoop):
+    """As Windows' default loop: it can't watch sockets."""
+
+    def add_reader(self, fd, callback, *args):
+        raise NotImplementedError
+
+    add_writer = remove_writer = add_reader
+
+    def remove_reader(self, fd):
+        raise NotImplementedError
+
+
+@pytest.fixture(params=[asyncio.SelectorEventLoop, NoReaders], ids=["selector", "no readers"])
+def run(request):
+    """Run a coroutine on a loop of either kind, which must be silent."""
+
+    def run(coroutine):
+        loop = request.param()
+        loop.set_debug(True)
+        complaints = []
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
+        asyncio.set_event_loop(loop)
+        try:
+            result = loop.run_until_complete(asyncio.wait_for(coroutine, PATIENCE))
+            assert asyncio.all_tasks(loop) == set()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        assert not complaints
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def url():
+    with echo_server() as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def serving(script, **options):
+    with scripted_server(script, **options) as server:
+        yield server.url
+
+
+def test_echoes_of_all_kinds(run, url):
+    async def main():
+        async with connect(url, max_size=None) as ws:
+            for message in ["é", b"", b"x" * 70000, bytes(3000000)]:
+                await ws.send(message)
+                assert await ws.recv() == message
+            await ws.send(["a", "b"])
+            assert await ws.recv(decode=False) == b"ab"
+            await ws.send("large" * 100000)
+            assert "".join([chunk async for chunk in ws.recv_streaming()]) == "large" * 100000
+            await ws.send(b"abc")
+            buffer = bytearray(2)
+            with pytest.raises(ValueError):
+                await ws.recv_into(buffer)
+            assert await ws.recv_into(bytearray(3)) == 3
+            assert await (await ws.ping()) > 0
+            assert ws.latency > 0
+        assert (ws.state, ws.close_code, ws.fileno()) == (State.CLOSED, 1000, -1)
+
+    run(main())
+
+
+def test_headers_and_their_older_name(run, url):
+    async def main():
+        async with connect(url, extra_headers={"X-A": "b"}) as ws:
+            assert ws.request_headers["X-A"] == "b"
+            assert ws.response.status_code == 101
+
+    run(main())
+    with pytest.raises(TypeError):
+        connect(url, extra_headers={}, additional_headers={})
+    with pytest.raises(TypeError):
+        connect(url, no_such_option=1)
+
+
+def test_a_cancelled_recv_loses_nothing(run, url):
+    async def main():
+        async with connect(url) as ws:
+            for number in range(50):
+                task = asyncio.ensure_future(ws.recv())
+                await asyncio.sleep(0)
+                await ws.send(str(number))
+                for _ in range(number % 7):
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    received = await task
+                except asyncio.CancelledError:
+                    received = await ws.recv()
+                assert received == str(number)
+
+    run(main())
+
+
+def test_a_cancelled_stream_loses_nothing(run, url):
+    async def main():
+        async with connect(url) as ws:
+            for turns in range(30):
+                task = asyncio.ensure_future(ws.recv_streaming().__anext__())
+                await asyncio.sleep(0)
+                await ws.send(["lo", "ng"])
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    assert "long".startswith(await task)
+                except asyncio.CancelledError:
+                    assert await ws.recv() == "long"
+
+    run(main())
+
+
+def test_two_receivers(run, url):
+    async def main():
+        async with connect(url) as ws:
+            task = asyncio.ensure_future(ws.recv())
+            await asyncio.sleep(0)
+            with pytest.raises(ConcurrencyError):
+                await ws.recv()
+            await ws.send("for the first")
+            assert await task == "for the first"
+
+    run(main())
+
+
+def test_concurrent_senders(run, url):
+    async def main():
+        async with connect(url, max_size=None) as ws:
+            messages = {bytes([n]) * (n * 40000) for n in range(1, 21)}
+            sends = [asyncio.ensure_future(ws.send(message)) for message in messages]
+            assert {await ws.recv() for _ in messages} == messages
+            await asyncio.gather(*sends)
+
+    run(main())
+
+
+def test_sending_waits_while_the_peer_does_not_read(run):
+    def script(peer):
+        peer.accept()
+        peer.recv_message()
+        for _ in range(20):
+            assert len(peer.recv_message()) == 1 << 20
+        peer.close()
+
+    async def talk(url):
+        async with connect(url) as ws:
+            await ws.send("begin")
+            for _ in range(20):
+                await ws.send(bytes(1 << 20))
+                assert ws._link.buffered <= 1 << 16
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+
+    with serving(script) as url:
+        run(talk(url))
+
+
+def test_unread_messages_make_the_peer_wait(run):
+    def script(peer):
+        peer.accept()
+        for number in range(3000):
+            peer.send_message(b"%d" % number + bytes(5000))
+        peer.close()
+
+    async def main(url):
+        async with connect(url, max_queue=4) as ws:
+            await asyncio.sleep(0.2)
+            assert len(ws._unread) < 20
+            numbers = [int(message[:-5000]) async for message in ws]
+            assert numbers == list(range(3000))
+
+    with serving(script) as url:
+        run(main(url))
+
+
+def test_reconnecting_until_it_is_enough(run, url):
+    async def main():
+        count = 0
+        async for ws in connect(url, policy=Fixed(0.0)):
+            await ws.send("x")
+            assert await ws.recv() == "x"
+            count += 1
+            if count == 3:
+                await ws.close()
+                break
+            ws._link.abort()
+            await asyncio.sleep(0)
+        assert count == 3
+
+    run(main())
+
+
+def test_a_refused_connection_ends_reconnecting_with_its_failure(run):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    async def main():
+        with pytest.raises(ConnectionRefusedError):
+            async for _ in connect(f"ws://127.0.0.1:{port}", policy=Fixed(0.0, attempts=2)):
+                raise AssertionError("there is no server")
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_cancelled_opening_leaves_nothing(run, url, turns):
+    async def main():
+        task = asyncio.ensure_future(connect(url).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0.001 if turns > 8 else 0)
+        task.cancel()
+        try:
+            ws = await task
+        except asyncio.CancelledError:
+            return
+        await ws.close()
+
+    run(main())
+
+
+@types.coroutine
+def cancelled_at(coroutine, counts, soon):
+    """Run *coroutine*, and cancel the task at the suspension for which *counts*() is true.
+
+    Or *soon* after. Returns whether it was cancelled; it isn't if it doesn't get there in time.
+    """
+    task, error, timer = asyncio.current_task(), None, None
+    while True:
+        try:
+            future = coroutine.send(None) if error is None else coroutine.throw(error)
+        except StopIteration:
+            if timer is not None:
+                timer.cancel()
+            return False
+        except asyncio.CancelledError:
+            return True
+        if counts():
+            if soon:
+                timer = asyncio.get_running_loop().call_soon(task.cancel)
+            else:
+                task.cancel()
+        try:
+            yield future
+            error = None
+        except BaseException as exc:
+            error = exc
+
+
+async def exchange(url, reached, reading):
+    """All that suspends, in order; *reached* tells how far it is."""
+    reached.step = "open"
+    reached.ws = ws = await connect(url, socket_options=SMALL_BUFFER)
+    reached.step = "send"
+    asyncio.get_running_loop().call_later(0.01, reading.set)
+    await ws.send(LARGE)
+    reached.step = "recv"
+    await ws.recv()
+    reached.taken, reached.step = 1, "stream"
+    async for _ in ws.recv_streaming():
+        reached.taken = 2
+    reached.step = "ping"
+    await (await ws.ping()).wait()
+    reached.step = "close"
+    await ws.close()
+
+
+@pytest.mark.parametrize("soon", [False, True], ids=["at once", "soon"])
+@pytest.mark.parametrize("step", ["open", "send", "recv", "stream", "ping", "close"])
+def test_an_exchange_cancelled_at_each_suspension(run, step, soon):
+    messages = ["answer", "long" * 10000, "last"]
+    reading, sizes = threading.Event(), []
+
+    def script(peer):
+        peer.accept()
+        reading.wait(PATIENCE)
+        sizes.append(len(peer.recv_message()))
+        peer.send_message(messages[0])
+        halves = frame(Opcode.TEXT, messages[1].encode())
+        peer.send_raw(halves[:20000])
+        peer.send_raw(halves[20000:])
+        peer.send_message(messages[2])
+        peer.recv_message()  # the Close frame, and a ping perhaps
+
+    async def main(url, number):
+        """Cancel the suspension *number* of the step; whether there is one."""
+        reached, suspensions = SimpleNamespace(ws=None, taken=0, step=""), []
+
+        def counts():
+            if reached.step == step:
+                suspensions.append(1)
+            return reached.step == step and len(suspensions) == number
+
+        cancelled = await cancelled_at(exchange(url, reached, reading), counts, soon)
+        ws = reached.ws
+        if not cancelled:
+            await ws.close()
+        elif reached.step == "open":
+            assert ws is None
+        elif reached.step == "close":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
+        else:
+            reading.set()
+            rest = messages[reached.taken :]
+            assert [await ws.recv() for _ in rest] == rest
+            await ws.close()
+            assert ws.close_code == 1000
+            assert sizes == [len(LARGE)]
+        return cancelled
+
+    number = 0
+    with serving(script) as url:
+        more = True
+        while more and number < 30:
+            number += 1
+            reading.clear()
+            sizes.clear()
+            more = run(main(url, number))
+            reading.set()
+    assert number > 1 or soon or step == "stream"
+
+
+def test_a_send_cancelled_before_its_turn_sends_nothing(run):
+    received = []
+
+    def script(peer):
+        peer.accept()
+        received.append(peer.recv_message())
+        received.append(peer.recv_message())
+        peer.close()
+
+    async def parts(go):
+        yield "a"
+        await go.wait()
+        yield "b"
+
+    async def main(url):
+        async with connect(url) as ws:
+            go = asyncio.Event()
+            first = asyncio.ensure_future(ws.send(parts(go)))
+            await asyncio.sleep(0)
+            second = asyncio.ensure_future(ws.send("never"))
+            await asyncio.sleep(0)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            go.set()
+            await first
+            await ws.send("last")
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+
+    with serving(script) as url:
+        run(main(url))
+    assert received == ["ab", "last"]
+
+
+def test_a_cancelled_message_in_fragments_ends_the_connection(run):
+    async def parts():
+        yield "a"
+        await asyncio.sleep(PATIENCE)
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_frame().data == b"a"
+        assert peer.recv_frame().data[:2] == (1011).to_bytes(2, "big")
+
+    async def main(url):
+        ws = await connect(url)
+        task = asyncio.ensure_future(ws.send(parts()))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ConnectionClosed):
+            await ws.send("more")
+        await ws.close()
+
+    with serving(script) as url:
+        run(main(url))
+
+
+@pytest.mark.parametrize("code, fails", [(1000, False), (1001, False), (1011, True)])
+def test_reconnecting_ends_as_the_last_connection_did(run, code, fails):
+    def script(peer):
+        peer.accept()
+        peer.close(code)
+
+    async def main(url):
+        count = 0
+        async for ws in connect(url, reconnect=NoReconnect()):
+            count += 1
+            with contextlib.suppress(ConnectionClosed):
+                await ws.recv()
+        return count
+
+    with serving(script) as url:
+        if fails:
+            with pytest.raises(ConnectionClosedError):
+                run(main(url))
+        else:
+            assert run(main(url)) == 1
+
+
+def test_reconnecting_cancelled_between_two_connections(run, url):
+    async def main():
+        opened = []
+
+        async def work():
+            async for ws in connect(url, policy=Fixed(PATIENCE)):
+                opened.append(ws)
+                ws._link.abort()
+
+        task = asyncio.ensure_future(work())
+        while not opened or opened[0].state is not State.CLOSED:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(opened) == 1
+
+    run(main())
+
+
+def test_leaving_a_reconnecting_loop_closes_the_connection(run, url):
+    async def main():
+        connections = connect(url).__aiter__()
+        ws = await connections.__anext__()
+        await connections.aclose()
+        assert (ws.state, ws.close_code) == (State.CLOSED, 1000)
+        with pytest.raises(TypeError):
+            connect(url, policy=Fixed(0), reconnect=Fixed(0))
+
+    run(main())
+
+
+ABANDON = """
+import asyncio, sys
+from wsmini.aio import connect
+from wsmini.testing import echo_server, scripted_server
+
+def deaf(peer):
+    peer.accept()
+    peer.recv_frame()
+
+def mute(peer):
+    peer.request()
+    peer.recv_frame()
+
+async def block(url, work):
+    async with connect(url) as ws:
+        await work(ws)
+
+async def iterate(ws):
+    async for _ in ws:
+        pass
+
+async def stream(ws):
+    async for _ in ws.recv_streaming():
+        pass
+
+async def again(url):
+    async for ws in connect(url):
+        await ws.recv()
+
+async def main(url, deaf, mute):
+    asyncio.get_running_loop().slow_callback_duration = 60
+    tasks = [
+        block(url, lambda ws: ws.recv()), block(url, iterate), block(url, stream), again(url),
+        block(deaf, lambda ws: ws.send(bytes(1 << 23))), block(mute, lambda ws: ws.recv()),
+    ]
+    tasks = [asyncio.ensure_future(each) for each in tasks]
+    await asyncio.sleep(0.2)
+    print(sum(not task.done() for task in tasks))
+
+with echo_server() as server, scripted_server(deaf) as deaf, scripted_server(
+    mute
+) as mute:
+    asyncio.run(main(server.url, deaf.url, mute.url))
+"""
+
+
+def test_a_loop_that_is_shut_down_in_the_middle_of_everything_is_silent():
+    run = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", ABANDON], timeout=PATIENCE * 2,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert (run.stdout.decode().strip(), run.returncode) == ("6", 0)
+
+
+@pytest.mark.parametrize(
+    "ending, secure", [("fin", False), ("rst", False), ("fin", True)], ids=["fin", "rst", "tls"]
+)
+def test_a_connection_cut_at_every_byte(ending, secure):
+    at = 0
+
+    def script(peer):
+        peer.accept()
+        peer.send_raw(TRANSCRIPT[:at])
+        if ending == "rst":
+            reset(peer.sock)
+
+    options = {}
+    if secure:
+        options["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        options["ssl"].load_cert_chain(CERTS / "server.pem")
+        context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+    async def main(url):
+        received = []
+        ws = await connect(url, **({"ssl": context} if secure else {}))
+        with pytest.raises(ConnectionClosed) as caught:
+            while True:
+                received.append(await ws.recv())
+        assert received == ["one", "two"][: len(received)]
+        if at == len(TRANSCRIPT) and ending == "fin":
+            assert received == ["one", "two"]
+            assert caught.value.code == 1000
+        else:
+            assert caught.value.code in (1000, 1006)
+            assert isinstance(caught.value, ConnectionClosedError) or at == len(TRANSCRIPT)
+        await ws.close()
+        assert ws.fileno() == -1
+
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with serving(script, **options) as url:
+        if secure:
+            url = url.replace("127.0.0.1", "localhost")
+        while at <= len(TRANSCRIPT):
+            asyncio.run(asyncio.wait_for(main(url), PATIENCE))
+            at += 1
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before

@@ -1,0 +1,277 @@
+"""The keeper: what happens to connections that nobody receives from."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+import weakref
+
+import pytest
+from integration.pairs import PATIENCE, Task, closing, connection, eventually, fill, pair, receiving
+
+from wsmini import keeper
+from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
+from wsmini.frames import Opcode
+from wsmini.net import SocketStream
+from wsmini.protocol import State
+from wsmini.testing import frame
+
+TEXT, PING, PONG, CLOSE = Opcode.TEXT, Opcode.PING, Opcode.PONG, Opcode.CLOSE
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Connections are looked at without delay."""
+    monkeypatch.setattr(keeper, "CHECK", 0.02)
+
+
+def keepers():
+    return [thread for thread in threading.enumerate() if thread.name == "wsmini-keeper"]
+
+
+def test_pings_are_answered_though_nobody_receives():
+    with pair() as (ws, peer):
+        for i in range(5):
+            peer.send_frame(PING, b"%d" % i)
+            pong = peer.recv_frame()
+            assert (pong.opcode, pong.data) == (PONG, b"%d" % i)
+        peer.send_message("x")
+        assert ws.recv() == "x"
+
+
+def test_an_application_that_is_away_stays_connected():
+    # What a server does that pings and gives a client up that doesn't answer in time.
+    with pair() as (ws, peer):
+        peer.sock.settimeout(2)
+        for i in range(20):
+            peer.send_frame(PING, b"%d" % i)
+            assert peer.recv_frame().data == b"%d" % i
+        assert ws.state is State.OPEN
+
+
+def test_the_keepalive_goes_on_and_the_round_trip_is_known():
+    with pair(ping_interval=0.02, ping_timeout=PATIENCE) as (ws, peer):
+        for _ in range(5):
+            ping = peer.recv_frame()
+            assert ping.opcode == PING
+            peer.send_frame(PONG, ping.data)
+        eventually(lambda: ws.latency > 0)
+
+
+def test_a_dead_peer_is_found_though_nobody_receives():
+    with pair(ping_interval=0.05, ping_timeout=0.05) as (ws, peer):
+        started = time.monotonic()
+        eventually(lambda: ws.state is State.CLOSED)
+        assert time.monotonic() - started < 0.1 + 0.5
+        with pytest.raises(ConnectionClosedError) as caught:
+            ws.recv()
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert ws.fileno() == -1
+
+
+def test_messages_are_read_ahead_up_to_max_queue_and_the_rest_waits():
+    with pair(max_queue=4, ping_interval=0.05, ping_timeout=0.05) as (ws, peer):
+        for i in range(12):
+            eventually(lambda i=i: len(ws._wire.inbox) == min(i, 4))
+            peer.send_message(str(i))
+        # What waits unread is a sign of life.
+        gone = time.monotonic() + 0.5
+        eventually(lambda: time.monotonic() > gone)
+        assert ws.state is State.OPEN
+        assert [ws.recv() for _ in range(12)] == [str(i) for i in range(12)]
+
+
+def test_messages_received_before_a_close_are_delivered_after_it():
+    with pair() as (ws, peer):
+        peer.send_raw(frame(TEXT, "a") + frame(TEXT, "b") + closing(1001, "bye"))
+        answer = peer.recv_frame()
+        assert (answer.opcode, answer.data[:2]) == (CLOSE, b"\x03\xe9")
+        peer.sock.close()
+        eventually(lambda: ws.state is State.CLOSED)
+        assert ws.fileno() == -1
+        assert list(ws) == ["a", "b"]
+        assert (ws.close_code, ws.close_reason) == (1001, "bye")
+
+
+def test_a_server_that_does_not_end_tcp_is_left_in_time():
+    with pair(close_timeout=0.1) as (ws, peer):
+        peer.send_raw(closing(1000))
+        eventually(lambda: ws.fileno() == -1)
+        with pytest.raises(ConnectionClosedOK):
+            ws.recv()
+
+
+def test_it_helps_with_what_could_not_be_written():
+    with pair() as (ws, peer):
+        count = fill(ws)
+        peer.send_frame(PING, b"!")
+        frames = [peer.recv_frame() for _ in range(count + 1)]
+        assert (frames[-1].opcode, frames[-1].data) == (PONG, b"!")
+
+
+def test_it_gives_way_to_who_receives():
+    with pair(ping_interval=0.05, ping_timeout=PATIENCE) as (ws, peer):
+        for i in range(300):
+            peer.send_message(str(i))
+            assert ws.recv() == str(i)
+        task = Task(ws.recv)
+        receiving(ws)
+        peer.send_message("x")
+        assert task.result() == "x"
+
+
+def test_one_thread_looks_after_all_and_ends_with_the_last():
+    pairs = []
+    try:
+        for _ in range(50):
+            ours, theirs = socket.socketpair()
+            pairs.append((connection(SocketStream(ours)), theirs))
+        assert len(keepers()) == 1
+        assert keeper.watched() >= 50
+    finally:
+        for ws, theirs in pairs:
+            theirs.close()
+            ws.close()
+    eventually(lambda: not keepers())
+    assert keeper.watched() == 0
+    with pair() as (ws, peer):  # and another one starts
+        peer.send_frame(PING, b"!")
+        assert peer.recv_frame().data == b"!"
+
+
+def test_without_a_keepalive_there_is_none():
+    eventually(lambda: not keepers())
+    with pair(ping_interval=None):
+        assert not keepers()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_connection_that_is_dropped_is_not_kept():
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ws = connection(SocketStream(ours))
+        gone = weakref.ref(ws._wire)
+        del ours
+        eventually(lambda: keeper.watched() == 1)
+        del ws
+        gc.collect()
+        assert gone() is None
+        theirs.settimeout(PATIENCE)
+        assert theirs.recv(100) == b""
+
+
+def test_what_goes_wrong_with_one_connection_ends_that_and_no_other(monkeypatch):
+    with pair() as (ws, peer), pair() as (other, other_peer):
+        monkeypatch.setattr(ws._wire, "receive_now", lambda: 1 / 0)
+        peer.send_message("x")
+        eventually(lambda: ws.state is State.CLOSED)
+        monkeypatch.undo()
+        with pytest.raises(ConnectionClosedError) as caught:
+            ws.recv()
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        other_peer.send_frame(PING, b"!")
+        assert other_peer.recv_frame().data == b"!"
+
+
+def test_a_socket_that_is_closed_while_it_is_about_to_be_waited_for_does_no_harm(monkeypatch):
+    with pair() as (ws, _), pair() as (other, peer):
+        failures = [ValueError("file descriptor cannot be a negative integer (-1)"), OSError()]
+
+        def wait(sockets, timeout):
+            if failures:
+                raise failures.pop()
+            return real(sockets, timeout)
+
+        real = keeper.wait
+        monkeypatch.setattr(keeper, "wait", wait)
+        eventually(lambda: not failures)
+        peer.send_frame(PING, b"!")
+        assert peer.recv_frame().data == b"!"
+
+
+def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
+    monkeypatch.setattr(keeper, "CHECK", 3600.0)  # nothing is looked at but below
+    with pair() as (ws, _):
+        reads = []
+
+        def receive_now():
+            reads.append(1)
+            return len(reads) < 1000
+
+        monkeypatch.setattr(ws._wire, "receive_now", receive_now)
+        _, at = keeper.look(ws._wire)
+        assert len(reads) == keeper.READS
+        assert at <= time.monotonic()
+        ws._wire.wanted = True  # nor a consumer that comes meanwhile
+        monkeypatch.setattr(ws._wire, "receive_now", lambda: 1 / 0)
+        keeper._read_ahead(ws._wire)
+        monkeypatch.undo()
+        ws._wire.wanted = False
+
+
+def test_without_threads_connections_work(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    eventually(lambda: not keepers())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        ours, theirs = socket.socketpair()
+        ws = connection(SocketStream(ours))
+    with theirs:
+        theirs.send(frame(TEXT, "x"))
+        assert ws.recv() == "x"
+    ws.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
+    with pair(ping_interval=0.05, ping_timeout=PATIENCE) as (ws, peer):
+        eventually(lambda: keepers())
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                signal.alarm(PATIENCE)
+                assert keeper.watched() == 0
+                ours, theirs = socket.socketpair()
+                own = connection(SocketStream(ours))
+                theirs.send(frame(PING, b"child"))
+                theirs.settimeout(PATIENCE)
+                assert len(theirs.recv(100)) == 6 + 5
+                assert keeper.watched() == 1
+                theirs.close()
+                own.close()
+                status = 0
+            finally:
+                os._exit(status)
+        for _ in range(5):
+            ping = peer.recv_frame()
+            assert ping.opcode == PING
+            peer.send_frame(PONG, ping.data)
+        assert os.waitpid(child, 0)[1] == 0
+        peer.send_message("x")
+        assert ws.recv() == "x"
+
+
+def test_signals_are_left_to_other_threads():
+    if not hasattr(signal, "pthread_sigmask"):
+        pytest.skip("signals have no masks here")
+    with pair() as (ws, peer):
+        peer.send_frame(PING, b"!")
+        assert peer.recv_frame().data == b"!"
+        caught = []
+        previous = signal.signal(signal.SIGUSR1, lambda *args: caught.append(1))
+        try:
+            thread = keepers()[0]
+            signal.pthread_kill(thread.ident, signal.SIGUSR1)
+            peer.send_frame(PING, b"?")
+            assert peer.recv_frame().data == b"?"
+            assert not caught
+        finally:
+            signal.signal(signal.SIGUSR1, previous)

@@ -1,0 +1,68 @@
+"""A recorded session, served again: by the process that records and the server that replays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import wsmini
+from wsmini import cli
+from wsmini.testing import replay, scripted_server
+
+OPEN = {"type": "open", "subprotocol": None}
+
+
+def written(tmp_path, *records):
+    path = tmp_path / "session"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_what_was_recorded_is_served_again(tmp_path):
+    def script(peer):
+        peer.accept(subprotocol="chat")
+        assert peer.recv_message() == "a"
+        peer.send_message("b")
+        peer.send_message(b"\x00\xff")
+        peer.close(4001, "bye")
+
+    path = str(tmp_path / "session")
+    with scripted_server(script) as server:
+        argv = ["-m", "a", "--subprotocol", "chat", "--wait=inf", "--record", path, server.url]
+        argv.append(f"--output={tmp_path / 'out'}")
+        assert cli.main(argv) == 6
+    with replay(path) as server:
+        for _ in range(2):
+            with wsmini.connect(server.url, subprotocols=["chat"]) as ws:
+                assert ws.subprotocol == "chat"
+                ws.send("a")
+                assert (ws.recv(5), ws.recv(5)) == ("b", b"\x00\xff")
+                with pytest.raises(wsmini.ConnectionClosed) as raised:
+                    ws.recv(5)
+            assert raised.value.rcvd == (4001, "bye")
+
+
+WRONG = {
+    "another message": ({"direction": "sent", "type": "text", "payload": "a"}, "from the client"),
+    "another code": ({"direction": "sent", "type": "close", "code": 1001, "reason": ""}, "a Close"),
+}
+
+
+@pytest.mark.parametrize("record, problem", WRONG.values(), ids=WRONG)
+def test_a_client_that_does_something_else(record, problem, tmp_path):
+    with pytest.raises(AssertionError, match=f"expected .*{problem}"):
+        with replay(written(tmp_path, OPEN, record)) as server:
+            with wsmini.connect(server.url) as ws:
+                if record["type"] == "text":
+                    ws.send("b")
+
+
+BROKEN = {"empty": "", "no JSON": "a", "no open": '{"type": "x"}', "no record": "[]"}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_session(text, tmp_path):
+    (tmp_path / "session").write_text(text)
+    with pytest.raises(ValueError, match="isn't a recorded session"):
+        replay(str(tmp_path / "session"))

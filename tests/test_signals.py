@@ -1,0 +1,469 @@
+"""Signal handlers that close, and signals that raise, in whatever the connection is doing."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+import ssl
+import threading
+import time
+
+import pytest
+from helpers import SEED
+from integration.pairs import Task, eventually, fill, pair
+
+from wsmini import locks
+from wsmini.connection import connect
+from wsmini.exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+)
+from wsmini.frames import Opcode
+from wsmini.protocol import State
+from wsmini.testing import echo_server, frame
+
+TEXT, CLOSE = Opcode.TEXT, Opcode.CLOSE
+CERTS = pathlib.Path(__file__).resolve().parent / "certs"
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
+
+
+class handler:
+    """Call *function* in the main thread at a signal, which ``send()`` sends when it's time."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def __enter__(self):
+        self._previous = signal.signal(signal.SIGUSR1, lambda *args: self._function())
+        return self
+
+    def __exit__(self, *exc_info):
+        signal.signal(signal.SIGUSR1, self._previous)
+
+    def send(self, ready=lambda: True, delay=0.02):
+        """From another thread: when *ready*, and a moment later, so that it is in the system."""
+        main = threading.main_thread().ident
+
+        def kill():
+            eventually(ready)
+            time.sleep(delay)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        return Task(kill)
+
+
+def answer_close(peer):
+    """Read up to the client's Close and answer it; its code."""
+    while True:
+        received = peer.recv_frame()
+        if received.opcode == CLOSE:
+            peer.send_raw(frame(CLOSE, received.data))
+            peer.sock.close()
+            return int.from_bytes(received.data[:2], "big")
+
+
+WAYS = {
+    "blocking": {},
+    "no keepalive": {"ping_interval": None},
+    "short keepalive": {"ping_interval": 0.03, "ping_timeout": 60},
+    "busy poll": {"busy_poll": 0.001},
+}
+RECEIVING = {
+    "recv": lambda ws: ws.recv(),
+    "recv with a timeout": lambda ws: ws.recv(timeout=20),
+    "iteration": lambda ws: next(iter(ws)),
+    "streaming": lambda ws: next(ws.recv_streaming()),
+    "waiting for a pong": lambda ws: ws.ping().wait(20),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("receive", RECEIVING.values(), ids=RECEIVING)
+def test_a_handler_that_closes_ends_what_it_has_interrupted(receive, way):
+    with pair(**way) as (ws, peer), handler(lambda: ws.close(1001, "SIGTERM")) as signals:
+        answering = Task(answer_close, peer)
+        sent = signals.send(ws._wire.receiving.locked)
+        with pytest.raises((ConnectionClosedOK, StopIteration)):
+            receive(ws)
+        assert answering.result() == 1001
+        sent.result()
+        eventually(lambda: ws.state is State.CLOSED)
+        assert ws.close_code == 1001
+
+
+def test_a_handler_that_closes_ends_an_iteration_cleanly():
+    with pair() as (ws, peer), handler(lambda: ws.close()) as signals:
+        peer.send_message("a")
+        answering = Task(answer_close, peer)
+        received = []
+        for message in ws:
+            received.append(message)
+            sent = signals.send(ws._wire.receiving.locked)
+        assert received == ["a"]
+        assert answering.result() == 1000
+        sent.result()
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_server_that_does_not_answer_is_left_in_time(way):
+    with pair(close_timeout=0.3, **way) as (ws, _), handler(lambda: ws.close()) as signals:
+        sent = signals.send(ws._wire.receiving.locked)
+        started = time.monotonic()
+        with pytest.raises(ConnectionClosedError):
+            ws.recv()
+        assert time.monotonic() - started < 3
+        sent.result()
+
+
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_a_handler_that_closes_ends_a_blocked_send(timeout):
+    with pair(close_timeout=0.3) as (ws, _), handler(lambda: ws.close()) as signals:
+        fill(ws)
+        sent = signals.send(ws._wire.sending.locked)
+        with pytest.raises(ConnectionClosed):
+            ws.send(bytes(1 << 24), timeout=timeout)
+        sent.result()
+        eventually(lambda: ws.fileno() == -1)
+
+
+def test_a_handler_may_close_what_is_being_closed():
+    with pair() as (ws, peer), handler(lambda: ws.close(1001)) as signals:
+        closing_by_us = threading.Event()
+
+        def answer():
+            received = peer.recv_frame()
+            closing_by_us.set()
+            signals.send(ws._wire.receiving.locked).result()
+            peer.send_raw(frame(CLOSE, received.data))
+            peer.sock.close()
+            return received.data
+
+        answering = Task(answer)
+        ws.close(1000)
+        assert answering.result()[:2] == b"\x03\xe8"
+        assert ws.close_code == 1000
+
+
+@pytest.mark.parametrize("method", ["next_messages", "receive_data", "send_message"])
+def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
+    """Also while it holds a lock: the mutex, the receiver's, the writer's."""
+    with pair() as (ws, peer), handler(lambda: ws.close(1001)):
+        call = getattr(ws._protocol, method)
+
+        def interrupted(*args):
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGUSR1)
+            return call(*args)
+
+        monkeypatch.setattr(ws._protocol, method, interrupted)
+        if method == "send_message":
+            ws.send("x")
+            assert peer.recv_message() == "x"
+        else:
+            peer.send_message("x")
+            assert ws.recv() == "x"
+        answering = Task(answer_close, peer)
+        with pytest.raises(ConnectionClosedOK):
+            ws.recv()
+        assert answering.result() == 1001
+
+
+def test_what_can_not_be_sent_is_told_in_the_handler():
+    with pair() as (ws, peer):
+        errors = []
+
+        def close():
+            try:
+                ws.close(42)
+            except ValueError as exc:
+                errors.append(exc)
+                peer.send_message("go on")
+
+        with handler(close) as signals:
+            sent = signals.send(ws._wire.receiving.locked)
+            assert ws.recv() == "go on"
+            sent.result()
+        assert len(errors) == 1
+
+
+def test_without_threads_a_handler_ends_the_connection_without_a_handshake(monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("can't start new thread")
+
+    with pair() as (ws, _), handler(lambda: ws.close()) as signals:
+        sent = signals.send(ws._wire.receiving.locked)
+        monkeypatch.setattr("wsmini.connection.start_new_thread", refuse)
+        with pytest.raises(ConnectionClosedError):
+            ws.recv()
+        sent.result()
+
+
+def test_a_handler_that_sends_while_its_thread_sends_is_told_so():
+    with pair() as (ws, peer):
+        errors, reading = [], []
+
+        def misuse():
+            try:
+                ws.send("x")
+            except ConcurrencyError as exc:
+                errors.append(exc)
+            reading.append(Task(lambda: [peer.recv_frame() for _ in range(count + 1)]))
+
+        with handler(misuse) as signals:
+            count = fill(ws)
+            sent = signals.send(ws._wire.sending.locked)
+            ws.send(bytes(1 << 20))
+            sent.result()
+        assert "signal handler" in str(errors[0])
+        assert reading[0].result()[-1].data == bytes(1 << 20)
+
+
+def test_a_handler_that_receives_while_its_thread_receives_is_told_so():
+    with pair() as (ws, peer):
+        errors = []
+
+        def misuse():
+            try:
+                ws.recv()
+            except ConcurrencyError as exc:
+                errors.append(exc)
+            peer.send_message("go on")
+
+        with handler(misuse) as signals:
+            sent = signals.send(ws._wire.receiving.locked)
+            assert ws.recv() == "go on"
+            sent.result()
+        assert len(errors) == 1
+
+
+def test_a_handler_may_send_while_the_thread_receives():
+    with pair() as (ws, peer), handler(lambda: ws.send("from the handler")) as signals:
+        sent = signals.send(ws._wire.receiving.locked)
+        echoing = Task(lambda: peer.send_message(peer.recv_message()))
+        assert ws.recv() == "from the handler"
+        echoing.result()
+        sent.result()
+
+
+class Left(Exception):
+    pass
+
+
+def leave():
+    raise Left
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("receive", RECEIVING.values(), ids=RECEIVING)
+def test_an_exception_of_a_handler_leaves_the_connection_usable(receive, way):
+    with pair(**way) as (ws, peer), handler(leave) as signals:
+        sent = signals.send(ws._wire.receiving.locked)
+        with pytest.raises(Left):
+            receive(ws)
+        sent.result()
+        peer.send_message("x")
+        assert ws.recv(timeout=20) == "x"
+        ws.send("y")
+        while True:
+            received = peer.recv_frame()
+            if received.opcode == TEXT:
+                break
+        assert received.data == b"y"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed(secure):
+    """What is received has no gap but where an exception passed, and nothing hangs."""
+    rng = random.Random(SEED)
+    counts = {"usable": 0, "closed": 0}
+    options, context = {}, None
+    if secure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTS / "server.pem")
+        options["ssl"] = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    with echo_server(ssl=context) as server:
+        for _ in range(60):
+            with connect(server.url, compression=None, **options) as ws:
+                flood(ws, rng, counts)
+    assert counts["usable"] > 5, counts  # the rule: most of the time is spent waiting
+
+
+def flood(ws, rng, counts):
+    """Echo numbers while signals raise; say how it went."""
+    sent, expected = 0, 0
+    armed = []
+    previous = signal.signal(signal.SIGALRM, lambda *args: armed and leave())
+    try:
+        for _ in range(2):
+            number = None
+            try:
+                armed.append(True)
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.003))
+                while True:
+                    text = str(sent)
+                    sent += 1  # before it: who knows whether it goes out then
+                    ws.send(text)
+                    number = None
+                    number = int(ws.recv(timeout=20))
+                    assert number >= expected
+                    expected = number + 1
+            except Left:
+                pass
+            finally:
+                armed.clear()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        check_the_rest(ws, expected, sent)
+    except ConnectionClosed:
+        counts["closed"] += 1
+    else:
+        counts["usable"] += 1
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def check_the_rest(ws, expected, sent):
+    """The numbers behind it come in order, up to one that is sent now."""
+    ws.send("last")
+    missing = 0
+    while True:
+        message = ws.recv(timeout=20)
+        if message == "last":
+            break
+        assert expected <= int(message) < sent
+        missing += int(message) - expected
+        expected = int(message) + 1
+    # At most one for each signal: the one that was just being sent or returned.
+    assert missing <= 2
+
+
+def test_an_interrupt_between_reading_and_delivering_closes(monkeypatch):
+    with pair() as (ws, peer):
+        peer.send_raw(frame(TEXT, "a") + frame(TEXT, "b"))
+        with monkeypatch.context() as patch:
+            patch.setattr(ws._protocol, "receive_data", lambda *args: leave())
+            with pytest.raises(Left):
+                ws.recv()
+        with pytest.raises(ConnectionClosedError) as caught:
+            ws.recv()
+        assert isinstance(caught.value.__cause__, InterruptedError)
+
+
+@pytest.mark.parametrize("name", ["receiving", "sending"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_lock_that_an_exception_has_left_locked_is_released(name, told, monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE", 0.05)
+    with pair() as (ws, peer):
+        getattr(ws._wire, name).acquire()  # and the exception came before the try
+        if told:
+            ws._wire.interrupted()
+        peer.send_message("x")
+        assert ws.recv(timeout=20) == "x"
+        ws.send("y")
+        assert peer.recv_message() == "y"
+        ws._wire._repaired = 0.0
+        ws._consuming.acquire()  # likewise
+        peer.send_message("z")
+        assert ws.recv(timeout=20) == "z"
+
+
+def test_a_lock_that_another_thread_takes_meanwhile_is_left_to_it(monkeypatch):
+    """One who held it has gone when it is looked for, and one has come since."""
+    with pair() as (ws, _):
+        looks = iter([False, False, True])
+        monkeypatch.setattr(locks, "others_inside", lambda wire, but_for: next(looks, True))
+        ws._wire.sending.acquire()
+        ws._wire.interrupted()
+        assert ws._wire.sending.locked()
+        ws._wire.sending.release()
+
+
+def test_a_receiver_that_goes_while_it_is_looked_for_gives_way(monkeypatch):
+    with pair() as (ws, peer):
+        peer.send_message("x")
+        ws._consuming.acquire()
+        looks = iter([ws._consuming.release])
+
+        def others_inside(wire):
+            for leave in looks:
+                leave()
+            return False
+
+        monkeypatch.setattr("wsmini.connection.others_inside", others_inside)
+        assert ws.recv() == "x"
+        assert not ws._consuming.locked()
+
+
+def test_locks_that_others_hold_are_left_alone():
+    with pair() as (ws, peer):
+        task = Task(ws.recv)
+        eventually(ws._wire.receiving.locked)
+        ws._wire.interrupted()
+        assert ws._wire.receiving.locked()
+        with pytest.raises(ConcurrencyError):
+            ws.recv()
+        peer.send_message("x")
+        assert task.result() == "x"
+
+
+def test_a_forgotten_lock_does_not_stop_threads_that_wait_for_it(monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE", 0.05)
+    with pair() as (ws, peer):
+        ws._wire.sending.acquire()
+        tasks = [Task(ws.send, str(i)) for i in range(8)]
+        received = {peer.recv_message() for _ in tasks}
+        for task in tasks:
+            task.result()
+        assert received == {str(i) for i in range(8)}
+
+
+def test_a_lock_that_is_waited_for_is_not_the_one_that_is_held(monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE", 0.01)
+    with pair() as (ws, _):
+        wire = ws._wire
+        entered, leave = threading.Event(), threading.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(ws._protocol, "send_message", lambda *args: entered.set() or leave.wait())
+            sending = Task(ws.send, "x")
+            entered.wait()
+            with wire.receiving:
+                assert not wire.lock(wire.sending, time.monotonic() + 0.1)
+                assert wire.receiving.locked() and wire.sending.locked()
+            leave.set()
+            with pytest.raises(TypeError):  # what send_message() returns is no frame
+                sending.result()
+
+
+def test_sigterm_recipe_in_a_real_process(tmp_path):
+    import subprocess
+    import sys
+
+    program = tmp_path / "client.py"
+    program.write_text(
+        "import signal, sys, wsmini\n"
+        "with wsmini.connect(sys.argv[1]) as ws:\n"
+        "    signal.signal(signal.SIGTERM, lambda *args: ws.close(1001))\n"
+        "    ws.send('ready')\n"
+        "    for message in ws:\n"
+        "        print(message, flush=True)\n"
+        "print('bye', ws.close_code, flush=True)\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with echo_server() as server:
+        process = subprocess.Popen(
+            [sys.executable, str(program), server.url],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        with process:
+            assert process.stdout.readline() == b"ready\n"
+            started = time.monotonic()
+            process.terminate()
+            assert process.stdout.read() == b"bye 1001\n"
+            assert process.wait(20) == 0
+            assert time.monotonic() - started < 1 + 2  # a second, on a quiet machine

@@ -1,0 +1,772 @@
+"""The asyncio API: ``connect()`` and ``Connection``.
+
+::
+
+    async with connect("wss://example.com/feed") as ws:
+        await ws.send("hello")
+        async for message in ws:
+            print(message)
+
+A connection belongs to the event loop in which it was opened, and to its thread. Any number of
+tasks may send, each message goes out whole; one at a time receives. No task runs for a connection:
+the loop calls its ``Link`` when there is something to do.
+
+Cancellation: a cancelled ``recv`` loses nothing. A cancelled ``send`` has sent nothing if it waited
+for its turn, else the loop sends the message to its end; a fragmented message that can't be
+completed ends the connection with 1011. A cancelled ``close``, or opening, drops the connection.
+
+Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
+bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+
+from .driving import drive
+from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from .link import Link
+from .net import shown_address
+from .opening import Opening
+from .options import read_options
+from .payload import chunk_converter, converted, encoded
+from .selecting import host_loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import (
+        Any,
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Deque,
+        Dict,
+        Generator,
+        Iterable,
+        List,
+        Literal,
+        Optional,
+        Sequence,
+        Set,
+        Tuple,
+        Type,
+        Union,
+        overload,
+    )
+
+    from typing_extensions import Unpack
+
+    from .driving import HostLoop
+    from .extensions import Extension
+    from .frames import Data
+    from .handshake import HeaderItems
+    from .http11 import Headers, Request, Response
+    from .messages import Message
+    from .opening import Opened
+    from .options import ConnectOptions, Options
+    from .protocol import State
+    from .reconnect import Policy
+
+    Part = Union[str, Data]
+
+MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
+MAX_TURN = 256  # messages sent in one go before other tasks get a turn
+
+TWO_RECEIVERS = "another task is receiving already"
+_SENDABLE = (str, bytes, bytearray, memoryview)
+
+
+class connect:
+    """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
+
+    ``async for ws in connect(url)`` opens one after the other: a new one whenever the loop's body
+    has done with the last, which is closed then. Between two it waits as the policy says, and ends
+    if that gives up: with the failure, unless the last connection was closed normally.
+
+    Args:
+        url: ``"ws://..."`` or ``"wss://..."``.
+        reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
+        extra_headers: an older name of ``additional_headers``.
+        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each.
+
+    Raises:
+        InvalidURI, ValueError, TypeError: at once, if the URL or an option isn't valid.
+        OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reconnect: Optional[Policy] = None,
+        policy: Optional[Policy] = None,
+        extra_headers: HeaderItems = None,
+        **options: Unpack[ConnectOptions],
+    ) -> None:
+        if extra_headers is not None:
+            if "additional_headers" in options:
+                raise TypeError("extra_headers is an older name of additional_headers: use one")
+            options["additional_headers"] = extra_headers
+        if reconnect is not None and policy is not None:
+            raise TypeError("reconnect and policy are the same: use one")
+        self._options = read_options(url, options)
+        self._policy = policy if reconnect is None else reconnect
+        self._connection: Optional[Connection] = None
+
+    def __await__(self) -> Generator[Any, None, Connection]:
+        return _open(self._options).__await__()
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await _open(self._options)
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if self._connection is not None:
+            await self._connection.__aexit__(exc_type, exc, traceback)
+
+    async def __aiter__(self) -> AsyncIterator[Connection]:
+        policy = self._policy
+        if policy is None:
+            from .reconnect import Backoff  # only for who reconnects without one
+
+            policy = Backoff()
+        retries = policy.start()
+        while True:
+            try:
+                ws = await _open(self._options)
+            except (OSError, InvalidHandshake) as exc:
+                failure: Exception = exc
+            else:
+                retries.opened()
+                try:
+                    yield ws
+                finally:
+                    await ws.close()
+                failure = ws._link.protocol.close_exc()
+            delay = retries.next_delay(failure)
+            if delay is None:
+                if isinstance(failure, ConnectionClosedOK):
+                    return
+                raise failure
+            await asyncio.sleep(delay)
+
+
+async def _open(options: Options) -> Connection:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Opened] = loop.create_future()
+    host = host_loop(loop)
+
+    def done(opened: Optional[Opened], exc: Optional[BaseException]) -> None:
+        if opened is not None:
+            future.set_result(opened)
+        elif isinstance(exc, Exception):
+            future.set_exception(exc)
+        else:
+            future.cancel()
+            raise exc or AssertionError("neither open nor failed")
+
+    driven = drive(host, Opening(options).steps(), done)
+    # Not the future itself, which a cancellation would take the result from.
+    waiter = asyncio.shield(future)
+    try:
+        opened = await waiter
+    except asyncio.CancelledError:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            future.result().stream.close()
+        driven.cancel()
+        future.cancel()
+        raise
+    try:
+        return Connection(loop, host, opened, options)
+    except BaseException:
+        opened.stream.close()
+        raise
+
+
+class Ping:
+    """A ping that was sent; ``await`` it for the round trip in seconds, as ``wait()``."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[float]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, float]:
+        return self.wait().__await__()
+
+    async def wait(self) -> float:
+        """Wait for the pong.
+
+        Returns:
+            The round trip in seconds.
+
+        Raises:
+            ConnectionClosed: if the connection was closed before.
+        """
+        return await asyncio.shield(self._future)
+
+
+class Connection:
+    """An open WebSocket connection. Use ``connect()`` to make one.
+
+    Attributes:
+        request, response: of the opening handshake, with ``headers``.
+        subprotocol: the one that the server chose, or ``None``.
+        timings: seconds that each phase of the opening took, by its name.
+        local_address, remote_address: of the socket, as the ``socket`` module has them.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, host: HostLoop, opened: Opened, options: Options
+    ) -> None:
+        self.request: Request = opened.request
+        self.response: Response = opened.response
+        self.subprotocol: Optional[str] = opened.subprotocol
+        self.timings: Dict[str, float] = opened.timings
+        sock = opened.stream.sock
+        self.local_address: Any = _name(sock.getsockname)
+        self.remote_address: Any = _name(sock.getpeername)
+        self._loop, self._max_queue = loop, options.max_queue
+        self._unread: Deque[Message] = deque()
+        self._chunks: Deque[Tuple[Message, bool]] = deque()
+        self._stream: Optional[_Chunks] = None  # a recv_streaming() that goes on
+        self._receiver: Optional[asyncio.Future[None]] = None
+        self._paused = self._dropping = False
+        self._senders: List[asyncio.Future[None]] = []  # which wait for room,
+        self._turn: Optional[asyncio.Future[None]] = None  # or for a fragmented message
+        self._turn_of: Optional[asyncio.Task[Any]] = None
+        self._sent = 0
+        self._pings: Set[asyncio.Future[float]] = set()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._id = ""
+        self._link = Link(host, opened, options, self)
+        self._protocol = self._link.protocol
+        self._link.start()
+
+    # -- for the link --
+
+    def on_messages(self, messages: List[Message]) -> None:
+        """For the link."""
+        unread = self._unread
+        if self._dropping and len(unread) >= self._max_queue:
+            self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
+            return
+        unread.extend(messages)
+        self._received(len(unread))
+
+    def on_chunk(self, chunk: Tuple[Message, bool]) -> None:
+        """For the link."""
+        self._chunks.append(chunk)
+        if self._stream is not None:
+            self._received(len(self._chunks))
+        elif chunk[1]:
+            self._join_chunks()
+
+    def _received(self, count: int) -> None:
+        if count >= self._max_queue and not self._dropping:
+            self._paused = True
+            self._link.pause()
+        _wake(self._receiver)
+
+    def on_ping(self, data: bytes) -> None:
+        """For the link."""
+
+    def on_pong(self, data: bytes) -> None:
+        """For the link."""
+
+    def on_drain(self) -> None:
+        """For the link."""
+        for sender in self._senders:
+            _wake(sender)
+
+    def on_end(self) -> None:
+        """For the link."""
+        _wake(self._ended)
+        _wake(self._receiver)
+        self.on_drain()
+        for future in self._pings:
+            if not future.done():
+                future.set_exception(self._protocol.close_exc())
+                future.exception()  # who doesn't wait needn't hear of it
+
+    # -- receiving --
+
+    if TYPE_CHECKING:
+
+        @overload
+        async def recv(self, *, decode: Literal[True]) -> str: ...
+
+        @overload
+        async def recv(self, *, decode: Literal[False]) -> bytes: ...
+
+        @overload
+        async def recv(self, *, decode: None = None) -> Message: ...
+
+    async def recv(self, *, decode: Optional[bool] = None) -> Message:
+        """Receive a message: ``str`` if it is text, ``bytes`` if it is binary.
+
+        To be cancelled, by ``asyncio.wait_for`` say, loses nothing. What is left of a message that
+        ``recv_streaming`` has begun is skipped.
+
+        Args:
+            decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
+
+        Raises:
+            ConnectionClosed: if the connection is closed and all messages were received.
+            ConcurrencyError: if another task is receiving.
+            UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
+        """
+        unread = self._unread
+        if not unread or self._receiver is not None or self._stream is not None:
+            await self._wait_for(unread)
+        message = unread.popleft()
+        return message if decode is None else converted(message, decode)
+
+    async def _wait_for(self, queue: Deque[Any], stream: Optional[_Chunks] = None) -> None:
+        """Wait until there is something in *queue*, of messages or of *stream*'s chunks."""
+        if self._receiver is not None:
+            raise ConcurrencyError(TWO_RECEIVERS)
+        if self._stream is not stream:
+            self._leave_stream()
+        while not queue:
+            if self._paused:
+                self._paused = False
+                self._link.resume()
+            self._link.pump()
+            if queue:
+                break
+            if self._ended.done():
+                raise self._protocol.close_exc()
+            self._receiver = self._loop.create_future()
+            try:
+                await self._receiver
+            finally:
+                self._receiver = None
+
+    def _leave_stream(self) -> None:
+        """Skip the rest of the message that came in chunks; join them if none was taken."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        if stream.taken:
+            self._chunks.clear()
+            self._link.skip()
+        elif not self._chunks:
+            self._link.streaming = False
+        elif self._chunks[-1][1]:
+            self._join_chunks()
+
+    def _join_chunks(self) -> None:
+        parts: List[Any] = [chunk for chunk, _ in self._chunks]
+        self._chunks.clear()
+        # Those that are here came behind it.
+        self._unread.appendleft(type(parts[0])().join(parts))
+        self._received(len(self._unread))
+
+    def __aiter__(self) -> Connection:
+        """Receive messages until the connection is closed with 1000 or 1001.
+
+        Raises:
+            ConnectionClosedError: if it is closed in another way.
+            ConcurrencyError: as ``recv``.
+        """
+        return self
+
+    async def __anext__(self) -> Message:
+        unread = self._unread
+        if not unread or self._receiver is not None or self._stream is not None:
+            try:
+                await self._wait_for(unread)
+            except ConnectionClosedOK:
+                raise StopAsyncIteration from None
+        return unread.popleft()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def recv_streaming(self, decode: Literal[True]) -> AsyncIterator[str]: ...
+
+        @overload
+        def recv_streaming(self, decode: Literal[False]) -> AsyncIterator[bytes]: ...
+
+        @overload
+        def recv_streaming(self, decode: None = None) -> AsyncIterator[Message]: ...
+
+    def recv_streaming(self, decode: Optional[bool] = None) -> AsyncIterator[Any]:
+        """Receive one message in chunks, as they arrive: for messages that are large or slow.
+
+        Chunks end where the network or the sender cut; they aren't the fragments of the sender. To
+        receive something else before its end skips the rest of the message. The limit on the size
+        of a message holds.
+
+        Args:
+            decode: as in ``recv``.
+
+        Raises:
+            ConnectionClosed: if the connection is closed; perhaps after some chunks.
+            ConcurrencyError: as ``recv``.
+        """
+        return _Chunks(self, decode)
+
+    async def recv_into(self, buffer: Union[bytearray, memoryview]) -> int:
+        """Receive a message, text as UTF-8, into *buffer*.
+
+        Returns:
+            The number of bytes of the message.
+
+        Raises:
+            ValueError: if the message is longer than *buffer*; it can be received still.
+            TypeError: if *buffer* can't be written to.
+            ConnectionClosed, ConcurrencyError: as ``recv``.
+        """
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"a {type(buffer).__name__} can't be written to")
+        message = await self.recv()
+        data = message.encode() if isinstance(message, str) else message
+        if len(data) > len(view):
+            self._unread.appendleft(message)
+            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
+        view[: len(data)] = data
+        return len(data)
+
+    # -- sending --
+
+    async def send(
+        self,
+        message: Union[Part, Iterable[Part], AsyncIterable[Part]],
+        *,
+        text: Optional[bool] = None,
+        compress: Optional[bool] = None,
+    ) -> None:
+        """Send a message. Any number of tasks may: each message goes out whole.
+
+        It waits while more than ``MAX_BUFFER`` bytes are to be sent yet.
+
+        Args:
+            message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
+                iterated over, asynchronously too, is sent as one fragmented message, a fragment
+                for each ``str`` or bytes-like in it; an empty one sends nothing. If it fails
+                behind its first fragment, or yields something else, the message can't be
+                completed, and the connection is closed with 1011.
+            text: ``True`` or ``False`` to send as text or as binary whatever the type.
+            compress: ``False`` to leave this message out of compression.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            TypeError: if *message* is none of these.
+            ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
+        """
+        data: Data
+        if type(message) is str and text is None:
+            opcode, data = 1, message.encode()
+        elif isinstance(message, _SENDABLE):
+            opcode, data = encoded(message, text)
+        else:
+            try:
+                view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
+            except TypeError:
+                await self._send_fragments(message, text, compress)
+                return
+            opcode, data = encoded(view, text)
+        link = self._link
+        self._sent += 1
+        if self._sent >= MAX_TURN or self._turn is not None or link.buffered > MAX_BUFFER:
+            await self._wait_for_turn()
+        try:
+            # What isn't masked at once must not change until it is.
+            link.send(opcode, data if type(data) is bytes else bytes(data), compress)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        if link.buffered > MAX_BUFFER or link.broken:
+            await self._wait_for_room()
+
+    async def _wait_for_turn(self) -> None:
+        """Let others go first."""
+        if self._sent >= MAX_TURN:
+            self._sent = 0
+            await asyncio.sleep(0)
+        while True:
+            await self._wait_for_room()
+            if self._turn is None:
+                break
+            if self._turn_of is asyncio.current_task():
+                raise ConcurrencyError("this task is in the middle of sending a fragmented message")
+            await asyncio.shield(self._turn)
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the stream has taken what waits.
+
+        Raises:
+            ConnectionClosed: if the connection is lost.
+        """
+        link = self._link
+        while link.buffered > MAX_BUFFER and not link.closed and not link.broken:
+            future = self._loop.create_future()
+            self._senders.append(future)
+            try:
+                await future
+            finally:
+                self._senders.remove(future)
+        if link.broken or link.closed:
+            raise await self._settled() from self._protocol.failure
+
+    async def _settled(self) -> ConnectionClosed:
+        """The exception for the end; after the answer to our Close frame, if one is to come."""
+        if not self._protocol.finished and not self._ended.done():
+            self._read_to_end()
+            await asyncio.shield(self._ended)
+        return self._protocol.close_exc()
+
+    def _read_to_end(self) -> None:
+        self._dropping, self._paused = True, False
+        self._link.resume()
+
+    async def _send_fragments(
+        self, message: Any, text: Optional[bool], compress: Optional[bool]
+    ) -> None:
+        parts, first = _iterate(message), 0
+        try:
+            async for part in parts:
+                opcode, data = encoded(part, text)
+                if not first:
+                    await self._wait_for_turn()
+                    self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
+                    first = opcode
+                elif opcode != first:
+                    raise TypeError("the fragments of a message are all str or all bytes-like")
+                await self._send_fragment(opcode, bytes(data), False, compress)
+            if first:
+                await self._send_fragment(first, b"", True, compress)
+        except BaseException as exc:
+            if first and self._protocol.sending:
+                self._link.close(1011, "message abandoned")
+                self._protocol.abandon_message()
+                if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
+                    await self.close()
+            raise
+        finally:
+            if first:
+                _wake(self._turn)
+                self._turn = self._turn_of = None
+
+    async def _send_fragment(
+        self, opcode: int, data: bytes, fin: bool, compress: Optional[bool]
+    ) -> None:
+        try:
+            self._link.send_fragment(opcode, data, fin, compress)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        if self._link.buffered > MAX_BUFFER or self._link.broken:
+            await self._wait_for_room()
+
+    # -- control --
+
+    async def ping(self, data: Optional[Union[str, bytes]] = None) -> Ping:
+        """Send a ping.
+
+        Args:
+            data: at most 125 bytes; ``None`` for 4 random ones.
+
+        Returns:
+            A ``Ping``; await it for the round trip in seconds.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            ValueError: if *data* is too long, or a ping with it isn't answered yet.
+            SendBufferFull: if 1024 pings aren't answered yet.
+        """
+        future: asyncio.Future[float] = self._loop.create_future()
+
+        def answered(round_trip: float) -> None:
+            self._pings.discard(future)
+            if not future.done():
+                future.set_result(round_trip)
+
+        payload = data.encode() if isinstance(data, str) else data
+        try:
+            self._link.ping(payload, answered)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        self._pings.add(future)
+        return Ping(future)
+
+    async def pong(self, data: Union[str, bytes] = b"") -> None:
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Raises as ``ping``."""
+        try:
+            self._link.pong(data.encode() if isinstance(data, str) else data)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+
+    @property
+    def latency(self) -> float:
+        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
+        return self._protocol.latency
+
+    # -- closing --
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, with the closing handshake of RFC 6455, 7.
+
+        Returns when it is closed: the server has answered, or ``close_timeout`` has passed. Does
+        nothing if it is closed already, and never raises because of the network. What was received
+        before can still be received (up to ``max_queue`` messages of what comes meanwhile). To be
+        cancelled drops the connection at once.
+
+        Args:
+            code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError, TypeError: if *code* or *reason* can't be sent.
+        """
+        self._link.close(code, reason)
+        if self._ended.done():
+            return
+        self._read_to_end()
+        try:
+            await asyncio.shield(self._ended)
+        except asyncio.CancelledError:
+            self._link.abort()
+            raise
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Close: with 1000, or with 1011 after an error in the block."""
+        if exc_type is None or issubclass(exc_type, ConnectionClosed):
+            await self.close()
+        elif issubclass(exc_type, Exception):
+            await self.close(1011)
+        else:
+            await self.close(1001)  # the program is leaving
+
+    # -- what there is to know --
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell this connection from others, in logs."""
+        if not self._id:
+            self._id = os.urandom(8).hex()
+        return self._id
+
+    @property
+    def state(self) -> State:
+        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
+        return self._protocol.state
+
+    @property
+    def close_code(self) -> Optional[int]:
+        """The close code received, 1006 if none was; ``None`` while not closed."""
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> Optional[str]:
+        """The close reason received; ``None`` while not closed."""
+        return self._protocol.close_reason
+
+    @property
+    def request_headers(self) -> Headers:
+        """The headers of the handshake's request."""
+        return self.request.headers
+
+    @property
+    def response_headers(self) -> Headers:
+        """The headers of the handshake's response."""
+        return self.response.headers
+
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """The extensions negotiated, in the order of the response."""
+        return self._protocol.extensions
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, -1 once closed. It is the event loop's to watch."""
+        return self._link.stream.sock.fileno()
+
+    def __repr__(self) -> str:
+        address = shown_address(self.remote_address) if self.remote_address else "?"
+        return f"<wsmini.aio.Connection to {address}, {self.state.name}>"
+
+
+class _Chunks:
+    """One message, chunk by chunk, for ``recv_streaming``."""
+
+    __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws", "taken")
+
+    def __init__(self, ws: Connection, decode: Optional[bool]) -> None:
+        self._ws, self._decode, self._convert = ws, decode, chunk_converter(decode)
+        self._begun = self._fin = self.taken = False
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> Message:
+        ws = self._ws
+        if self._fin or (self._begun and ws._stream is not self):
+            raise StopAsyncIteration
+        if not self._begun:
+            if ws._receiver is not None:
+                raise ConcurrencyError(TWO_RECEIVERS)
+            if ws._stream is not None:
+                ws._leave_stream()
+            if ws._unread:
+                self._begun = self._fin = True
+                message = ws._unread.popleft()
+                return message if self._decode is None else converted(message, self._decode)
+            ws._stream, ws._link.streaming, self._begun = self, True, True
+        try:
+            await ws._wait_for(ws._chunks, self)
+        except ConnectionClosed:
+            ws._stream = None
+            raise
+        chunk, self._fin = ws._chunks.popleft()
+        self.taken = True
+        if self._fin:
+            ws._stream = None
+        return self._convert(chunk, self._fin)
+
+
+async def _iterate(parts: Any) -> AsyncIterator[Part]:
+    """The parts of a message, from an iterable of either kind."""
+    if hasattr(parts, "__aiter__"):
+        async for part in parts:
+            yield part
+        return
+    if isinstance(parts, dict):
+        raise TypeError("a message is str, bytes-like, or an iterable of these, not a dict")
+    try:
+        iterator = iter(parts)
+    except TypeError:
+        name = type(parts).__name__
+        raise TypeError(
+            f"a message is str, bytes-like, or an iterable of these, not {name}"
+        ) from None
+    for part in iterator:
+        yield part
+
+
+def _wake(future: Optional[asyncio.Future[None]]) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+def _name(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except OSError:
+        return None  # gone already; receiving will tell

@@ -1,0 +1,92 @@
+"""The steps of an opening, run on an event loop: as ``net.run`` does, but without blocking."""
+
+from __future__ import annotations
+
+import time
+
+from .net import READ, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Tuple, TypeVar
+
+    from typing_extensions import Protocol
+
+    from .net import Ready, Steps, Wait
+
+    T = TypeVar("T")
+    Done = Callable[[Optional[T], Optional[BaseException]], object]
+
+    class Cancellable(Protocol):
+        def cancel(self) -> object: ...
+
+    class HostLoop(Protocol):
+        """What a link needs of an event loop."""
+
+        def time(self) -> float: ...
+        def call_soon(self, callback: Callable[..., Any], *args: Any) -> Cancellable: ...
+        def call_later(
+            self, delay: float, callback: Callable[..., Any], *args: Any
+        ) -> Cancellable: ...
+        def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> Any: ...
+        def add_writer(self, fd: Any, callback: Callable[..., Any], *args: Any) -> Any: ...
+        def remove_reader(self, fd: Any) -> Any: ...
+        def remove_writer(self, fd: Any) -> Any: ...
+
+
+LATER = 86400.0  # seconds; who waits longer wakes once a day: some loops have limits
+
+
+def drive(loop: HostLoop, steps: Steps[T], done: Done[T]) -> Drive:
+    """Run *steps* on *loop*, and call ``done(result, exception)`` once, from the loop, later."""
+    return Drive(loop, steps, done)
+
+
+class Drive:
+    """Steps that are under way."""
+
+    __slots__ = ("_call", "_done", "_loop", "_registered", "_steps")
+
+    def __init__(self, loop: HostLoop, steps: Steps[Any], done: Done[Any]) -> None:
+        self._loop, self._steps, self._done = loop, steps, done
+        self._registered: List[Tuple[Callable[[int], Any], int]] = []
+        self._call: Optional[Cancellable] = loop.call_soon(self._go_on, None)
+
+    def cancel(self) -> None:
+        """Give up: close what the steps have opened. *done* isn't called any more."""
+        self._stop_waiting()
+        self._steps.close()
+
+    def _stop_waiting(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        for remove, fd in self._registered:
+            remove(fd)
+        self._registered.clear()
+
+    def _go_on(self, ready: Optional[Ready]) -> None:
+        # Before the step, which may close the sockets.
+        self._stop_waiting()
+        try:
+            wanted = next(self._steps) if ready is None else self._steps.send(ready)
+        except StopIteration as stop:
+            self._done(stop.value, None)
+        except BaseException as exc:
+            self._done(None, exc)
+        else:
+            self._wait(wanted)
+
+    def _wait(self, wanted: Wait) -> None:
+        loop, registered = self._loop, self._registered
+        for sock, events in wanted.sockets.items():
+            fd = sock.fileno()
+            if events & READ:
+                loop.add_reader(fd, self._go_on, [sock])
+                registered.append((loop.remove_reader, fd))
+            if events & WRITE:
+                loop.add_writer(fd, self._go_on, [sock])
+                registered.append((loop.remove_writer, fd))
+        if wanted.deadline is not None:
+            delay = min(max(0.0, wanted.deadline - time.monotonic()), LATER)
+            self._call = loop.call_later(delay, self._go_on, [])

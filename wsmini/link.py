@@ -1,0 +1,627 @@
+"""A stream and a protocol joined on an event loop: what ``aio`` and the callback client share.
+
+A *host loop* has the names of asyncio's: ``time``, ``call_soon``, ``call_later``, ``add_reader``,
+``add_writer`` and their ``remove_``; ``wsmini.Loop``, asyncio's selector loops and uvloop do. All
+of it happens in the loop's thread, and nothing here waits. Nobody else touches the socket.
+
+* **Reading.** A readable event reads once and parses; each batch of messages goes to the handler in
+  one call. Control frames go to it before the messages that came behind them. What a handler's
+  exception leaves undelivered comes with the next iteration of the loop.
+* **Pausing** stops parsing at once, and reading when the next bytes come, so that a reader who is
+  only a moment behind costs no system call.
+* **Writing.** Frames that don't go out at once wait in a queue, small ones joined. What is sent
+  while the handler is at work goes out together when it is done; with ``gather``, what is sent in
+  one iteration of the loop does. The protocol's own frames go in front of what waits, between two
+  frames; but its Close frame goes last (RFC 6455, 5.5.1).
+* **The timer** is one for each link: the keepalive's next look, or the end of ``close_timeout``.
+  What is received doesn't touch it.
+* **The end.** When the protocol has finished, the server may close the TCP connection first, for a
+  while (RFC 6455, 7.1.1). Then the socket is closed, and ``on_end`` comes, once, last, from the
+  loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
+"""
+
+from __future__ import annotations
+
+from .net import READ, wait
+from .protocol import ClientProtocol, State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Tuple
+
+    from typing_extensions import Protocol
+
+    from .driving import Cancellable, HostLoop
+    from .frames import Data
+    from .messages import Message
+    from .opening import Opened
+    from .options import Options
+    from .protocol import Frames
+
+    class Handler(Protocol):
+        """Who gets what a link receives; its exceptions go to the loop."""
+
+        def on_messages(self, messages: List[Message]) -> None: ...
+        def on_ping(self, data: bytes) -> None: ...
+        def on_pong(self, data: bytes) -> None: ...
+        def on_drain(self) -> None: ...
+        def on_end(self) -> None: ...
+
+
+READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
+MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
+LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
+JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
+
+# Seconds.
+NEVER = float("inf")
+SETTLE = 1.0  # to find out why writing has failed
+
+SLOW_CLOSE = "the closing handshake took longer than close_timeout"
+NO_CLOSE = "the server ended the connection without a Close frame"
+
+OPEN, CLOSED = State.OPEN, State.CLOSED
+
+_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())  # which all the idle links share
+
+
+class Queue:
+    """Frames that are encoded and not taken by the stream yet, in order.
+
+    Attributes:
+        accepted, written: bytes that came in, and of these, that the stream has taken; a message
+            that is encoded piece by piece counts with the size it had before.
+    """
+
+    __slots__ = ("_cost", "_items", "_pieces", "_tail", "_view", "accepted", "written")
+
+    def __init__(self) -> None:
+        self.accepted = self.written = 0
+        self._items: List[Tuple[Frames, int]] = []  # few, as small frames are joined
+        self._tail = bytearray()  # small frames, behind the items
+        self._view = _NO_BYTES  # what goes out now, of the frame that has begun;
+        self._pieces: Any = _NO_PIECES  # the rest of that frame,
+        self._cost = 0  # and what is still to be counted of both
+
+    def __bool__(self) -> bool:
+        return bool(self._view or self._cost or self._items or self._tail)
+
+    def put(self, frames: Frames, size: int) -> None:
+        """Append *frames* of a message of *size* bytes."""
+        if not isinstance(frames, (bytes, bytearray)):
+            self._seal()
+            self.accepted += size + 1  # which tells an empty queue from an empty message's
+            self._items.append((frames, size + 1))
+            return
+        self.accepted += len(frames)
+        if len(frames) >= JOIN:
+            self._seal()
+            self._items.append((frames, len(frames)))
+            return
+        self._tail += frames
+        if len(self._tail) >= JOIN:
+            self._seal()
+
+    def _seal(self) -> None:
+        if self._tail:
+            self._items.append((self._tail, len(self._tail)))
+            self._tail = bytearray()
+
+    def between_frames(self) -> bool:
+        """Whether something else may go out now."""
+        return not (self._view or self._cost)
+
+    def begin(self, data: memoryview) -> None:
+        """Put *data*, which is counted already, in front of all, while ``between_frames``."""
+        self._view, self._cost = data, len(data)
+
+    def head(self) -> memoryview:
+        """What to write next; empty if there is nothing."""
+        while not self._view:
+            piece = next(self._pieces, None)
+            if piece is not None:
+                self._view = memoryview(piece)
+                continue
+            self.written += self._cost
+            self._cost, self._pieces = 0, _NO_PIECES
+            if not self._items:
+                self._seal()
+                if not self._items:
+                    break
+            frames, self._cost = self._items.pop(0)
+            self._pieces = iter((frames,)) if isinstance(frames, (bytes, bytearray)) else frames
+        return self._view
+
+    def took(self, count: int) -> None:
+        """The stream has taken *count* bytes of ``head``."""
+        # An empty slice would keep the frame.
+        self._view = self._view[count:] if count < len(self._view) else _NO_BYTES
+        counted = min(count, self._cost)
+        self._cost -= counted
+        self.written += counted
+
+    def clear(self) -> None:
+        """Forget it all; it will never be written."""
+        self._items.clear()
+        self._tail, self._view, self._pieces, self._cost = bytearray(), _NO_BYTES, _NO_PIECES, 0
+
+
+class Link:
+    """An open connection on an event loop. See above; *gather*: write once an
+    iteration of the loop, not at once.
+
+    Attributes:
+        protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
+        stream: the stream, which the link owns.
+        streaming: set it to get the next message in chunks, by the handler's ``on_chunk``, which
+            takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
+        closed: whether the socket is closed.
+    """
+
+    __slots__ = (
+        "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
+        "_fd", "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused",
+        "_processing", "_queue", "_reading", "_recv", "_send", "_size", "_tick_at", "_timer",
+        "_timer_at", "_write_error", "_writing", "closed", "protocol", "stream", "streaming",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: HostLoop,
+        opened: Opened,
+        options: Options,
+        handler: Handler,
+        gather: bool = False,
+    ) -> None:
+        self._loop, self._handler, self._gather = loop, handler, gather
+        self.stream = stream = opened.stream
+        stream.sock.setblocking(False)
+        self._fd = stream.sock.fileno()
+        self._recv, self._send = stream.recv, stream.send
+        self.protocol = protocol = ClientProtocol(
+            max_size=options.max_size,
+            ping_interval=options.ping_interval,
+            ping_timeout=options.ping_timeout,
+        )
+        now = loop.time()
+        protocol.open(opened.extensions, now)
+        # Protocol callbacks must not raise, and the handler may.
+        self._events: Optional[List[Tuple[Callable[[Any], object], Any]]] = None
+        protocol.on_ping, protocol.on_pong = self._on_ping, self._on_pong
+        if opened.rest:
+            protocol.receive_data(opened.rest, now)
+        self._on_chunk: Any = getattr(handler, "on_chunk", None)
+        self.streaming = False
+        self._queue = Queue()
+        self._size = READ_SIZE
+        self._paused = self._reading = self._writing = self._ending = self.closed = False
+        self._more = True  # after a read that brought something, TLS may hold more
+        self._busy = False  # handing over: what is sent meanwhile waits for the end of that
+        self._processing: Optional[Cancellable] = None  # due from the loop
+        self._flushing = False  # due from the loop
+        self._blocked = False  # the stream has taken less than it was given,
+        self._drain_due = False  # which is told when it is over
+        self._write_error: Optional[OSError] = None
+        self._timer: Optional[Cancellable] = None
+        self._timer_at = self._close_by = NEVER
+        self._close_timeout = options.close_timeout
+        self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were accepted by ``send`` and not taken by the stream."""
+        return self._queue.accepted - self._queue.written
+
+    @property
+    def broken(self) -> bool:
+        """Whether writing has failed: the end will come, when reading has told why."""
+        return self._write_error is not None
+
+    @property
+    def written(self) -> int:
+        """Bytes that the stream has taken: ``written + buffered`` is all that was accepted."""
+        return self._queue.written
+
+    def start(self) -> None:
+        """Begin to read. What came behind the handshake is delivered from the loop."""
+        self._read_on()
+        self._arm()
+        self._process_soon(self._process)
+
+    # -- reading --
+
+    def _read_on(self) -> None:
+        if not self._reading and not self.closed:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _on_readable(self) -> None:
+        protocol = self.protocol
+        if self._ending:
+            return
+        if (self._paused or protocol.pending) and not protocol.finished:
+            self._stop_reading()  # the peer has to wait
+            self._process()
+            return
+        missing = protocol.missing
+        size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
+        self._more = False
+        try:
+            data = self._recv(size)
+        except (BlockingIOError, InterruptedError):
+            data = None
+        except OSError as exc:
+            data = None
+            self._lost(exc)
+        if data:
+            self._more = True
+            self._adapt(size, missing, len(data))
+            protocol.receive_data(data, self._loop.time())
+        elif data is not None:
+            self._lost(EOFError(NO_CLOSE))
+        self._process()
+
+    def _adapt(self, size: int, missing: int, n: int) -> None:
+        """Choose how much to ask for next time, after *n* bytes of *size*."""
+        if missing >= LARGE:
+            self._size = HEADER if n == missing else READ_SIZE
+        elif n < READ_SIZE:
+            self._size = READ_SIZE
+        elif n == size:
+            self._size = min(2 * n, MAX_READ_SIZE)
+
+    def _process(self) -> None:
+        """Hand over what has come, and write what the protocol and the handler say to it."""
+        if self._processing is not None:
+            self._processing.cancel()
+            self._processing = None
+        if self._ending or self._busy:
+            return
+        done, self._busy = False, True
+        try:
+            self._hand_over()
+            done = True
+        finally:
+            self._busy = False
+            self._flush()
+            if not done:
+                self._process_soon(self._process)
+        if self._more and not self._paused and self.stream.buffered():
+            self._process_soon(self._on_readable)
+        self._look_for_end()
+
+    def _on_ping(self, data: bytes) -> None:
+        self._event(self._handler.on_ping, data)
+
+    def _on_pong(self, data: bytes) -> None:
+        self._event(self._handler.on_pong, data)
+
+    def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
+        if self._events is None:
+            self._events = []
+        self._events.append((deliver, argument))
+
+    def _hand_over(self) -> None:
+        protocol = self.protocol
+        while not self._ending:
+            if self._events is not None:
+                self._deliver(self._events)
+            if self._paused or not protocol.pending:
+                break
+            if self.streaming:
+                chunk = protocol.next_chunk()
+                if chunk is not None:
+                    self.streaming = not chunk[1]
+                    self._event(self._on_chunk, chunk)
+                continue
+            batch = protocol.next_messages()
+            if batch:
+                self._event(self._handler.on_messages, batch)
+
+    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> None:
+        """Give the handler what is there for it; what it leaves by an exception stays."""
+        done = 0
+        try:
+            while done < len(events):
+                deliver, argument = events[done]
+                done += 1
+                deliver(argument)
+        finally:
+            del events[:done]
+            if not events:
+                self._events = None
+
+    def _process_soon(self, how: Callable[[], None]) -> None:
+        if self._processing is None and not self._ending:
+            self._processing = self._loop.call_soon(self._run_soon, how)
+
+    def _run_soon(self, how: Callable[[], None]) -> None:
+        self._processing = None
+        how()
+
+    def pump(self) -> None:
+        """Hand over what is received and not parsed yet, from here."""
+        if self.protocol.pending or self._events:
+            self._process()
+
+    def skip(self) -> None:
+        """Leave the rest of the message that comes in chunks."""
+        self.streaming = False
+        self.protocol.skip()
+
+    def pause(self) -> None:
+        """Deliver no more messages than those of the batch in hand; the peer will have to wait."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on delivering, from the loop."""
+        if self._paused:
+            self._paused = False
+            self._read_on()
+            self._process_soon(self._process)
+
+    # -- writing --
+
+    def send(self, opcode: int, data: Data, compress: Optional[bool] = None) -> None:
+        """Encode a message and write it, or queue it.
+
+        Raises:
+            ConnectionClosed: if the connection isn't open any more.
+            InvalidState: if a fragmented message isn't complete.
+        """
+        self._put(self.protocol.send_message(opcode, data, compress), data)
+
+    def send_fragment(
+        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+    ) -> None:
+        """The same for a fragment; raises as ``send``."""
+        self._put(self.protocol.send_fragment(opcode, data, fin, compress), data)
+
+    def _put(self, frames: Frames, data: Data) -> None:
+        queue = self._queue
+        if self._write_error is not None:
+            return  # reading will tell
+        waits = self._busy or self._gather or self._blocked or queue
+        if waits or not isinstance(frames, (bytes, bytearray)):
+            queue.put(frames, len(data))
+            self._flush_in_time()
+            return
+        # Nearly always: one system call, and it takes everything.
+        try:
+            sent = self._send(frames)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._broken(exc)
+            return
+        queue.accepted += len(frames)
+        queue.written += sent
+        if sent < len(frames) or self.stream.unsent:
+            queue.begin(memoryview(frames)[sent:])
+            self._wait_for_room()
+
+    def _flush_in_time(self) -> None:
+        """Write now, or with all that comes in this iteration of the loop."""
+        if self._busy or self._blocked or self._flushing:
+            return  # it will come
+        if self._gather:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits, as far as there is room."""
+        self._flushing = False
+        protocol, queue, stream = self.protocol, self._queue, self.stream
+        if self._ending or self._write_error is not None or self._blocked:
+            return
+        if not (queue or stream.unsent or protocol.has_output):
+            return
+        if self._write_all():
+            self._stop_waiting_for_room()
+            if self._drain_due:
+                self._drain_due = False
+                self._loop.call_soon(self._drained)
+
+    def _drained(self) -> None:
+        if not self.closed:
+            self._handler.on_drain()
+
+    def _write_all(self) -> bool:
+        protocol, queue, stream, flushed = self.protocol, self._queue, self.stream, False
+        try:
+            if stream.unsent and not stream.flush():
+                self._wait_for_room()
+                return False
+            flushed = True
+            while True:
+                if protocol.has_output and queue.between_frames():
+                    # A Close has to be the last frame.
+                    if protocol.state is OPEN or not queue:
+                        data = protocol.data_to_send()
+                        queue.accepted += len(data)
+                        queue.begin(memoryview(data))
+                head = queue.head()
+                if not head:
+                    if not protocol.has_output:
+                        break
+                    continue
+                queue.took(self._send(head))
+                if stream.unsent:
+                    self._wait_for_room()
+                    return False
+        except (BlockingIOError, InterruptedError):
+            if flushed and stream.unsent:  # TLS has to read before it can write
+                self._stop_waiting_for_room()
+            else:
+                self._wait_for_room()
+            return False
+        except OSError as exc:
+            self._broken(exc)
+            return False
+        return True
+
+    def _wait_for_room(self) -> None:
+        self._blocked = self._drain_due = True
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._on_writable)
+
+    def _stop_waiting_for_room(self) -> None:
+        self._blocked = False
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _on_writable(self) -> None:
+        self._blocked, before = False, self._queue.written
+        self._flush()
+        if not self._blocked:
+            self._stop_waiting_for_room()
+        if self._queue.written != before:
+            self.protocol.heard(self._loop.time())  # the peer's TCP has taken something
+        self._look_for_end()
+
+    def _broken(self, exc: OSError) -> None:
+        """Writing has failed; reading may tell why."""
+        self._write_error = exc
+        self._queue.clear()
+        self._stop_waiting_for_room()
+        self._close_by = min(self._close_by, self._loop.time() + SETTLE)
+        self._arm()
+
+    # -- control --
+
+    def ping(
+        self, data: Optional[bytes] = None, callback: Optional[Callable[[float], None]] = None
+    ) -> None:
+        """Send a ping; *callback* gets the round trip in seconds. Raises as ``protocol.ping``."""
+        answered = None
+        if callback is not None:
+            deliver = callback
+
+            def answered(round_trip: float) -> None:
+                self._event(deliver, round_trip)
+
+        self.protocol.ping(data, self._loop.time(), answered)
+        self._flush_in_time()
+
+    def pong(self, data: bytes = b"") -> None:
+        """Send a pong that nobody asked for. Raises as ``protocol.pong``."""
+        self.protocol.pong(data)
+        self._flush_in_time()
+
+    def probe(self) -> None:
+        """Ping now, and give the peer up after ``ping_timeout``: the machine may have slept."""
+        again = self.protocol.probe(self._loop.time())
+        self._tick_at = NEVER if again is None else again
+        self._flush_in_time()
+        self._arm()
+
+    # -- the end --
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake; ``on_end`` comes within ``close_timeout``.
+
+        Raises:
+            ValueError, TypeError: if *code* or *reason* can't be sent.
+        """
+        self.protocol.close(code, reason)
+        self._flush_in_time()
+        self._look_for_end()
+
+    def abort(self, exc: Optional[BaseException] = None) -> None:
+        """Drop the connection, because of *exc*; ``on_end`` comes from the loop."""
+        if not self._ending:
+            self.protocol.connection_lost(exc)
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._loop.call_soon(self._close)
+
+    def _lost(self, exc: BaseException) -> None:
+        self.protocol.connection_lost(self._write_error or exc)
+        self._queue.clear()
+
+    def _look_for_end(self) -> None:
+        """End the connection if it is time to; else see that it will be."""
+        protocol = self.protocol
+        if protocol.state is OPEN or self._ending:
+            return
+        done = protocol.finished and not protocol.pending and not self._events
+        if done and (protocol.state is CLOSED or protocol.abort):
+            self._end_soon()
+        elif protocol.state is CLOSED:
+            self._stop_reading()  # what is there isn't taken yet
+        else:
+            if self._close_by == NEVER and self._close_timeout is not None:
+                self._close_by = self._loop.time() + self._close_timeout
+                self._arm()
+            if done:
+                self._paused = False
+                self._read_on()  # to drop it, and to see the server go
+
+    def _close(self) -> None:
+        """Close the socket, and say so."""
+        self.closed = True
+        self._stop_reading()
+        blocked = self._blocked or bool(self._queue)
+        self._stop_waiting_for_room()
+        for call in (self._timer, self._processing):
+            if call is not None:
+                call.cancel()
+        if not blocked and self._write_error is None:
+            self.stream.say_goodbye()
+        self.protocol.connection_lost(self._write_error)
+        self._queue.clear()
+        self.stream.close()
+        self._handler.on_end()
+
+    # -- time --
+
+    def _arm(self) -> None:
+        """Set the timer to what is due next, unless it is early enough."""
+        due = min(self._tick_at, self._close_by)
+        if due >= self._timer_at or self.closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        delay = min(max(0.0, due - self._loop.time()), LATER)
+        self._timer = self._loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        now = self._loop.time()
+        if now >= self._close_by:
+            self._close_by = NEVER
+            self._lost(TimeoutError(SLOW_CLOSE))
+            self._process()
+            if self._write_error is None:
+                self._end_soon()  # even if nobody takes what came
+            return
+        if now >= self._tick_at:
+            self._tick(now)
+        self._arm()
+
+    def _tick(self, now: float) -> None:
+        """Let the keepalive look; not while bytes of the peer wait unread."""
+        protocol = self.protocol
+        if protocol.pending or ((protocol.doubtful or not self._reading) and self._has_unread()):
+            protocol.heard(now)
+        again = protocol.tick(now)
+        self._tick_at = NEVER if again is None else again
+        self._flush()
+        self._look_for_end()
+
+    def _has_unread(self) -> bool:
+        return self.stream.buffered() or bool(wait({self.stream.sock: READ}, 0.0))

@@ -1,0 +1,468 @@
+"""A small event loop on ``selectors``: many sockets, timers and signals in one thread.
+
+It knows nothing of WebSocket; the names are asyncio's. One thread runs it, and only that thread
+may call its methods, but for ``call_soon_threadsafe`` and ``stop``, which any thread and any signal
+handler may call. Nothing here waits but ``select``, and that only until the next timer is due: an
+idle loop doesn't wake up.
+
+One iteration: wait; put what is due (descriptors, wake-ups, timers) into the ready queue; call what
+was in that queue when the waiting ended. ``_run_ready`` is the only place where callbacks are
+called. What a callback raises leaves ``run_forever()`` or ``run_once()``; the rest stays in the
+queue, so that the loop can go on.
+
+Wake-up: one end of a socket pair is always registered. A thread appends to the queue first, then
+sends a byte unless one is on its way (``_woken``). The loop takes the byte, then resets the flag,
+and only then looks at the queue, so no call is left lying. Python writes the numbers of signals
+to the same descriptor (``signal.set_wakeup_fd``), from C and at any moment.
+
+A cancelled timer leaves its callback at once, and the heap as soon as half of that is cancelled.
+After ``fork`` the child would share the parent's descriptors, epoll's included: a loop refuses to
+be used in a child. ``close()`` works there, and touches nothing of the parent's.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import time
+from _thread import get_ident
+from collections import deque
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Set, Tuple, Type, Union
+
+    class HasFileno(Protocol):
+        """A socket, a pipe, a serial port."""
+
+        def fileno(self) -> int: ...
+
+    File = Union[int, HasFileno]
+    Callback = Callable[..., object]
+
+LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
+MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
+SLEPT = 5.0  # seconds that nobody accounts for: the machine was asleep, or the process stopped
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Handle:
+    """A call to come. ``cancel()`` it any number of times, also after it has happened."""
+
+    __slots__ = ("_args", "_callback")
+
+    def __init__(self, callback: Callback, args: Tuple[Any, ...]) -> None:
+        self._callback: Optional[Callback] = callback
+        self._args = args
+
+    def cancel(self) -> None:
+        """Don't call; and forget the callback and its arguments."""
+        self._callback, self._args = None, ()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._callback is None
+
+
+class Timer(Handle):
+    """A call at a certain time. Attribute: ``when``, in seconds of the loop's clock."""
+
+    __slots__ = ("_loop", "when")
+
+    def __init__(self, when: float, callback: Callback, args: Tuple[Any, ...], loop: Loop) -> None:
+        super().__init__(callback, args)
+        self.when = when
+        self._loop: Optional[Loop] = loop  # while in its heap
+
+    def cancel(self) -> None:
+        """As ``Handle.cancel``."""
+        if self._callback is not None:
+            super().cancel()
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop._forget_timer()
+
+
+class Loop:
+    """See the module. Close it when done: ``with Loop() as loop:`` does.
+
+    Args:
+        clock: what ``time()`` returns: seconds that never go backwards.
+        wall: seconds of a clock that goes on while the machine sleeps.
+        selector: to wait with, instead of the system's best.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        selector: Optional[selectors.BaseSelector] = None,
+    ) -> None:
+        self.time = clock
+        self._wall = wall
+        self._ready: Deque[Handle] = deque()
+        self._timers: List[Tuple[float, int, Timer]] = []
+        self._serial = count()  # timers of the same time fire in the order in which they were set
+        self._cancelled = 0
+        self._stopping = self._closed = False
+        self._pid = os.getpid()
+        self.thread = 0  # get_ident() of the thread that is inside, 0 if none is
+        self._signals: Dict[int, Tuple[Handle, Any]] = {}  # and the handler to be restored
+        self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
+        self._old_wakeup = -1
+        self._sleep_handlers: Dict[Callback, None] = {}
+        self._offset = wall() - clock()
+        self._selector = selectors.DefaultSelector() if selector is None else selector
+        self._waker, self._woken_by = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken_by.setblocking(False)
+        self._woken = False
+        self._selector.register(self._woken_by, READ, None)
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    # -- calls --
+
+    def call_soon(self, callback: Callback, *args: Any) -> Handle:
+        """Call in the next iteration."""
+        handle = Handle(callback, args)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback: Callback, *args: Any) -> Handle:
+        """As ``call_soon``, from any thread or signal handler: wakes the loop up.
+
+        Raises:
+            RuntimeError: if the loop is closed, or in a forked child.
+        """
+        self._check()
+        handle = self.call_soon(callback, *args)
+        self._wake()
+        return handle
+
+    def call_later(self, delay: float, callback: Callback, *args: Any) -> Timer:
+        """Call *delay* seconds from now."""
+        return self.call_at(self.time() + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callback, *args: Any) -> Timer:
+        """Call at *when*, in seconds of ``time()``."""
+        timer = Timer(when, callback, args, self)
+        heappush(self._timers, (when, next(self._serial), timer))
+        return timer
+
+    def _forget_timer(self) -> None:
+        """One more timer in the heap is cancelled."""
+        self._cancelled += 1
+        if self._cancelled > MIN_CANCELLED and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapify(self._timers)
+            self._cancelled = 0
+
+    # -- descriptors --
+
+    def add_reader(self, file: File, callback: Callback, *args: Any) -> None:
+        """Call whenever *file* is readable, or at its end; replaces the reader that it has.
+
+        Args:
+            file: a descriptor, or an object with ``fileno()``. Remove it before closing it.
+
+        Raises:
+            OSError, ValueError: if the selector can't wait for it.
+        """
+        self._add(file, READ, Handle(callback, args))
+
+    def add_writer(self, file: File, callback: Callback, *args: Any) -> None:
+        """Call whenever *file* is writable; otherwise as ``add_reader``."""
+        self._add(file, WRITE, Handle(callback, args))
+
+    def remove_reader(self, file: File) -> bool:
+        """Don't call any more, even if *file* is readable now; whether there was a reader."""
+        return self._remove(file, READ)
+
+    def remove_writer(self, file: File) -> bool:
+        """As ``remove_reader``."""
+        return self._remove(file, WRITE)
+
+    def _add(self, file: File, event: int, handle: Handle) -> None:
+        self._check()
+        key = self._selector.get_map().get(file)
+        if key is None:
+            pair = (handle, None) if event == READ else (None, handle)
+            self._selector.register(file, event, pair)
+            return
+        reader, writer = key.data
+        old, pair = (reader, (handle, writer)) if event == READ else (writer, (reader, handle))
+        if old is not None:
+            old.cancel()
+        self._selector.modify(file, key.events | event, pair)
+
+    def _remove(self, file: File, event: int) -> bool:
+        if self._closed:
+            return False
+        self._check()
+        try:
+            key = self._selector.get_map().get(file)
+        except ValueError:
+            return False  # closed, and not registered
+        if key is None or not key.events & event:
+            return False
+        reader, writer = key.data
+        old, pair = (reader, (None, writer)) if event == READ else (writer, (reader, None))
+        old.cancel()
+        if key.events == event:
+            self._selector.unregister(file)
+        else:
+            self._selector.modify(file, key.events & ~event, pair)
+        return True
+
+    # -- signals --
+
+    def add_signal_handler(self, number: int, callback: Callback, *args: Any) -> None:
+        """Call from the loop when signal *number* comes; in the main thread only.
+
+        If it comes again before the loop got around to the callback, which some other callback
+        holds up, what the signal did before happens: Ctrl-C raises ``KeyboardInterrupt``.
+
+        Raises:
+            ValueError: if this isn't the main thread.
+            OSError: if there is no such signal, or it can't be handled.
+        """
+        import signal
+
+        self._check()
+        handle = Handle(callback, args)
+        if number in self._signals:
+            self._signals[number] = handle, self._signals[number][1]
+            return
+        old_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        if not self._signals:
+            self._old_wakeup = old_wakeup
+        try:
+            previous = signal.signal(number, self._on_signal)
+        except BaseException:
+            if not self._signals:
+                signal.set_wakeup_fd(self._old_wakeup)
+            raise
+        self._signals[number] = handle, previous
+        if hasattr(signal, "siginterrupt"):
+            signal.siginterrupt(number, False)
+
+    def remove_signal_handler(self, number: int) -> bool:
+        """Restore what the signal did before; whether there was a handler."""
+        import signal
+
+        if number not in self._signals:
+            return False
+        handle, previous = self._signals.pop(number)
+        handle.cancel()
+        # None: it wasn't set from Python, and can't be restored.
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        if not self._signals:
+            signal.set_wakeup_fd(self._old_wakeup)
+        return True
+
+    def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """Python's handler, in the main thread at any moment; the loop hears by the descriptor."""
+        if number not in self._unheard:
+            self._unheard.add(number)
+            return
+        previous = self._signals[number][1] if number in self._signals else None
+        if callable(previous):
+            previous(number, frame)
+        elif previous is not None and previous == 0:  # SIG_DFL
+            self.remove_signal_handler(number)
+            os.kill(os.getpid(), number)
+
+    # -- sleep --
+
+    def add_sleep_handler(self, callback: Callback) -> None:
+        """Call, from now on, whenever the machine or the process turns out to have slept.
+
+        That is noticed at the first wake-up after it: the wall clock has gone ahead of the
+        monotonic one, or a wait was longer than it should have been, by ``SLEPT`` seconds.
+        """
+        self._sleep_handlers[callback] = None
+
+    def remove_sleep_handler(self, callback: Callback) -> None:
+        """Undo ``add_sleep_handler``."""
+        self._sleep_handlers.pop(callback, None)
+
+    def _look_for_sleep(self, now: float, wait_until: float) -> None:
+        offset = self._wall() - now
+        ahead, self._offset = offset - self._offset, offset
+        if ahead >= SLEPT or now - wait_until >= SLEPT:
+            for callback in self._sleep_handlers:
+                self.call_soon(callback)
+
+    # -- running --
+
+    def run_forever(self) -> None:
+        """Run until ``stop()``.
+
+        Raises:
+            RuntimeError: if it runs already, is closed, or in a forked child.
+            BaseException: whatever a callback raises.
+        """
+        try:
+            while not self._stopping:
+                self.run_once()
+        finally:
+            self._stopping = False
+
+    def run_once(self, timeout: Optional[float] = None) -> None:
+        """Wait until there is something to do, at most *timeout* seconds, and do it.
+
+        Raises: as ``run_forever``.
+        """
+        self._check()
+        if self.thread:
+            raise RuntimeError("the loop runs already; a callback can't run it once more")
+        self.thread = get_ident()
+        try:
+            self._wait(timeout)
+            self._run_ready()
+        finally:
+            self.thread = 0
+
+    def timeout(self) -> Optional[float]:
+        """Seconds until ``run_once(0)`` is due, if ``fileno()`` isn't readable before.
+
+        0 if something is ready, ``None`` if nothing is planned. For embedding: ask before each wait
+        of the foreign loop.
+        """
+        if self._ready:
+            return 0.0
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+            self._cancelled -= 1
+        return max(0.0, timers[0][0] - self.time()) if timers else None
+
+    def fileno(self) -> int:
+        """The selector's own descriptor, which is readable when a descriptor or wake-up is there.
+
+        Raises:
+            NotImplementedError: if the selector has none; epoll's and kqueue's do.
+        """
+        fileno = getattr(self._selector, "fileno", None)
+        if fileno is None:
+            raise NotImplementedError(f"{type(self._selector).__name__} has no descriptor")
+        fd: int = fileno()
+        return fd
+
+    def stop(self) -> None:
+        """Have ``run_forever`` return after this iteration, or when called next. Thread-safe."""
+        if self._closed:
+            return
+        self._check()
+        self._stopping = True
+        if self.thread != get_ident():
+            self._wake()
+
+    def close(self) -> None:
+        """Restore the signals, and release the descriptors and all that waits to be called.
+
+        What was registered isn't closed. Not from a callback. May be called again.
+
+        Raises:
+            RuntimeError: if the loop runs.
+        """
+        if self._closed:
+            return
+        if self.thread:
+            raise RuntimeError("the loop runs; stop() it first")
+        if self._pid == os.getpid():
+            for number in list(self._signals):
+                self.remove_signal_handler(number)
+        self._closed = True
+        self._selector.close()
+        self._waker.close()
+        self._woken_by.close()
+        self._ready.clear()
+        for _, _, timer in self._timers:
+            timer._loop = None
+        self._timers.clear()
+        self._sleep_handlers.clear()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise RuntimeError("the loop is closed")
+        if self._pid != os.getpid():
+            raise RuntimeError("the loop belongs to the parent process: make a new one after fork")
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            try:
+                self._waker.send(b"\0")
+            except OSError:
+                pass  # full, so there is something to read; or closed meanwhile
+
+    def _hear(self) -> None:
+        """Take the bytes of wake-ups and signals."""
+        try:
+            data = self._woken_by.recv(4096)
+        except BlockingIOError:
+            return
+        self._woken = False
+        for number in data:
+            if number in self._signals:
+                self._ready.append(Handle(self._signal, (number,)))
+
+    def _signal(self, number: int) -> None:
+        self._unheard.discard(number)
+        if number in self._signals:
+            handle = self._signals[number][0]
+            if handle._callback is not None:
+                handle._callback(*handle._args)
+
+    def _wait(self, timeout: Optional[float]) -> None:
+        """Wait, and make ready what is due."""
+        due = self.timeout()
+        if timeout is None or (due is not None and due < timeout):
+            timeout = due
+        if timeout is None or timeout > LONGEST_WAIT:
+            timeout = LONGEST_WAIT
+        ready, until = self._ready, self.time() + timeout
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                self._hear()
+                continue
+            reader, writer = key.data
+            if events & READ and reader is not None:
+                ready.append(reader)
+            if events & WRITE and writer is not None:
+                ready.append(writer)
+        now = self.time()
+        self._look_for_sleep(now, until)
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)[2]
+            if timer.cancelled():
+                self._cancelled -= 1
+            else:
+                timer._loop = None
+                ready.append(timer)
+
+    def _run_ready(self) -> None:
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            callback = handle._callback
+            if callback is not None:
+                callback(*handle._args)

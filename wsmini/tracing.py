@@ -1,0 +1,113 @@
+"""``-vv``: each frame on the wire, shown as it passes between the connection and its stream.
+
+A connection whose stream isn't wrapped pays nothing for this.
+"""
+
+from __future__ import annotations
+
+from .connection import Connection
+from .frames import Opcode, mask
+from .net import run
+from .opening import Opening
+from .options import read_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .frames import Data
+    from .net import Stream
+    from .options import ConnectOptions
+
+_SHOWN = 32  # bytes of a payload
+
+
+def connect_traced(
+    url: str, options: ConnectOptions, say: Callable[[str, str], None]
+) -> Connection:
+    """As ``connect()``; *say* gets a line for each frame, and ``<`` or ``>`` for its direction."""
+    settings = read_options(url, options)
+    opened = run(Opening(settings).steps())
+    try:
+        opened.stream = stream = TracedStream(opened.stream, say)  # type: ignore[assignment]
+        stream.received(opened.rest)
+        return Connection(opened, settings)
+    except BaseException:
+        opened.stream.close()
+        raise
+
+
+class TracedStream:
+    """A stream that tells which frames pass through it."""
+
+    def __init__(self, stream: Stream, say: Callable[[str, str], None]) -> None:
+        self._stream = stream
+        self.received = FrameScanner(lambda line: say(line, "<")).feed
+        self.sent = FrameScanner(lambda line: say(line, ">")).feed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._stream.recv(size, flags)
+        self.received(data)
+        return data
+
+    def send(self, data: Data, flags: int = 0) -> int:
+        taken = self._stream.send(data, flags)
+        self.sent(bytes(memoryview(data)[:taken]))
+        return taken
+
+
+class FrameScanner:
+    """Finds frames (RFC 6455, 5.2) in bytes that come in any pieces, and shows their beginnings."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._head = bytearray()  # of a frame, up to what is shown of its payload
+        self._skip = 0  # how many bytes of the payload aren't
+
+    def feed(self, data: bytes) -> None:
+        while data:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            self._head += data[skipped:]
+            data = self._take_frame()
+
+    def _take_frame(self) -> bytes:
+        """Show the frame that has begun if enough of it is here; what comes behind that."""
+        head = self._head
+        if len(head) < 2:
+            return b""
+        size = head[1] & 0x7F
+        at = 2 if size < 126 else 4 if size == 126 else 10
+        payload = at + (4 if head[1] & 0x80 else 0)
+        if len(head) < payload:
+            return b""
+        if at > 2:
+            size = int.from_bytes(head[2:at], "big")
+        end = payload + min(size, _SHOWN)
+        if len(head) < end:
+            return b""
+        shown = bytes(head[payload:end])
+        if payload > at:
+            shown = mask(shown, bytes(head[at:payload]))
+        self._say(_described(head[0], size, shown))
+        self._skip = size - len(shown)
+        rest = bytes(head[end:])
+        self._head.clear()
+        return rest
+
+
+def _described(head: int, size: int, shown: bytes) -> str:
+    try:
+        name = Opcode(head & 0x0F).name
+    except ValueError:
+        name = f"opcode {head & 0x0F}"
+    bits = "".join(f" {bit}" for value, bit in _BITS if head & value)
+    more = "..." if size > len(shown) else ""
+    text = repr(shown)[1:] if head & 0x4F == Opcode.TEXT else shown.hex()
+    return f"{name}{bits} {size} bytes {text}{more}".rstrip()
+
+
+_BITS = ((0x80, "FIN"), (0x40, "RSV1"), (0x20, "RSV2"), (0x10, "RSV3"))
