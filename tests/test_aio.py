@@ -220,18 +220,48 @@ def test_unread_messages_make_the_peer_wait(run):
 def test_reconnecting_until_it_is_enough(run, url):
     async def main():
         count = 0
-        async for ws in connect(url, policy=Fixed(0.0)):
+        connections = connect(url, policy=Fixed(0.0)).__aiter__()
+        async for ws in connections:
             await ws.send("x")
             assert await ws.recv() == "x"
             count += 1
             if count == 3:
-                await ws.close()
                 break
             ws._link.abort()
             await asyncio.sleep(0)
-        assert count == 3
+        await connections.aclose()
+        assert (count, ws.state) == (3, State.CLOSED)
 
     run(main())
+
+
+BAD = frame(Opcode.TEXT, b"", rsv1=True)
+
+
+@pytest.mark.parametrize(
+    "last, sent", [(frame(Opcode.CLOSE, b"\x03\xe8"), 1000), (BAD, 1002)], ids=["close", "error"]
+)
+def test_messages_are_answered_before_the_end_that_came_with_them(run, last, sent):
+    heard = []
+
+    def script(peer):
+        peer.accept()
+        peer.send_raw(
+            frame(Opcode.TEXT, b"a") + frame(Opcode.PING) + frame(Opcode.TEXT, b"b") + last
+        )
+        while not heard or heard[-1].opcode != Opcode.CLOSE:
+            heard.append(peer.recv_frame())
+
+    async def main(url):
+        async with connect(url, compression=None) as ws:
+            with contextlib.suppress(ConnectionClosedError):
+                async for message in ws:
+                    await ws.send(message)
+
+    with serving(script) as url:
+        run(main(url))
+    assert [each.data for each in heard if each.opcode == Opcode.TEXT] == [b"a", b"b"]
+    assert heard[-1].data[:2] == sent.to_bytes(2, "big")
 
 
 def test_a_refused_connection_ends_reconnecting_with_its_failure(run):

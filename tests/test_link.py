@@ -269,6 +269,25 @@ def test_a_message_in_chunks_and_the_rest_skipped(plain):
     assert (len(chunks), plain.seen) == (1, ["next"])
 
 
+def test_a_handler_that_wants_its_turn_gets_one_batch_at_a_time(plain):
+    def on_messages(messages):
+        batches.append(messages)
+        return True
+
+    batches, link = [], plain.link
+    plain.handler.on_messages = on_messages
+    ping = frame(Opcode.PING)
+    plain.peer.send(ping.join(frame(Opcode.TEXT, text) for text in (b"a", b"b", b"c")))
+    plain.loop.run_once()
+    assert batches == [["a"]]
+    link.pump()
+    assert batches == [["a"], ["b"]]
+    plain.peer.send(frame(Opcode.TEXT, b"d"))
+    run_until(plain, lambda: len(batches) == 4)
+    assert batches[2:] == [["c"], ["d"]]
+    assert plain.seen == [("ping", b""), ("ping", b"")]
+
+
 def failing(exc):
     def send(data, flags=0):
         raise exc

