@@ -782,7 +782,7 @@ class WsminiClient(Callbacks):
         loop.run_forever()
         for client in clients:
             client.close()
-        while any(client.state != self.lib.State.CLOSED for client in clients):
+        while any(client.state.name != "CLOSED" for client in clients):
             loop.run_once(1)
         loop.close()
 
