@@ -105,12 +105,11 @@ def measure(
 
 
 def matching(patterns: Sequence[str], names: Iterable[str]) -> List[str]:
-    """Those of *names* that a pattern matches, or is part of; all without patterns."""
-    if not patterns:
-        return list(names)
+    """Those of *names* that a pattern is part of or matches, or is with a = in front; or all."""
     chosen = [
         name for name in names
-        if any(fnmatch.fnmatch(name, p) or (not p.endswith("$") and p in name) or p == name + "$"
+        if not patterns
+        or any(p[1:] == name if p[:1] == "=" else p in name or fnmatch.fnmatch(name, p)
                for p in patterns)
     ]  # fmt: skip
     if not chosen:
@@ -184,7 +183,7 @@ def machine() -> Dict[str, str]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workloads", nargs="+", default=[], help="parts of names; all by default")
-    parser.add_argument("--clients", nargs="+", default=[], help="parts of names, or NAME$")
+    parser.add_argument("--clients", nargs="+", default=[], help="parts of names, or =NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="that a measurement takes")
     parser.add_argument("--cores", help="CLIENT,SERVER: where to run the two")

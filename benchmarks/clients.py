@@ -766,7 +766,7 @@ class WsminiClient(Callbacks):
             if rest:
                 clients.append(self.lib.Client(
                     rest.pop(), on_open=on_open, on_message=received, ssl=self.ssl,
-                    reconnect=None, on_error=on_error,
+                    reconnect=self.lib.NoReconnect(), on_error=on_error,
                     compression="deflate" if self.compress else None, **options,
                 ).start(loop))  # fmt: skip
 
@@ -782,7 +782,7 @@ class WsminiClient(Callbacks):
         loop.run_forever()
         for client in clients:
             client.close()
-        while any(client.state != self.lib.State.CLOSED for client in clients):
+        while any(client.state.name != "CLOSED" for client in clients):
             loop.run_once(1)
         loop.close()
 

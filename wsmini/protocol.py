@@ -72,8 +72,6 @@ class State(enum.IntEnum):
 # Names of the module are found faster than members of an enum.
 _CONNECTING, _OPEN, _CLOSING, _CLOSED = State
 
-_ABANDONED = -1  # where the opcode of the message that is being sent in fragments would be
-
 _NEXT = {
     _CONNECTING: (_OPEN, _CLOSED),
     _OPEN: (_CLOSING, _CLOSED),
@@ -158,16 +156,19 @@ class ClientProtocol:
             it when ``next_messages`` returns none; before, there may be messages yet.
         abort: whether waiting for the peer is pointless, because it is dead.
         failure: the exception that made the connection fail, or ``None``.
+        has_output: whether ``data_to_send()`` may have something.
+        sending: the opcode of the fragmented message that has begun and may still be completed; 0
+            if there is none.
         latency: seconds from the last ping that was answered to its pong; 0.0 before.
         on_ping, on_pong: called with the data of each ping or pong received, if set. They and the
             callbacks of pings must not raise.
     """
 
     __slots__ = (
-        "_deflate", "_keepalive", "_max_size", "_now", "_output", "_ping_interval", "_ping_timeout",
-        "_pings", "_pongs", "_reader", "_sending", "_sending_compressed", "abort", "extensions",
-        "failure", "finished", "latency", "on_ping", "on_pong", "rcvd", "rcvd_then_sent", "sent",
-        "state",
+        "_abandoned", "_deflate", "_keepalive", "_max_size", "_now", "_output", "_ping_interval",
+        "_ping_timeout", "_pings", "_pongs", "_reader", "_sending_compressed", "abort",
+        "extensions", "failure", "finished", "has_output", "latency", "on_ping", "on_pong", "rcvd",
+        "rcvd_then_sent", "sending", "sent", "state",
     )  # fmt: skip
 
     def __init__(
@@ -190,7 +191,9 @@ class ClientProtocol:
         self._reader = MessageReader(self._receive_control)
         self._keepalive: Optional[Keepalive] = None
         self._now = 0.0
-        self._sending = 0  # the opcode of the message that is being sent in fragments
+        self.has_output = False
+        self.sending = 0
+        self._abandoned = False
         self._sending_compressed: Optional[bool] = None
         # Lists: each empty deque would take 600 bytes of an idle connection.
         self._pongs: List[Union[bytes, bytearray]] = []
@@ -280,11 +283,13 @@ class ClientProtocol:
             self._finish()
         self._pongs.clear()
         self._output.clear()
+        self.has_output = False
 
     def _receive_control(self, opcode: int, data: bytes) -> None:
         if opcode == Opcode.PING:
             if self.state is _OPEN:
                 self._pongs.append(masked(FIN | Opcode.PONG, data))
+                self.has_output = True
                 if len(self._pongs) > MAX_QUEUED:  # the oldest gives way (RFC 6455, 5.5.3)
                     del self._pongs[:1]  # none, if another thread has just taken them
             if self.on_ping is not None:
@@ -349,9 +354,9 @@ class ClientProtocol:
     def _check_between_messages(self) -> None:
         """Raise unless a message can be sent now."""
         self.check_open()
-        if self._sending == _ABANDONED:
+        if self._abandoned:
             raise self.close_exc()
-        if self._sending:
+        if self.sending:
             raise InvalidState("a fragmented message isn't complete yet")
 
     def send_message(self, opcode: int, data: Data, compress: Optional[bool] = None) -> Frames:
@@ -361,7 +366,7 @@ class ClientProtocol:
             ConnectionClosed: if the connection isn't open any more.
             InvalidState: if it isn't open yet, or a fragmented message isn't complete.
         """
-        if self.state is not _OPEN or self._sending:
+        if self.state is not _OPEN or self.sending or self._abandoned:
             self._check_between_messages()
         if not self.extensions:
             head = FIN | opcode
@@ -382,16 +387,16 @@ class ClientProtocol:
         Raises:
             ConnectionClosed: as ``send_message``.
         """
-        if self._sending and self._sending != _ABANDONED:
+        if self.sending:
             self.check_open()
             opcode, compress = Opcode.CONT, self._sending_compressed
         else:
             self._check_between_messages()
         frame = self._encode(Frame(opcode, data, fin), compress)
         if fin:
-            self._sending = 0
+            self.sending = 0
         elif opcode:
-            self._sending, self._sending_compressed = opcode, compress
+            self.sending, self._sending_compressed = opcode, compress
         return self._masked(frame)
 
     def abandon_message(self) -> None:
@@ -399,13 +404,8 @@ class ClientProtocol:
 
         Only ``close`` makes sense after this. Does nothing if no fragment was sent.
         """
-        if self._sending:
-            self._sending = _ABANDONED
-
-    @property
-    def sending(self) -> bool:
-        """Whether a fragmented message has begun and may still be completed."""
-        return self._sending not in (0, _ABANDONED)
+        if self.sending:
+            self.sending, self._abandoned = 0, True
 
     def _encode(self, frame: Frame, compress: Optional[bool]) -> Frame:
         for extension in self.extensions:
@@ -460,6 +460,7 @@ class ClientProtocol:
         if len(self._output) >= MAX_QUEUED:
             raise SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
         self._output.append(masked(FIN | opcode, data))
+        self.has_output = True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake; messages that are received yet are still delivered.
@@ -481,14 +482,11 @@ class ClientProtocol:
         self.sent = close
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
         self._output.append(masked(FIN | Opcode.CLOSE, payload))
-
-    @property
-    def has_output(self) -> bool:
-        """Whether ``data_to_send()`` has something."""
-        return bool(self._output or self._pongs)
+        self.has_output = True
 
     def data_to_send(self) -> bytes:
         """Control frames to write now, each once; not in the middle of another frame."""
+        self.has_output = False
         # A Close is taken before the pongs that were queued earlier, and written behind them:
         # nothing follows it (RFC 6455, 5.5.1), whatever another thread queues meanwhile.
         others = _drained(self._output)
