@@ -1237,3 +1237,20 @@ def test_an_idle_connection_is_small():
         for sock in pair_of:
             sock.close()
     assert size < 10000 if sys.version_info < (3, 11) else size < 8000
+
+
+def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
+    with pair(ping_interval=None) as (ws, peer):  # no keeper would help
+        ping, waiting = ws.ping(b"!"), []
+
+        def interrupt(deadline):
+            waiting.append(Task(ping.wait))
+            eventually(lambda: ws._wire._waiting)
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ws._wire, "_read", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            next(ws.recv_streaming())
+        peer.send_frame(PONG, b"!")
+        assert waiting[0].result() >= 0

@@ -222,8 +222,8 @@ class Wire(Locks):
                 kept = self.inbox.take_chunk(begun) or self._receive_chunk()
                 self._critical = 0
             finally:
-                self.receiving.release()
-        self.notify()  # there is room, or no receiver
+                self.release_receiving()
+        self.notify()  # there is room
         return kept
 
     def _receive_chunk(self) -> Chunk:
