@@ -151,7 +151,7 @@ def test_help_fits_80_columns_and_lists_every_status(capsys, monkeypatch):
     text = help_text(capsys, monkeypatch)
     assert max(map(len, text.splitlines())) < 80
     statuses = [int(number) for number in re.findall(r"(?m)^  (\d+) ", text)]
-    assert statuses == [*range(8), session.INTERRUPTED, session.BROKEN_PIPE, 143]
+    assert statuses == [*range(8), arguments.INTERRUPTED, arguments.BROKEN_PIPE, 143]
 
 
 def test_version(capsys):
@@ -282,7 +282,7 @@ def test_nobody_reads_the_notes(console, monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr(cli, "note", broken)
-    assert console.run("http://localhost") == (session.BROKEN_PIPE, b"")
+    assert console.run("http://localhost") == (arguments.BROKEN_PIPE, b"")
 
 
 def test_main_can_be_called(console, echo):
@@ -603,7 +603,7 @@ def test_a_broken_pipe_ends_it_quietly(echo):
         process = start(server.url)
         assert process.stdout.readline() == b"0\n"
         process.stdout.close()
-        assert finish(process) == (session.BROKEN_PIPE, b"", "")
+        assert finish(process) == (arguments.BROKEN_PIPE, b"", "")
 
 
 @posix_only
@@ -965,7 +965,7 @@ def test_a_demo_that_nobody_reads():
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        assert run("--demo", stdout=writing) == (session.BROKEN_PIPE, None, "")
+        assert run("--demo", stdout=writing) == (arguments.BROKEN_PIPE, None, "")
     finally:
         os.close(writing)
 
@@ -1361,7 +1361,7 @@ def test_the_server_closes_while_a_line_is_typed(blocked, pushed):
         terminal.type("half")
         terminal.wait_for("> half")
         pushed.close(4001, "bye")
-        assert terminal.end() == session.ABNORMAL
+        assert terminal.end() == arguments.ABNORMAL
         closed = "received 4001 (private use) bye; then sent 4001 (private use) bye"
         assert terminal.text.endswith(f"> half\nwsmini: connection closed: {closed}")
 
@@ -1374,7 +1374,7 @@ def test_interrupting_a_line_being_typed(blocked, pushed):
         terminal.type("half")
         terminal.wait_for("> half")
         terminal.type("\x03")
-        assert terminal.end() == session.INTERRUPTED
+        assert terminal.end() == arguments.INTERRUPTED
         assert "Traceback" not in terminal.text
 
 

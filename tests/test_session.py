@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 
 import pytest
 from helpers import splits
 
-from wsmini import formats, session
+from wsmini import arguments, formats, output, session
 from wsmini.exceptions import Close, connection_closed
 
 CLOSES = {  # received, sent, received first -> with the code 4001 as our own
@@ -116,12 +118,12 @@ PRINTABLE = {
 
 @pytest.mark.parametrize("text, expected", PRINTABLE.values(), ids=PRINTABLE)
 def test_what_could_drive_a_terminal_is_escaped(text, expected):
-    assert session._printable(text) == expected
+    assert output._printable(text) == expected
 
 
 def test_binary_messages_are_cut_on_a_terminal():
-    assert session.displayed(b"\x00\xff") == "[2 bytes] 00ff"
-    assert session.displayed(bytes(1000)) == f"[1000 bytes] {'00' * session._SHOWN}..."
+    assert output.displayed(b"\x00\xff") == "[2 bytes] 00ff"
+    assert output.displayed(bytes(1000)) == f"[1000 bytes] {'00' * output._SHOWN}..."
 
 
 WRAPPED = {
@@ -136,4 +138,49 @@ WRAPPED = {
 
 @pytest.mark.parametrize("text, columns, lines", WRAPPED.values(), ids=WRAPPED)
 def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
-    assert session._wrapped(text, columns) == lines
+    assert output._wrapped(text, columns) == lines
+
+
+# -- the terminal --
+
+
+def test_the_mode_of_the_terminal_is_restored_after_readline_has_set_it(monkeypatch):
+    """The connection ends when readline is about to set it, in the other thread."""
+    about_to_set, log, hooks = threading.Event(), [], []
+    leaving = threading.Event()
+
+    class Readline:
+        set_startup_hook = staticmethod(hooks.append)
+
+    class Watched:
+        """A lock that tells when somebody wants it with a timeout: who leaves."""
+
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.release = self.lock.release
+
+        def acquire(self, timeout=-1):
+            if timeout != -1:
+                leaving.set()
+            return self.lock.acquire(timeout=timeout)
+
+    def typed(prompt):
+        about_to_set.set()
+        assert leaving.wait(10)
+        log.append("set")
+        hooks[-1]()
+        return "line"
+
+    monkeypatch.setitem(sys.modules, "readline", Readline)
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(output, "_saved_terminal", lambda: lambda: log.append("restored"))
+    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    terminal.changing = Watched()
+    monkeypatch.setattr(terminal, "write", lambda text: None)
+    thread = threading.Thread(target=terminal.read_line)
+    thread.start()
+    assert about_to_set.wait(10)
+    terminal.__exit__(None, None, None)
+    thread.join(10)
+    assert log == ["set", "restored"]
+    assert not terminal.changing.acquire(timeout=0)  # nobody sets it again

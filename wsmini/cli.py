@@ -32,18 +32,8 @@ from .exceptions import (
     WebSocketException,
 )
 from .http11 import redacted
-from .session import (
-    Output,
-    Recorder,
-    Session,
-    Terminated,
-    described,
-    displayed,
-    note,
-    output_for,
-    terminable,
-    write,
-)
+from .output import Output, described, displayed, note, output_for, write
+from .session import Recorder, Session, Terminated, terminable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,52 +7,32 @@ expected after the end of input; that wakes the main thread. When the connection
 thread returns and leaves the other behind, in ``input()`` or a read: nothing can interrupt these on
 every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held: pipes
 are read below its buffer, and ``input()`` on a terminal reads past it.
-
-On a terminal both threads write: readline the line being typed, the main thread messages above it.
-What either writes at once is complete: the main thread's lines come with the cursor movements that
-put them there and bring the cursor back to where readline believes it to be. So the two may follow
-each other in any order. (With PYTHONUNBUFFERED, readline writes character by character: then an
-escape sequence of its own may be torn apart if a message comes just when a key is pressed.)
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from contextlib import contextmanager
 from time import monotonic
 
-from .arguments import ABNORMAL, BROKEN_PIPE, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
+from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
 from .exceptions import Close, ConnectionClosed, WebSocketException
-from .formats import (
-    CHUNK,
-    as_json,
-    clock,
-    dumped,
-    indented,
-    parser_for,
-    reading_for,
-    record,
-    writing_for,
-)
+from .formats import CHUNK, as_json, parser_for, reading_for, record
 from .http11 import redacted
+from .output import Terminal, described, is_terminal, note, output_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import BinaryIO, Callable, Iterable, Iterator, TextIO
+    from typing import BinaryIO, Callable, Iterable, Iterator
 
     from .connection import Connection
     from .formats import Sendable
+    from .output import Output
     from .reconnect import Retries
-
-_PROMPT = "> "
-# What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
-# direction of text, separators of lines.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
@@ -60,31 +40,8 @@ _PART = 2.0  # seconds for the closing handshake when its result doesn't matter
 _GRACE = 0.2  # seconds for the input thread to find that the connection is closed
 _OFFLINE = 0.05  # seconds between two looks for the next connection
 _PROGRESS = 0.2  # seconds between two lines of progress
-_SHOWN = 64  # bytes of a binary message that a terminal shows
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
 _TICK: float | None = 0.5 if os.name == "nt" else None
-
-
-def described(exc: BaseException) -> str:
-    """The message of an exception, and of what caused it unless that is already said."""
-    text = str(exc) or type(exc).__name__
-    cause = exc.__cause__
-    if cause is not None and str(cause) not in text:
-        text += f" ({described(cause)})"
-    return text
-
-
-def note(text: str, mark: str = "wsmini:") -> None:
-    """Write one line to standard error; above the line being typed, if there is one."""
-    if sys.stderr is None:
-        return
-    line = f"{mark} {_printable(text)}".replace("\n", "\\n")
-    terminal = _Terminal.active
-    if terminal is not None and is_terminal(sys.stderr):
-        terminal.show(line)
-        return
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 class Session:
@@ -135,7 +92,7 @@ class Session:
             return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
-        if not isinstance(self.output, _Terminal):
+        if not isinstance(self.output, Terminal):
             feeder.join(_GRACE)
         return self.closed(ended)
 
@@ -187,7 +144,7 @@ class Session:
                 self.recorder.message("received", message)
                 self.output.message(message)
             except OSError as exc:
-                return self.part(_output_failed(exc))
+                return self.part(output_failed(exc))
             self.count += 1
             if self.count == self.args.count:
                 return self.part(OK)
@@ -199,7 +156,7 @@ class Session:
         if self.failure is not None:
             return self.failed(self.failure)
         clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
-        if not clean or self.args.verbose or isinstance(self.output, _Terminal):
+        if not clean or self.args.verbose or isinstance(self.output, Terminal):
             note(f"connection closed: {described(exc)}")
         if self.unsent or self.partial:
             note("the connection was closed before all input was sent")
@@ -268,8 +225,8 @@ class Session:
         if self.args.input:
             with open(self.args.input, "rb", buffering=0) as file:
                 yield from self.read(file.read)
-        elif isinstance(self.output, _Terminal):
-            for line in _typed(History()):
+        elif isinstance(self.output, Terminal):
+            for line in _typed(History(), self.output):
                 yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
             stdin = sys.stdin.buffer
@@ -310,7 +267,7 @@ class Session:
 
         idle, wait = self.args.idle, self.args.wait
         if idle is None and wait is None:
-            if isinstance(self.output, _Terminal):
+            if isinstance(self.output, Terminal):
                 self.close()
                 return
             idle = math.inf if self.args.count else _IDLE
@@ -387,11 +344,11 @@ def _block_interrupts() -> None:
 # -- input --
 
 
-def _typed(history: History) -> Iterator[str]:
+def _typed(history: History, terminal: Terminal) -> Iterator[str]:
     """Lines typed on a terminal, but for empty ones."""
     while True:
         try:
-            line = input(_PROMPT)
+            line = terminal.read_line()
             line.encode()
         except EOFError:
             return
@@ -481,216 +438,3 @@ class Recorder:
         if close is not None:
             fields = {"type": "close", "direction": direction}
             self.write({**fields, "code": close.code, "reason": close.reason})
-
-
-# -- output --
-
-
-def _printable(text: str) -> str:
-    """*text* with what isn't safe to print escaped as in Python."""
-    return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def output_for(args: Namespace) -> Output:
-    """Where messages go to.
-
-    Raises:
-        OSError: if the file of ``--output`` can't be opened.
-    """
-    if args.output:
-        return Output(args, open(args.output, "wb", buffering=0))
-    if not is_terminal(sys.stdout) or args.ndjson:
-        return Output(args)
-    typing = is_terminal(sys.stdin) and not args.input
-    if typing and (args.interactive or not args.message):
-        return _Terminal(args)
-    return _Screen(args)
-
-
-def _output_failed(exc: OSError) -> int:
-    """The exit status for an error of standard output."""
-    if isinstance(exc, BrokenPipeError):
-        return BROKEN_PIPE
-    note(f"standard output: {exc}")
-    return LOCAL
-
-
-def write(data: bytes, file: BinaryIO | None = None) -> None:
-    """Write to *file* or standard output, leaving nothing in a buffer for the end."""
-    if file is not None:
-        write = file.write
-    elif sys.stdout is not None:
-        write = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write
-    else:
-        raise OSError("it is closed")
-    view = memoryview(data)
-    while view:
-        written = write(view)
-        if written is None:
-            raise BlockingIOError("it is in non-blocking mode, and full")
-        view = view[written:]
-
-
-class Output:
-    """Standard output that is a pipe or a file, or a file of ours."""
-
-    def __init__(self, args: Namespace, file: BinaryIO | None = None) -> None:
-        self.file = file
-        self.format = writing_for(args)
-
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def close(self) -> None:
-        """Close the file, if there is one of ours."""
-        if self.file is not None:
-            self.file.close()
-
-    def message(self, message: str | bytes) -> None:
-        write(self.format(message), self.file)
-
-
-class _Screen(Output):
-    """A terminal that nobody types on."""
-
-    def __init__(self, args: Namespace) -> None:
-        super().__init__(args)
-        self.args = args
-
-    def text(self, message: str | bytes) -> str:
-        """A message as it is shown."""
-        if self.args.json and isinstance(message, str):
-            message = indented(message)
-        if self.args.dump and isinstance(message, bytes):
-            text = f"[{len(message)} bytes]\n{dumped(message)}"
-        else:
-            text = displayed(message)
-        return f"{clock()} {text}" if self.args.timestamps else text
-
-    def message(self, message: str | bytes) -> None:
-        self.write(f"{self.text(message)}\n")
-
-    def write(self, text: str) -> None:
-        write(text.encode(sys.stdout.encoding, "backslashreplace"))
-
-
-def displayed(message: str | bytes) -> str:
-    """A message as a terminal shows it."""
-    if isinstance(message, str):
-        return _printable(message)
-    more = "..." if len(message) > _SHOWN else ""
-    return f"[{len(message)} bytes] {message[:_SHOWN].hex()}{more}"
-
-
-class _Terminal(_Screen):
-    """A terminal with a line that is being typed, above which messages appear."""
-
-    active: _Terminal | None = None  # the one that is typed on now
-
-    def __init__(self, args: Namespace) -> None:
-        super().__init__(args)
-        self.restore = _saved_terminal()
-        self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
-        self.colored = self.smart and not os.environ.get("NO_COLOR")
-
-    def __enter__(self) -> Output:
-        _prepare_readline()
-        note("connected; Ctrl-D closes the connection, /help lists commands")
-        _Terminal.active = self
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        _Terminal.active = None
-        # Leave the line behind, and readline's mode of the terminal.
-        self.write("\r\n")
-        self.restore()
-
-    def message(self, message: str | bytes) -> None:
-        self.show("< " + self.text(message).replace("\n", "\n  "))
-
-    def show(self, text: str) -> None:
-        """Put *text* above the line being typed."""
-        if not self.smart:
-            self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
-            return
-        columns, rows = _size()
-        lines = _wrapped(text, columns)
-        if self.colored and text.startswith("<"):
-            lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
-        step = max(1, rows - 1)
-        for start in range(0, len(lines), step):
-            self.insert(lines[start : start + step])
-
-    def insert(self, lines: list[str]) -> None:
-        """Put *lines*, fewer than fit on the screen, above the one with the cursor."""
-        n = len(lines)
-        above = "\r\n".join(lines)
-        # Save the cursor; make room below, by scrolling if there's none; go back to where the line
-        # is now; push it down; write; restore the cursor, and follow the line. Scrolling moves
-        # the line up and the saved position not, which the bottom of the screen makes up for.
-        self.write(f"\x1b7{chr(10) * n}\x1b[{n}A\r\x1b[{n}L{above}\x1b8\x1b[{n}B")
-
-
-def _size() -> tuple[int, int]:
-    """Columns and rows of the terminal."""
-    try:
-        columns, rows = os.get_terminal_size(sys.stdout.fileno())
-    except OSError:
-        columns = rows = 0
-    return columns or 80, rows or 24  # a terminal without a size says 0
-
-
-def _wrapped(text: str, columns: int) -> list[str]:
-    """*text* in lines for so many columns at most.
-
-    From Hangul on, characters may take two, and not every terminal agrees which: all are taken to.
-    """
-    lines = []
-    for line in text.split("\n"):
-        start = used = 0
-        line = line.expandtabs()
-        for index, character in enumerate(line):
-            width = 1 if character < "\u1100" else 2
-            if used + width > columns:
-                lines.append(line[start:index])
-                start, used = index, 0
-            used += width
-        lines.append(line[start:])
-    return lines
-
-
-def _saved_terminal() -> Callable[[], None]:
-    """A function that restores the present mode of the terminal."""
-    try:
-        import termios
-    except ImportError:  # not on Windows, which needs none of it
-        return lambda: None
-    descriptor = sys.stdin.fileno()
-    mode = termios.tcgetattr(descriptor)
-    return lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
-
-
-def _prepare_readline() -> None:
-    """Give ``input()`` line editing and a history, where there is readline."""
-    try:
-        import readline
-    except ImportError:
-        return
-    if "libedit" not in (readline.__doc__ or ""):
-        # A long line scrolls in its row: a second row would be in the way of messages.
-        readline.parse_and_bind("set horizontal-scroll-mode on")
-        # Leaving in the middle of a line would leave the terminal in this mode.
-        readline.parse_and_bind("set enable-bracketed-paste off")
-
-
-def _line_buffer() -> str:
-    """What has been typed of the line, where readline knows."""
-    readline = sys.modules.get("readline")
-    return readline.get_line_buffer() if readline is not None else ""
