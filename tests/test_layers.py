@@ -38,6 +38,7 @@ OPENING = (
     "reconnect",
     "opening",
     "driving",
+    "rounds",
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.

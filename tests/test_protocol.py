@@ -229,12 +229,17 @@ def test_messages_before_a_close_can_be_answered():
             protocol.send_message(TEXT, b"d")
 
 
-def test_on_ping_and_on_pong():
-    protocol, calls = opened(), []
-    protocol.on_ping = lambda data: calls.append(("ping", data))
-    protocol.on_pong = lambda data: calls.append(("pong", data))
+def test_on_control():
+    calls = []
+
+    class Listener:
+        def on_control(self, opcode, data):
+            calls.append((Opcode(opcode).name, data))
+
+    protocol = opened()
+    protocol.listener = Listener()
     feed(protocol, frame(PING, b"1") + frame(PONG, b"2"))
-    assert calls == [("ping", b"1"), ("pong", b"2")]
+    assert calls == [("PING", b"1"), ("PONG", b"2")]
 
 
 # -- limits --

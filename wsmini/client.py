@@ -56,7 +56,10 @@ STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the progr
 GOING_AWAY = 1001
 
 _BACKOFF = Backoff()
+# What all the idle share.
 _NOTHING: Iterator[Any] = iter(())
+_NO_FLIGHT: List[Tuple[int, Item]] = []
+_NO_ITEMS: List[Item] = []
 
 
 class ClientState(enum.Enum):
@@ -161,8 +164,8 @@ class Client:
         self.subprotocol: Optional[str] = None
         self.timings: Dict[str, float] = {}
         self.unsent: List[Message] = []
-        self._outbox: List[Item] = []  # lists: an empty deque takes 600 bytes
-        self._requests: List[Item] = []  # from other threads; _mutex guards both
+        # Lists, as an empty deque takes 600 bytes; the idle share one.
+        self._outbox = self._requests = _NO_ITEMS  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
@@ -311,9 +314,10 @@ class Client:
         """The connection is closed; for its session."""
         self._session = None
         self._move(_CLOSED)
-        with self._mutex:
-            self._outbox[:0] = unsent
-            self._queued += sum(len(item[1]) for item in unsent)
+        if unsent:
+            with self._mutex:
+                self._outbox = unsent + self._outbox
+                self._queued += sum(len(item[1]) for item in unsent)
         self._trim_outbox()
         try:
             self.call("on_close", exc.code, exc.reason)
@@ -360,11 +364,12 @@ class Client:
 
     def callback(self, name: str) -> Optional[Callable[..., object]]:
         """The callback *name*, to be called without the client."""
-        given = self.__dict__.get(name)
-        if given is None:
-            method: Optional[Callable[..., object]] = getattr(self, name)  # of a subclass
+        # Not by __dict__: to ask for that makes one, for each client.
+        found, of_class = getattr(self, name), getattr(type(self), name)
+        if found is None or found is of_class or getattr(found, "__func__", found) is of_class:
+            method: Optional[Callable[..., object]] = found
             return method
-        return partial(given, self)
+        return partial(found, self)
 
     def call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
@@ -441,9 +446,11 @@ class Client:
         if session is None:
             self._check_outbox()
         with self._mutex:
+            is_first = not self._requests
+            if is_first:
+                self._requests = []
             self._requests.append(item)
             self._queued += len(item[1])
-            is_first = len(self._requests) == 1
         if is_first and loop is not None and self._running:
             loop.call_soon_threadsafe(self._serve)
 
@@ -459,22 +466,25 @@ class Client:
     def _keep(self, item: Item) -> None:
         """Put *item* into the outbox."""
         self._check_outbox()
+        self._store([item])
+
+    def _store(self, items: List[Item]) -> None:
+        """Append *items* to the outbox, however many these are."""
         with self._mutex:
-            self._outbox.append(item)
-            self._queued += len(item[1])
+            if not self._outbox:
+                self._outbox = []
+            self._outbox += items
+            self._queued += sum(len(item[1]) for item in items)
 
     def _serve(self) -> None:
         """Send what other threads have left."""
         with self._mutex:
-            items = list(self._requests)
-            self._requests.clear()
+            items, self._requests = self._requests, _NO_ITEMS
             self._queued -= sum(len(item[1]) for item in items)
         session = self._session
         for item in items:
             if session is None or not session.send(item):
-                with self._mutex:
-                    self._outbox.append(item)
-                    self._queued += len(item[1])
+                self._store([item])
         self._trim_outbox()
 
     def _send_kept(self) -> None:
@@ -562,7 +572,7 @@ class _Session:
         self._paused = self._ended = False
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
-        self._flight: List[Tuple[int, Item]] = []
+        self._flight = _NO_FLIGHT
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 
@@ -577,6 +587,7 @@ class _Session:
             return False
         if not flight:
             self._loop.call_soon(self._trim)
+            self._flight = flight = []
         flight.append((link.written + link.buffered, item))
         return True
 
@@ -584,7 +595,7 @@ class _Session:
         """Forget what is written."""
         flight, written = self._flight, self.link.written
         if flight and flight[-1][0] <= written:
-            flight.clear()
+            self._flight = flight = _NO_FLIGHT
         else:
             self._flight = flight = [entry for entry in flight if entry[0] > written]
         if not flight and self._client.full:
