@@ -19,7 +19,6 @@ goes back to the front of the outbox as far as that has room, and the rest into 
 
 from __future__ import annotations
 
-import enum
 from _thread import allocate_lock, get_ident
 from functools import partial
 from itertools import chain
@@ -31,6 +30,7 @@ from .link import Link
 from .loop import Loop
 from .opening import Opening
 from .options import read_options
+from .protocol import State
 from .reconnect import Backoff
 
 TYPE_CHECKING = False
@@ -61,18 +61,7 @@ _NOTHING: Iterator[Any] = iter(())
 _NO_FLIGHT: List[Tuple[int, Item]] = []
 _NO_ITEMS: List[Item] = []
 
-
-class ClientState(enum.Enum):
-    """Where a client is in its life."""
-
-    CLOSED = "closed"  # not started, finished, or between two of the others
-    CONNECTING = "connecting"
-    OPEN = "open"
-    CLOSING = "closing"
-    WAITING = "waiting"  # to connect again
-
-
-_CLOSED, _CONNECTING, _OPEN, _CLOSING, _WAITING = ClientState
+_CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
 _NEXT = {
     _CLOSED: (_CONNECTING, _WAITING),
@@ -109,7 +98,7 @@ class Client:
         options: those of ``connect()``.
 
     Attributes:
-        state: a ``ClientState``.
+        state: a ``State``: ``CLOSED`` until it is started, between two connections, and at the end.
         loop: where it was started.
         request, response, subprotocol, timings: of the last connection that was opened.
         unsent: the messages that were accepted and can't be sent any more, since the last
@@ -273,7 +262,7 @@ class Client:
             self._move(_CLOSED)
             self._finish()
 
-    def _move(self, state: ClientState) -> None:
+    def _move(self, state: State) -> None:
         if state not in _NEXT[self.state]:
             raise AssertionError(f"{self.state.name} -> {state.name}")  # a bug in wsmini
         self.state = state
@@ -459,7 +448,7 @@ class Client:
         if self._session is not None and not (self._max_outbox and self._wanted):
             raise self._session.link.protocol.close_exc()
         if not self._max_outbox:
-            raise InvalidState(f"there is no connection: the client is {self.state.value}")
+            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         if len(self._outbox) + len(self._requests) >= self._max_outbox:
             raise SendBufferFull(f"{self._max_outbox} messages wait for a connection (outbox)")
 
@@ -521,7 +510,7 @@ class Client:
         if payload is not None and len(payload) > MAX_CONTROL:
             raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
         if self._session is None:
-            raise InvalidState(f"there is no connection: the client is {self.state.value}")
+            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         self._call_in_loop(self._session.ping, payload)
 
     @property

@@ -72,10 +72,11 @@ class State(enum.IntEnum):
     OPEN = 1
     CLOSING = 2
     CLOSED = 3
+    WAITING = 4  # to connect again; only a ``Client``
 
 
 # Names of the module are found faster than members of an enum.
-_CONNECTING, _OPEN, _CLOSING, _CLOSED = State
+_CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
 
 _NEXT = {
     _CONNECTING: (_OPEN, _CLOSED),
