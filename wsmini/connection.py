@@ -193,12 +193,14 @@ class Connection:
         message = self._receive(None if timeout is None else deadline_after(timeout))
         return message if decode is None else converted(message, decode)
 
-    def _receive(self, deadline: Optional[float]) -> Message:
-        """Wait for a message, as the consumer."""
+    def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
+        """Wait for a message, as the consumer; *room*: how many bytes it may have."""
         wire = self._wire
         try:
             self._start_consuming()
             try:
+                if room is not None:
+                    return self._receive_within(room, deadline)
                 for message in wire.ready:
                     return message  # another thread has made it ready since
                 return wire.receive(deadline)
@@ -207,6 +209,19 @@ class Connection:
         except BaseException:
             wire.interrupted()
             raise
+
+    def _receive_within(self, room: int, deadline: Optional[float]) -> bytes:
+        """A message as bytes, which stays where it is unless it fits."""
+        wire = self._wire
+        for message in wire.ready:
+            break
+        else:
+            message = wire.receive(deadline)
+        data = message.encode() if isinstance(message, str) else message
+        if len(data) > room:
+            wire.ready = iter([message, *wire.ready])
+            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {room}")
+        return data
 
     def _start_consuming(self) -> None:
         """Become the consumer.
@@ -300,12 +315,9 @@ class Connection:
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
-        message = self.recv(timeout)
-        data = message.encode() if isinstance(message, str) else message
-        if len(data) > len(view):
-            self._wire.ready = iter([message, *self._wire.ready])
-            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
-        view[: len(data)] = data
+        deadline = None if timeout is None else deadline_after(timeout)
+        data = self._receive(deadline, len(view))
+        view[: len(data)] = data  # type: ignore[assignment]  # bytes, with room
         return len(data)
 
     # -- sending --
