@@ -213,9 +213,8 @@ class Connection:
     def _receive_within(self, room: int, deadline: Optional[float]) -> bytes:
         """A message as bytes, which stays where it is unless it fits."""
         wire = self._wire
-        for message in wire.ready:
-            break
-        else:
+        message = next(wire.ready, None)
+        if message is None:
             message = wire.receive(deadline)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > room:
