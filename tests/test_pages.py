@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ import wsmini
 import wsmini.aio
 from wsmini import exceptions
 from wsmini.options import Options
-from wsmini.testing import echo_server
+from wsmini.testing import Opcode, echo_server, frame, scripted_server
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -113,6 +114,27 @@ def spans(text):
     return re.findall(r"`([^`]+)`", text)
 
 
+# -- all of it --
+
+
+def test_everything_public_is_mentioned():
+    text = "".join(read(page) for page in [README, *USERS] if page.stem != "migrating")
+    names = {*Options.__init__.__kwdefaults__, *wsmini.__all__} - {"__version__"}
+    for kind in (wsmini.Connection, wsmini.Client, wsmini.Loop, wsmini.Ping):
+        names |= {name for name in vars(kind) if not name.startswith("_")}
+    assert len(names) > 100
+    assert sorted(names - set(re.findall(r"\w+", text))) == []
+
+
+def test_each_question_is_answered_for_each_api():
+    questions = re.split(r"^## ", read(ROOT / "docs" / "faq.md"), flags=re.M)[1:-1]
+    assert len(questions) == 9
+    for question in questions:
+        blocks = re.findall(r"```python\n(.*?)```", question, re.S)
+        for api in (r"wsmini\.(re)?connect\(", r"wsmini\.Client\(", r"from wsmini\.aio import"):
+            assert any(re.search(api, block) for block in blocks), (question[:60], api)
+
+
 # -- errors.md --
 
 EXCEPTIONS = {
@@ -191,6 +213,76 @@ def test_what_a_failure_to_connect_knows_is_explained():
     with pytest.raises(ConnectionRefusedError) as failure:
         wsmini.connect(f"ws://127.0.0.1:{port}", proxy=None)
     assert {spans(row[0])[0] for row in rows} == set(vars(failure.value))
+
+
+def cut(peer):
+    peer.accept()
+
+
+def closes(code):
+    def script(peer):
+        peer.accept()
+        peer.close(code)
+
+    return script
+
+
+def sends(data):
+    def script(peer):
+        peer.accept()
+        peer.send_raw(data)
+        peer.recv_message()
+
+    return script
+
+
+def is_silent(peer):
+    peer.accept()
+    leave.wait(20)
+
+
+leave = threading.Event()
+
+# What the rows about the end of a connection say -> a server, options, and what the client does.
+ENDS = {
+    "the server closed, with 1008 say": (closes(1008), {}, lambda ws: ws.recv(5)),
+    "`close()`, and the server answered": (
+        sends(b""), {}, lambda ws: (ws.close(), ws.recv(5)),
+    ),
+    "`close()`, and it didn't answer in `close_timeout`": (
+        is_silent, {"close_timeout": 0.05}, lambda ws: (ws.close(), ws.recv(5)),
+    ),
+    "the connection was cut or reset": (cut, {}, lambda ws: ws.recv(5)),
+    "nothing came for `ping_interval + ping_timeout`": (
+        is_silent, {"ping_interval": 0.05, "ping_timeout": 0.05}, lambda ws: ws.recv(5),
+    ),
+    "a message exceeds `max_size`": (
+        sends(frame(Opcode.TEXT, "too long")), {"max_size": 4}, lambda ws: ws.recv(5),
+    ),
+    "the server broke the protocol": (
+        sends(frame(Opcode.TEXT, "hi", masked=True)), {}, lambda ws: ws.recv(5),
+    ),
+    "`send(..., timeout=)` passes in the middle of a message": (
+        is_silent, {"close_timeout": 0.05}, lambda ws: ws.send(bytes(1 << 25), timeout=0.1),
+    ),
+}  # fmt: skip
+
+
+def test_how_a_connection_ended_is_told_as_the_table_says():
+    rows = table("errors.md", "When a connection ends")
+    assert {row[0] for row in rows} == set(ENDS)
+    for what, rcvd, sent, cause in rows:
+        script, options, act = ENDS[what]
+        leave.clear()
+        with scripted_server(script) as server:
+            with wsmini.connect(server.url, **options) as ws:
+                with pytest.raises(wsmini.ConnectionClosed) as closed:
+                    act(ws)
+            leave.set()
+        exc = closed.value
+        assert str(exc.rcvd and exc.rcvd.code) == rcvd.strip("`"), what
+        assert str(exc.sent and exc.sent.code) in sent, what
+        assert type(exc.__cause__).__name__ in (spans(cause) or ["NoneType"]), what
 
 
 # -- migrating.md --
