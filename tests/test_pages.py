@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
+import compileall
 import inspect
 import os
 import re
@@ -434,6 +435,14 @@ def test_files_that_may_be_left_out_may_be_left_out(tmp_path):
     for name in optional:
         os.remove(tmp_path / "wsmini" / name)  # each of them exists
     shutil.rmtree(tmp_path / "wsmini" / "__pycache__", ignore_errors=True)
+    assert run_with_echo_server(tmp_path) == []
+
+
+def test_it_runs_from_compiled_files_alone(tmp_path):
+    shutil.copytree(ROOT / "wsmini", tmp_path / "wsmini")
+    assert compileall.compile_dir(tmp_path / "wsmini", quiet=1, legacy=True)
+    for path in (tmp_path / "wsmini").glob("*.py"):
+        path.unlink()
     assert run_with_echo_server(tmp_path) == []
 
 
