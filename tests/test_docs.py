@@ -5,6 +5,7 @@ Names such as ``example.com`` are replaced by servers of our own, see ``doc_serv
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -36,6 +37,22 @@ def servers():
         yield found
 
 
+@pytest.fixture(autouse=True)
+def no_proxies_of_this_machine(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@contextlib.contextmanager
+def through_proxies(text, proxies):
+    """Fail unless what is done goes through the proxies that *text* names."""
+    used = {name: proxies[name].used for name in proxies if name in text}
+    yield
+    for name, before in used.items():
+        assert proxies[name].used > before, f"it didn't go through {name}"
+
+
 def real(text, names):
     """*text* with the servers that are here in the place of those it names."""
     longest_first = sorted(names, key=len, reverse=True)
@@ -49,10 +66,8 @@ def real(text, names):
 def test_python_blocks_run(code, servers, monkeypatch):
     names, proxies = servers
     monkeypatch.chdir(doc_servers.CERTS)
-    used = {name: proxies[name].used for name in proxies if name in code}
-    exec(compile(real(code, names), "block", "exec"), {"__name__": "block"})
-    for name, before in used.items():
-        assert proxies[name].used > before, f"it didn't go through {name}"
+    with through_proxies(code, proxies):
+        exec(compile(real(code, names), "block", "exec"), {"__name__": "block"})
 
 
 @pytest.mark.parametrize("code", [code for code in PYTHON.values() if "import pytest" in code])
@@ -107,12 +122,14 @@ def test_shell_commands_run(command, servers, path_with_shims, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "firmware.bin").write_bytes(os.urandom(300000))
     (tmp_path / "secret").write_text("password\n")
-    text = real(command.partition(": ")[2], servers[0])
+    names, proxies = servers
     environment = {**os.environ, "PATH": path_with_shims, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        ["sh", "-c", text], cwd=tmp_path, env=environment, input=b"subscribe\n",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=50,
-    )  # fmt: skip
+    with through_proxies(command, proxies):
+        run = subprocess.run(
+            ["sh", "-c", real(command.partition(": ")[2], names)], cwd=tmp_path,
+            env=environment, input=b"subscribe\n", stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, timeout=50,
+        )  # fmt: skip
     assert run.returncode == 0, run.stderr.decode()
     assert run.stdout, run.stderr.decode()
     assert b"Traceback" not in run.stderr

@@ -276,7 +276,7 @@ def test_how_a_connection_ended_is_told_as_the_table_says():
         script, options, act = ENDS[what]
         leave.clear()
         with scripted_server(script) as server:
-            with wsmini.connect(server.url, **options) as ws:
+            with wsmini.connect(server.url, proxy=None, **options) as ws:
                 with pytest.raises(wsmini.ConnectionClosed) as closed:
                     act(ws)
             leave.set()
@@ -359,10 +359,10 @@ def connections():
     """An open connection, by the end of the heading under which it is called ``ws``."""
 
     async def opened(url):
-        async with wsmini.aio.connect(url) as ws:
+        async with wsmini.aio.connect(url, proxy=None) as ws:
             return ws
 
-    with echo_server() as server, wsmini.connect(server.url) as ws:
+    with echo_server() as server, wsmini.connect(server.url, proxy=None) as ws:
         yield {"asyncio": asyncio.run(opened(server.url)), "": ws}
 
 
@@ -410,10 +410,10 @@ for name in list(sys.modules):
     if name.partition(".")[0] in blocked:
         del sys.modules[name]
 import wsmini
-with wsmini.connect({url!r}) as ws:
+with wsmini.connect({url!r}, proxy=None) as ws:
     ws.send("hello")
     assert ws.recv(5) == "hello"
-client = wsmini.Client({url!r}, on_open=lambda client: client.send("hello"))
+client = wsmini.Client({url!r}, proxy=None, on_open=lambda client: client.send("hello"))
 client.on_message = lambda client, message: client.close()
 assert client.run_forever() == 0
 print(*[name for name in sys.modules if name.partition(".")[0] in blocked])
