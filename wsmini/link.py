@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from .driving import LATER
 from .frames import Opcode
-from .net import READ, wait
+from .net import HEADER, LARGE, MAX_READ_SIZE, NO_CLOSE, READ, READ_SIZE, SLOW_CLOSE, wait
 from .protocol import ClientProtocol, State
 from .rounds import rounds_of
 
@@ -56,19 +56,12 @@ if TYPE_CHECKING:
         def on_end(self) -> None: ...
 
 
-READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
-MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
-LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
-HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
 
 # Seconds.
 NEVER = float("inf")
 TOGETHER = 16  # times a second, many idle links look after their peers in one wake-up
 SETTLE = 1.0  # to find out why writing has failed
-
-SLOW_CLOSE = "the closing handshake took longer than close_timeout"
-NO_CLOSE = "the server ended the connection without a Close frame"
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 
