@@ -198,7 +198,13 @@ class Link:
             self._more = type(self.stream) is not SocketStream  # where the socket shows all
             if size != READ_SIZE or len(data) >= READ_SIZE:
                 self._adapt(size, missing, len(data))
-            protocol.receive_data(data, self._loop.time())
+            now = self._loop.time()
+            if not (self.streaming or self._busy):
+                message = protocol.receive_message(data, now)
+                if message is not None:
+                    self._process([message])
+                    return
+            protocol.receive_data(data, now)
         elif data is not None:
             self._lost(EOFError(NO_CLOSE))
         self._process()
@@ -212,8 +218,8 @@ class Link:
         elif n == size:
             self._size = min(2 * n, MAX_READ_SIZE)
 
-    def _process(self) -> None:
-        """Hand over what has come, and write what the protocol and the handler say to it."""
+    def _process(self, batch: Optional[List[Message]] = None) -> None:
+        """Hand over *batch* and what has come, and write what protocol and handler say to it."""
         if self._processing is not None:
             self._processing.cancel()
             self._processing = None
@@ -222,7 +228,7 @@ class Link:
         protocol = self.protocol
         done, self._busy = False, True
         try:
-            self._hand_over()
+            self._hand_over(batch)
             done = True
         finally:
             self._busy = False
@@ -244,8 +250,9 @@ class Link:
             self._events = []
         self._events.append((deliver, argument))
 
-    def _hand_over(self) -> None:
-        reader, stops = self.protocol.reader, False
+    def _hand_over(self, batch: Optional[List[Message]]) -> None:
+        reader = self.protocol.reader
+        stops = batch is not None and bool(self._handler.on_messages(batch))
         while not self._ending and not stops:
             if self._events is not None:
                 stops = self._deliver(self._events)
