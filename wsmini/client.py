@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     Item = Tuple[int, bytes, Optional[bool]]  # opcode, payload, compress
 
 MAX_SEND_BUFFER = 1 << 24  # bytes
+SMALL = 4096  # bytes; what a shorter message takes may be freed later,
+MOST_SMALL = 64  # if there are not more of them
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
@@ -427,7 +429,7 @@ class Client:
         loop, session = self.loop, self._session
         waiting = self._queued + (0 if session is None else session.link.buffered)
         if waiting and waiting + len(item[1]) > self._max_send_buffer:
-            self.full = True
+            self._call_in_loop(self._fill)
             raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")
         if loop is not None and loop.thread == get_ident():
             if self._requests:
@@ -436,6 +438,12 @@ class Client:
                 self._keep(item)
         else:
             self._send_from_elsewhere(item)
+
+    def _fill(self) -> None:
+        """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
+        self.full = True
+        if self.loop is not None and self._session is not None:
+            self.loop.call_soon(self._session.trim)
 
     def _send_from_elsewhere(self, item: Item) -> None:
         """Leave *item* to the loop's thread."""
@@ -561,7 +569,9 @@ CALLBACKS = tuple(name for name in vars(Client) if name.startswith("on_"))
 class _Session:
     """One connection of a client: its link, and what goes through it."""
 
-    __slots__ = ("_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_unread", "link")
+    __slots__ = (
+        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trim_at", "_unread", "link",
+    )  # fmt: skip
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
         self._client, self._loop = client, loop
@@ -570,6 +580,7 @@ class _Session:
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
         self._flight = _NO_FLIGHT
+        self._trim_at = MOST_SMALL
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 
@@ -583,18 +594,23 @@ class _Session:
         except ConnectionClosed:
             return False
         if not flight:
-            self._loop.call_soon(self._trim)
             self._flight = flight = []
+        elif flight[-1][0] <= link.written:
+            flight.clear()
         flight.append((link.accepted, item))
+        # Small ones that are written may stay till then: to look for each would cost a wake-up.
+        if len(item[1]) > SMALL or len(flight) >= self._trim_at:
+            self._loop.call_soon(self.trim)
         return True
 
-    def _trim(self) -> None:
-        """Forget what is written."""
+    def trim(self) -> None:
+        """Forget what is written; and tell the client if it waits for that."""
         flight, written = self._flight, self.link.written
         if flight and flight[-1][0] <= written:
             self._flight = flight = _NO_FLIGHT
         else:
             self._flight = flight = [entry for entry in flight if entry[0] > written]
+        self._trim_at = max(MOST_SMALL, 2 * len(flight))
         if not flight and self._client.full:
             self._client.full = False
             self._client.call("on_drain")
@@ -662,7 +678,7 @@ class _Session:
 
     def on_drain(self) -> None:
         self._client.full = True
-        self._trim()
+        self.trim()
 
     def on_end(self) -> None:
         if self._timer is not None:

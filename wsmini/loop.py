@@ -48,8 +48,17 @@ LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
 SLEPT = 5.0  # seconds that nobody accounts for: the machine was asleep, or the process stopped
 
-_getpid = os.getpid
+_forks = 0
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Handle:
@@ -112,7 +121,7 @@ class Loop:
         self._serial = count()  # timers of the same time fire in the order in which they were set
         self._cancelled = 0
         self._stopping = self._closed = False
-        self._pid = os.getpid()
+        self._forks = _forks  # of this process's ancestors when the loop was made
         self.thread = 0  # get_ident() of the thread that is inside, 0 if none is
         self._signals: Dict[int, Tuple[Handle, Any]] = {}  # and the handler to be restored
         self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
@@ -323,7 +332,7 @@ class Loop:
 
         Raises: as ``run_forever``.
         """
-        if self._closed or self.thread or self._pid != _getpid():
+        if self._closed or self.thread or self._forks != _forks:
             self._check()
             raise RuntimeError("the loop runs already; a callback can't run it once more")
         self.thread = get_ident()
@@ -380,7 +389,7 @@ class Loop:
             return
         if self.thread:
             raise RuntimeError("the loop runs; stop() it first")
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             for number in list(self._signals):
                 self.remove_signal_handler(number)
         self._closed = True
@@ -396,7 +405,7 @@ class Loop:
     def _check(self) -> None:
         if self._closed:
             raise RuntimeError("the loop is closed")
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             raise RuntimeError("the loop belongs to the parent process: make a new one after fork")
 
     def _wake(self) -> None:
