@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 
     Part = Union[str, Data]
 
+__all__ = ["Connection", "Ping", "connect"]
+
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
@@ -601,7 +603,14 @@ class Connection:
         return Ping(future)
 
     async def pong(self, data: Union[str, bytes] = b"") -> None:
-        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Raises as ``ping``."""
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3).
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
         try:
             self._link.pong(data.encode() if isinstance(data, str) else data)
         except ConnectionClosed:
