@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -38,6 +39,8 @@ def _count_sockets(event, args):
 
 def pytest_configure(config):
     config.stash[_stderr] = os.dup(2)
+    # A shell without job control ignores it for what runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(_count_sockets)
 
 

@@ -478,6 +478,35 @@ def test_reconnecting_ends_as_the_last_connection_did(run, code, fails):
             assert run(main(url)) == 1
 
 
+def test_reconnecting_goes_on_where_the_body_has_left_an_open_connection(run, url):
+    async def main(policy):
+        count = 0
+        connections = connect(url, policy=policy).__aiter__()
+        async for ws in connections:
+            await ws.send("x")
+            count += 1
+            if count == 3:
+                break
+        await connections.aclose()
+        return count
+
+    assert run(main(Fixed(0.0))) == 3
+    assert run(main(Fixed(0.0, attempts=1))) == 2
+    assert run(main(NoReconnect())) == 1
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4000])
+def test_reconnecting_ends_when_the_program_closes(run, url, code):
+    async def main():
+        count = 0
+        async for ws in connect(url, policy=Fixed(0.0)):
+            count += 1
+            await ws.close(code)
+        return count
+
+    assert run(main()) == 1
+
+
 def test_reconnecting_cancelled_between_two_connections(run, url):
     async def main():
         opened = []

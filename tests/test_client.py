@@ -14,10 +14,11 @@ import fakes
 import helpers
 import pytest
 
-from wsmini.client import _NEXT, Client, ClientState
+from wsmini.client import _NEXT, Client
 from wsmini.exceptions import ConnectionClosed, InvalidState, InvalidStatus, SendBufferFull
 from wsmini.loop import Loop
 from wsmini.net import SocketStream
+from wsmini.protocol import State
 from wsmini.reconnect import Backoff, Fixed, NoReconnect
 from wsmini.testing import Cut, Refuse, Reset, echo_server, fault_server, frame, scripted_server
 
@@ -50,12 +51,12 @@ def test_a_client_echoes_and_closes(server):
     )  # fmt: skip
     assert client.run_forever() == 0
     assert events == ["open", "text", b"binary", (1000, "")]
-    assert client.state is ClientState.CLOSED
+    assert client.state is State.CLOSED
 
 
 def test_every_state_is_left_and_reached():
-    assert set(_NEXT) == set(ClientState)
-    assert {state for states in _NEXT.values() for state in states} == set(ClientState)
+    assert set(_NEXT) == set(State)
+    assert {state for states in _NEXT.values() for state in states} == set(State)
 
 
 def test_callbacks_are_methods_of_a_subclass_or_attributes(server):
@@ -101,7 +102,7 @@ def test_an_exception_in_a_callback_ends_the_run_with_its_traceback(server, name
         client.run_forever()
     assert caught.traceback[-1].name == "raises"
     assert len(codes) == (name != "on_close")
-    assert client.state is ClientState.CLOSED
+    assert client.state is State.CLOSED
 
 
 @pytest.mark.parametrize("name", RAISES)
@@ -519,7 +520,7 @@ def simulate(rng):
         client.network.close()
     opened = [event for event in events if event in ("open", "close")]
     assert opened == ["open", "close"] * (len(opened) // 2)
-    assert client.state is ClientState.CLOSED and client._session is None
+    assert client.state is State.CLOSED and client._session is None
     assert all(isinstance(event, (str, ConnectionClosed)) for event in events), events
 
 
@@ -536,7 +537,7 @@ def test_sleep_ends_a_delay():
         client.on_reconnect = lambda client, attempt, delay, exc: attempts.append(attempt)
         client.start(loop)
         loop.run_once()
-        assert client.state is ClientState.WAITING and attempts == [1]
+        assert client.state is State.WAITING and attempts == [1]
         before = clock.now
         clock.sleep(3600)
         for _ in range(3):
@@ -544,7 +545,7 @@ def test_sleep_ends_a_delay():
         assert attempts == [1, 2] and clock.now <= before + 3
         client.close()
         loop.run_once(0)
-        assert client.state is ClientState.CLOSED
+        assert client.state is State.CLOSED
 
 
 def test_sleep_makes_an_open_connection_probe_the_peer():

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -257,6 +258,27 @@ def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
         assert os.waitpid(child, 0)[1] == 0
         peer.send_message("x")
         assert ws.recv() == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_where_the_keeper_waits_for_the_thread_that_forks(monkeypatch):
+    """As in a signal handler that has interrupted whoever holds the mutex."""
+    monkeypatch.setattr(keeper, "PATIENCE", 0.05)
+    with pair() as (ws, peer):
+        eventually(lambda: keepers())
+        ident = keepers()[0].ident
+        with ws._wire.mutex:
+            peer.send_frame(PING, b"!")
+            eventually(lambda: sys._current_frames()[ident].f_code.co_name == "keep")
+            assert keeper._busy.locked()
+            child = os.fork()
+            if not child:
+                os._exit(0 if keeper.watched() == 0 and not keeper._busy.locked() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert peer.recv_frame().data == b"!"
+        assert not keeper._forking
+    eventually(lambda: not keepers())
 
 
 def test_signals_are_left_to_other_threads():

@@ -38,11 +38,12 @@ OPENING = (
     "reconnect",
     "opening",
     "driving",
+    "rounds",
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
-    ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
+    ("boxes", "stacks", "locks", "keeper", "receiving", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("selecting", "aio"),
     ("peer", "servers", "faults", "replay", "testing"),

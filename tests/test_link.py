@@ -247,7 +247,6 @@ def test_what_a_handler_s_exception_leaves_comes_later():
             raise ZeroDivisionError
 
         joined.handler.on_ping = fail
-        joined.link.protocol.on_ping = lambda data: joined.link._event(fail, data)
         joined.peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"behind"))
         with pytest.raises(ZeroDivisionError):
             joined.loop.run_once()

@@ -33,10 +33,20 @@ def compressed(data, fin=True):
     return out[:-4] if fin else out
 
 
+class Owner:
+    """Keeps (opcode, payload) of control frames."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def receive_control(self, opcode, data):
+        self.found.append((opcode, data))
+
+
 def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=()):
     """All that comes out: messages, (opcode, payload) of control frames, the type of an error."""
     found = []
-    reader = MessageReader(lambda opcode, data: found.append((opcode, data)), limits, extensions)
+    reader = MessageReader(Owner(found), limits, extensions)
     if plain:
         reader._fast_limit = -1
     for chunk in chunks:
@@ -60,7 +70,7 @@ def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=())
 def streamed(chunks, *, limits=(UNLIMITED, UNLIMITED), extensions=()):
     """The same by ``next_chunk`` alone; and what there is of the last message."""
     found, parts = [], []
-    reader = MessageReader(lambda opcode, data: found.append((opcode, data)), limits, extensions)
+    reader = MessageReader(Owner(found), limits, extensions)
     for chunk in chunks:
         reader.receive_data(chunk)
         try:
@@ -334,7 +344,7 @@ def test_what_errors_say():
         b"\x89\x7e": "125 bytes", b"\x82\x7e\0\x05": "length 5",
         b"\x82\x7f" + b"\xff" * 8: "2**63",
     }.items():  # fmt: skip
-        reader = MessageReader(lambda opcode, payload: None)
+        reader = MessageReader(Owner([]))
         reader.receive_data(data)
         with pytest.raises(ProtocolError) as info:
             reader.messages()
@@ -392,12 +402,12 @@ def test_limits(limits, good, bad):
 
 
 def test_a_declared_length_fails_before_anything_is_buffered():
-    reader = MessageReader(lambda opcode, data: None, (1000, 1000))
+    reader = MessageReader(Owner([]), (1000, 1000))
     reader.receive_data(header(0x82, 1001, 0))
     with pytest.raises(PayloadTooBig) as info:
         reader.messages()
     assert (info.value.size, info.value.limit) == (1001, 1000)
-    reader = MessageReader(lambda opcode, data: None, (1000, 1000))
+    reader = MessageReader(Owner([]), (1000, 1000))
     reader.receive_data(frame(BINARY, b"x" * 600, False) + header(0x80, 401, 0))
     with pytest.raises(PayloadTooBig) as info:
         reader.messages()
@@ -534,7 +544,7 @@ def test_what_does_not_compress_is_accepted_up_to_the_limit(size):
 
 def test_a_declared_length_that_no_deflated_message_has():
     for n in (1000, 1 << 20, 1 << 40):
-        reader = MessageReader(lambda opcode, data: None, (n // 2, n // 2), deflate())
+        reader = MessageReader(Owner([]), (n // 2, n // 2), deflate())
         reader.receive_data(header(0xC2, n, 0))
         with pytest.raises(PayloadTooBig):
             reader.messages()
@@ -627,7 +637,7 @@ def test_an_extension_that_breaks_its_contract():
     for chunks in splits(frame(BINARY, b"grow")):
         assert events(chunks, limits=(399, 399), extensions=[Broken()]) == [TB]
         assert events(chunks, limits=(400, 400), extensions=[Broken()]) == [b"grow" * 100]
-    reader = MessageReader(lambda opcode, data: None, extensions=[Broken()])
+    reader = MessageReader(Owner([]), extensions=[Broken()])
     reader.receive_data(frame(BINARY, b"bug"))
     with pytest.raises(ProtocolError, match="ValueError while extension x-broken") as info:
         reader.messages()
@@ -641,7 +651,7 @@ def test_messages_come_before_what_follows_takes_effect():
     for last, effect in ((frame(CLOSE), (CLOSE, b"")), (frame(PING), (PING, b"")), (b"\xff", PE)):
         for before in (frame(TEXT, b"a"), frame(TEXT, b"", False) + frame(CONT, b"a")):
             found = []
-            reader = MessageReader(lambda opcode, data, found=found: found.append((opcode, data)))
+            reader = MessageReader(Owner(found))
             reader.receive_data(before + last)
             assert reader.messages() == ["a"]
             assert found == []
@@ -655,7 +665,7 @@ def test_messages_come_before_what_follows_takes_effect():
 
 
 def test_a_batch_comes_before_the_error_in_it():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b") + frame(TEXT, b"\xff"))
     assert reader.messages() == ["a", "b"]
     assert reader.pending
@@ -667,14 +677,14 @@ def test_a_batch_comes_before_the_error_in_it():
 
 @pytest.mark.parametrize("size, most", [(100, messages.BATCH), (1000, 4 * messages.BATCH)])
 def test_little_is_parsed_ahead(size, most):
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(BINARY, bytes(size)) * 1000)
     ahead = len(reader.messages()) * size
     assert most / 2 < ahead < most + 2 * size
 
 
 def test_little_is_inflated_ahead():
-    reader = MessageReader(lambda opcode, data: None, extensions=deflate())
+    reader = MessageReader(Owner([]), extensions=deflate())
     reader.receive_data(frame(BINARY, compressed(bytes(10000)), rsv=RSV1) * 50)
     assert len(reader.messages()) * 10000 < messages.BATCH + 20000
 
@@ -691,7 +701,7 @@ def test_the_fast_way_takes_whole_messages():
     for payload in payloads:
         for rsv in (0, RSV1):
             for opcode in (TEXT, BINARY):
-                reader = Fast(lambda opcode, data: None, extensions=deflate())
+                reader = Fast(Owner([]), extensions=deflate())
                 data = compressed(payload) if rsv else payload
                 reader.receive_data(frame(opcode, data, rsv=rsv))
                 assert reader.messages() == [payload.decode() if opcode == TEXT else payload]
@@ -707,7 +717,7 @@ def test_pending_means_that_something_may_come_without_more_bytes():
     data = b"".join(parts)
     for end in range(len(data) + 1):
         for take in (MessageReader.messages, MessageReader.next_chunk):
-            reader = MessageReader(lambda opcode, payload: None)
+            reader = MessageReader(Owner([]))
             assert not reader.pending
             reader.receive_data(data[:end])
             assert reader.pending
@@ -719,10 +729,10 @@ def test_pending_means_that_something_may_come_without_more_bytes():
 
 
 def test_missing_is_what_the_frame_needs_yet():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     data = frame(BINARY, bytes(1000))
     for end, missing in ((1, 0), (3, 0), (4, 1000), (5, 999), (500, 504), (1003, 1), (1004, 0)):
-        reader = MessageReader(lambda opcode, payload: None)
+        reader = MessageReader(Owner([]))
         reader.receive_data(data[:end])
         reader.messages()
         assert reader.missing == missing
@@ -748,7 +758,7 @@ BEGUN = {
 @pytest.mark.parametrize("data", BEGUN.values(), ids=BEGUN)
 def test_after_stop_nothing_comes_and_nothing_is_kept(data, take):
     found = []
-    reader = MessageReader(lambda *args: found.append(args), extensions=deflate())
+    reader = MessageReader(Owner(found), extensions=deflate())
     reader.receive_data(data)
     if take is not None:
         take(reader)
@@ -767,9 +777,9 @@ def test_after_stop_nothing_comes_and_nothing_is_kept(data, take):
 def test_a_close_frame_may_stop_the_reader():
     for take in (MessageReader.messages, MessageReader.next_chunk):
         for begin in (b"", frame(TEXT, b"a", False)):
-            stops = []
-            reader = MessageReader(lambda *args, stops=stops: stops[0]())
-            stops.append(reader.stop)
+            owner = Owner([])
+            reader = MessageReader(owner)
+            owner.receive_control = lambda *args, reader=reader: reader.stop()
             reader.receive_data(begin + frame(CLOSE) + frame(TEXT, b"late"))
             while take(reader):
                 pass
@@ -779,7 +789,7 @@ def test_a_close_frame_may_stop_the_reader():
 def test_an_idle_reader_keeps_no_buffer():
     for take in (MessageReader.messages, MessageReader.next_chunk):
         for data in (frame(TEXT, b"a" * 999), frame(BINARY, bytes(9999))[:-1], frame(PING)):
-            reader = MessageReader(lambda opcode, payload: None)
+            reader = MessageReader(Owner([]))
             reader.receive_data(data)
             while take(reader):
                 pass
@@ -788,7 +798,7 @@ def test_an_idle_reader_keeps_no_buffer():
 
 def test_a_chunk_that_was_taken_is_not_kept():
     for data in (frame(TEXT, b"a" * 999), frame(TEXT, b"a" * 999)[:-1]):
-        reader = MessageReader(lambda opcode, payload: None)
+        reader = MessageReader(Owner([]))
         reader.receive_data(data)
         assert reader.next_chunk() is not None
         assert reader._data == b"" and not reader.pending
@@ -801,7 +811,7 @@ def test_byte_by_byte_costs_linear_time():
         frame(TEXT, b"a" * 99, False) + frame(CONT, b"a" * 99, False) * 99 + frame(CONT),
     ]  # fmt: skip
     for data in streams:
-        reader = MessageReader(lambda opcode, payload: None)
+        reader = MessageReader(Owner([]))
         for i in range(len(data)):
             reader.receive_data(data[i : i + 1])
             reader.messages()
@@ -810,7 +820,7 @@ def test_byte_by_byte_costs_linear_time():
 
 
 def test_half_a_header_does_not_keep_what_came_before_it():
-    reader = MessageReader(lambda opcode, payload: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(TEXT, b"a" * 1000) * 16 + b"\x81")
     while reader.messages():
         pass
@@ -818,7 +828,7 @@ def test_half_a_header_does_not_keep_what_came_before_it():
 
 
 def test_empty_fragments_cost_no_memory():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(BINARY, b"", False))
     assert reader.messages() == []
     data = frame(CONT, b"", False) * 5000
@@ -833,7 +843,7 @@ def test_empty_fragments_cost_no_memory():
 def test_many_short_fragments_are_gathered_in_one_piece():
     tracemalloc.start()
     try:
-        reader = MessageReader(lambda opcode, data: None)
+        reader = MessageReader(Owner([]))
         reader.receive_data(frame(TEXT, b"a", False))
         for _ in range(64):
             reader.receive_data(frame(CONT, b"a", False) * 1024)
@@ -872,7 +882,7 @@ def test_a_single_large_chunk_is_not_copied():
 
 
 def test_chunks_of_a_message():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(TEXT, "aé☃".encode(), False)[:4])  # a and half of é
     assert reader.next_chunk() == ("a", False)
     assert reader.streaming
@@ -893,7 +903,7 @@ def test_streaming_begins_with_what_was_gathered():
         (b"ab", b"c", "abc"),
         ("é".encode(), b"c", "éc"),
     ):
-        reader = MessageReader(lambda opcode, data: None)
+        reader = MessageReader(Owner([]))
         reader.receive_data(frame(TEXT, first, False))
         assert reader.messages() == []
         begin, fin = reader.next_chunk()
@@ -906,7 +916,7 @@ def test_streaming_begins_with_what_was_gathered():
 
 def test_a_message_that_is_too_big_after_some_of_it():
     for extensions, rsv in (([], 0), (deflate(), RSV1)):
-        reader = MessageReader(lambda opcode, data: None, (10, 10), extensions)
+        reader = MessageReader(Owner([]), (10, 10), extensions)
         parts = [b"abcdef", b"ghijkl"]
         if rsv:
             parts = [compressed(part, False) for part in parts]
@@ -928,7 +938,7 @@ def test_skip_leaves_the_rest_of_a_message():
                     if extra and begin == b"\xc3":
                         continue  # not UTF-8
                     found = []
-                    reader = MessageReader(lambda *args, found=found: found.append(args))
+                    reader = MessageReader(Owner(found))
                     reader.receive_data(first)
                     reader.next_chunk()
                     reader.skip()
@@ -954,7 +964,7 @@ SKIPPED_ERRORS = {
 @pytest.mark.parametrize("rest, error", SKIPPED_ERRORS.values(), ids=SKIPPED_ERRORS)
 def test_what_is_skipped_is_checked(rest, error):
     for begin in (b"", b"a", "é".encode()):
-        reader = MessageReader(lambda opcode, data: None, (20, 20))
+        reader = MessageReader(Owner([]), (20, 20))
         reader.receive_data(frame(TEXT, begin, False))
         reader.next_chunk()
         reader.skip()
@@ -966,7 +976,7 @@ def test_what_is_skipped_is_checked(rest, error):
 
 
 def test_skip_does_nothing_outside_a_stream():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.skip()
     reader.receive_data(frame(BINARY, b"a", False))
     assert reader.messages() == []
@@ -976,7 +986,7 @@ def test_skip_does_nothing_outside_a_stream():
 
 
 def test_what_is_skipped_is_not_kept():
-    reader = MessageReader(lambda opcode, data: None)
+    reader = MessageReader(Owner([]))
     reader.receive_data(frame(BINARY, b"a", False))
     assert reader.next_chunk() == (b"a", False)
     reader.skip()
@@ -1078,7 +1088,7 @@ class Skipped:
 def mixed(chunks, rng, extensions):
     """As ``events``, taking messages now whole and now in chunks, and skipping some."""
     found, parts = [], []
-    reader = MessageReader(lambda opcode, data: None, extensions=extensions)
+    reader = MessageReader(Owner([]), extensions=extensions)
     for chunk in chunks:
         reader.receive_data(chunk)
         got = True

@@ -27,7 +27,7 @@ from wsmini.messages import UNLIMITED, MessageReader
 from wsmini.protocol import MAX_PINGS, MAX_QUEUED, ClientProtocol, Keepalive, State, size_limits
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = Opcode
-CONNECTING, OPEN, CLOSING, CLOSED = State
+CONNECTING, OPEN, CLOSING, CLOSED = list(State)[:4]
 
 
 def frame(opcode, data=b"", fin=True, rsv=0):
@@ -213,7 +213,7 @@ def test_a_failure_keeps_nothing_alive():
     protocol = opened()
     feed(protocol, frame(BINARY, bytes(1000)) + frame(TEXT, b"a\xff"))
     assert protocol.failure.__traceback__ is None  # frames of functions, with their variables
-    assert protocol._reader._data == b""
+    assert protocol.reader._data == b""
 
 
 def test_messages_before_a_close_can_be_answered():
@@ -229,12 +229,17 @@ def test_messages_before_a_close_can_be_answered():
             protocol.send_message(TEXT, b"d")
 
 
-def test_on_ping_and_on_pong():
-    protocol, calls = opened(), []
-    protocol.on_ping = lambda data: calls.append(("ping", data))
-    protocol.on_pong = lambda data: calls.append(("pong", data))
+def test_on_control():
+    calls = []
+
+    class Listener:
+        def on_control(self, opcode, data):
+            calls.append((Opcode(opcode).name, data))
+
+    protocol = opened()
+    protocol.listener = Listener()
     feed(protocol, frame(PING, b"1") + frame(PONG, b"2"))
-    assert calls == [("ping", b"1"), ("pong", b"2")]
+    assert calls == [("PING", b"1"), ("PONG", b"2")]
 
 
 # -- limits --
@@ -313,9 +318,9 @@ ALLOWED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", list(State)[:4])
 def test_every_transition_is_in_the_table(state):
-    assert set(module._NEXT) == set(State)
+    assert set(module._NEXT) == set(State) - {State.WAITING}
     for new in State:
         protocol = in_state(state)
         if (state, new) in ALLOWED:
@@ -348,7 +353,7 @@ def test_only_an_open_connection_sends(send):
         assert not protocol.has_output
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", list(State)[:4])
 def test_losing_the_connection_in_every_state(state):
     problem = ConnectionResetError("reset")
     protocol = in_state(state)
@@ -440,7 +445,7 @@ def test_half_a_message_does_not_outlive_the_connection():
     feed(protocol, frame(BINARY, bytes(500000))[:-1])
     protocol.connection_lost()
     assert protocol.finished
-    assert protocol._reader._gathered.size == 0
+    assert protocol.reader._gathered.size == 0
 
 
 # -- the closing handshake --

@@ -13,6 +13,8 @@ import pytest
 from wsmini.exceptions import (
     Close,
     ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
@@ -37,6 +39,7 @@ from wsmini.reconnect import (
     add_note,
     check_policy,
     closed_by_program,
+    failure_after,
     retry_after,
     retryable,
 )
@@ -190,6 +193,17 @@ def test_ssl_is_not_needed_to_decide(monkeypatch):
 )
 def test_whether_the_end_was_wanted(failure, expected):
     assert closed_by_program(failure) is expected
+
+
+def test_a_connection_that_the_body_has_left_counts_as_lost():
+    ours = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), False)
+    theirs = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), True)
+    lost = ConnectionClosedError(None, None)
+    assert failure_after(ours, False) == (None, False)
+    assert failure_after(theirs, True) == (None, False)
+    assert failure_after(lost, True) == (lost, False)
+    failure, left = failure_after(ours, True)
+    assert left and retryable(failure)
 
 
 # -- when --

@@ -276,6 +276,8 @@ def test_an_exception_of_a_handler_leaves_the_connection_usable(receive, way):
         assert received.data == b"y"
 
 
+# Python itself drops what a handler raises in a finalizer or the callback of a weak reference.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
 def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed(secure):

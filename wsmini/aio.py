@@ -32,6 +32,8 @@ from .net import shown_address
 from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
+from .protocol import State
+from .reconnect import Backoff, failure_after
 from .selecting import host_loop
 
 TYPE_CHECKING = False
@@ -67,7 +69,6 @@ if TYPE_CHECKING:
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
-    from .protocol import State
     from .reconnect import Policy
 
     Part = Union[str, Data]
@@ -85,8 +86,9 @@ class connect:
     """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
 
     ``async for ws in connect(url)`` opens one after the other: a new one whenever the loop's body
-    has done with the last, which is closed then. Between two it waits as the policy says, and ends
-    if that gives up: with the failure, unless the last connection was closed normally.
+    has done with the last, which is closed then. Between two it waits as the policy says. It ends
+    if the program has closed the connection, or the server has with 1000; or if the policy gives
+    up: with the failure, unless the last connection was closed normally.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
@@ -135,13 +137,9 @@ class connect:
             await self._connection.__aexit__(exc_type, exc, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
-        policy = self._policy
-        if policy is None:
-            from .reconnect import Backoff  # only for who reconnects without one
-
-            policy = Backoff()
-        retries = policy.start()
+        retries = (Backoff() if self._policy is None else self._policy).start()
         while True:
+            left = False  # whether the body came back with a connection that was well
             try:
                 ws = await _open(self._options)
             except (OSError, InvalidHandshake) as exc:
@@ -150,12 +148,16 @@ class connect:
                 retries.opened()
                 try:
                     yield ws
+                    left = ws.state is State.OPEN
                 finally:
                     await ws.close()
-                failure = ws._link.protocol.close_exc()
+                closed, left = failure_after(ws._link.protocol.close_exc(), left)
+                if closed is None:
+                    return
+                failure = closed
             delay = retries.next_delay(failure)
             if delay is None:
-                if isinstance(failure, ConnectionClosedOK):
+                if left or isinstance(failure, ConnectionClosedOK):
                     return
                 raise failure
             await asyncio.sleep(delay)
@@ -176,10 +178,9 @@ async def _open(options: Options) -> Connection:
             raise exc or AssertionError("neither open nor failed")
 
     driven = drive(host, Opening(options).steps(), done)
-    # Not the future itself, which a cancellation would take the result from.
-    waiter = asyncio.shield(future)
     try:
-        opened = await waiter
+        # Not the future itself, which a cancellation would take the result from.
+        opened = await asyncio.shield(future)
     except asyncio.CancelledError:
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().stream.close()

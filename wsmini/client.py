@@ -19,7 +19,6 @@ goes back to the front of the outbox as far as that has room, and the rest into 
 
 from __future__ import annotations
 
-import enum
 from _thread import allocate_lock, get_ident
 from functools import partial
 from itertools import chain
@@ -31,6 +30,7 @@ from .link import Link
 from .loop import Loop
 from .opening import Opening
 from .options import read_options
+from .protocol import State
 from .reconnect import Backoff
 
 TYPE_CHECKING = False
@@ -56,20 +56,12 @@ STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the progr
 GOING_AWAY = 1001
 
 _BACKOFF = Backoff()
+# What all the idle share.
 _NOTHING: Iterator[Any] = iter(())
+_NO_FLIGHT: List[Tuple[int, Item]] = []
+_NO_ITEMS: List[Item] = []
 
-
-class ClientState(enum.Enum):
-    """Where a client is in its life."""
-
-    CLOSED = "closed"  # not started, finished, or between two of the others
-    CONNECTING = "connecting"
-    OPEN = "open"
-    CLOSING = "closing"
-    WAITING = "waiting"  # to connect again
-
-
-_CLOSED, _CONNECTING, _OPEN, _CLOSING, _WAITING = ClientState
+_CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
 _NEXT = {
     _CLOSED: (_CONNECTING, _WAITING),
@@ -106,7 +98,7 @@ class Client:
         options: those of ``connect()``.
 
     Attributes:
-        state: a ``ClientState``.
+        state: a ``State``: ``CLOSED`` until it is started, between two connections, and at the end.
         loop: where it was started.
         request, response, subprotocol, timings: of the last connection that was opened.
         unsent: the messages that were accepted and can't be sent any more, since the last
@@ -161,8 +153,8 @@ class Client:
         self.subprotocol: Optional[str] = None
         self.timings: Dict[str, float] = {}
         self.unsent: List[Message] = []
-        self._outbox: List[Item] = []  # lists: an empty deque takes 600 bytes
-        self._requests: List[Item] = []  # from other threads; _mutex guards both
+        # Lists, as an empty deque takes 600 bytes; the idle share one.
+        self._outbox = self._requests = _NO_ITEMS  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
@@ -270,7 +262,7 @@ class Client:
             self._move(_CLOSED)
             self._finish()
 
-    def _move(self, state: ClientState) -> None:
+    def _move(self, state: State) -> None:
         if state not in _NEXT[self.state]:
             raise AssertionError(f"{self.state.name} -> {state.name}")  # a bug in wsmini
         self.state = state
@@ -311,9 +303,10 @@ class Client:
         """The connection is closed; for its session."""
         self._session = None
         self._move(_CLOSED)
-        with self._mutex:
-            self._outbox[:0] = unsent
-            self._queued += sum(len(item[1]) for item in unsent)
+        if unsent:
+            with self._mutex:
+                self._outbox = unsent + self._outbox
+                self._queued += sum(len(item[1]) for item in unsent)
         self._trim_outbox()
         try:
             self.call("on_close", exc.code, exc.reason)
@@ -360,11 +353,12 @@ class Client:
 
     def callback(self, name: str) -> Optional[Callable[..., object]]:
         """The callback *name*, to be called without the client."""
-        given = self.__dict__.get(name)
-        if given is None:
-            method: Optional[Callable[..., object]] = getattr(self, name)  # of a subclass
+        # Not by __dict__: to ask for that makes one, for each client.
+        found, of_class = getattr(self, name), getattr(type(self), name)
+        if found is None or found is of_class or getattr(found, "__func__", found) is of_class:
+            method: Optional[Callable[..., object]] = found
             return method
-        return partial(given, self)
+        return partial(found, self)
 
     def call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
@@ -441,9 +435,11 @@ class Client:
         if session is None:
             self._check_outbox()
         with self._mutex:
+            is_first = not self._requests
+            if is_first:
+                self._requests = []
             self._requests.append(item)
             self._queued += len(item[1])
-            is_first = len(self._requests) == 1
         if is_first and loop is not None and self._running:
             loop.call_soon_threadsafe(self._serve)
 
@@ -452,29 +448,32 @@ class Client:
         if self._session is not None and not (self._max_outbox and self._wanted):
             raise self._session.link.protocol.close_exc()
         if not self._max_outbox:
-            raise InvalidState(f"there is no connection: the client is {self.state.value}")
+            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         if len(self._outbox) + len(self._requests) >= self._max_outbox:
             raise SendBufferFull(f"{self._max_outbox} messages wait for a connection (outbox)")
 
     def _keep(self, item: Item) -> None:
         """Put *item* into the outbox."""
         self._check_outbox()
+        self._store([item])
+
+    def _store(self, items: List[Item]) -> None:
+        """Append *items* to the outbox, however many these are."""
         with self._mutex:
-            self._outbox.append(item)
-            self._queued += len(item[1])
+            if not self._outbox:
+                self._outbox = []
+            self._outbox += items
+            self._queued += sum(len(item[1]) for item in items)
 
     def _serve(self) -> None:
         """Send what other threads have left."""
         with self._mutex:
-            items = list(self._requests)
-            self._requests.clear()
+            items, self._requests = self._requests, _NO_ITEMS
             self._queued -= sum(len(item[1]) for item in items)
         session = self._session
         for item in items:
             if session is None or not session.send(item):
-                with self._mutex:
-                    self._outbox.append(item)
-                    self._queued += len(item[1])
+                self._store([item])
         self._trim_outbox()
 
     def _send_kept(self) -> None:
@@ -511,7 +510,7 @@ class Client:
         if payload is not None and len(payload) > MAX_CONTROL:
             raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
         if self._session is None:
-            raise InvalidState(f"there is no connection: the client is {self.state.value}")
+            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         self._call_in_loop(self._session.ping, payload)
 
     @property
@@ -562,7 +561,7 @@ class _Session:
         self._paused = self._ended = False
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
-        self._flight: List[Tuple[int, Item]] = []
+        self._flight = _NO_FLIGHT
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 
@@ -577,6 +576,7 @@ class _Session:
             return False
         if not flight:
             self._loop.call_soon(self._trim)
+            self._flight = flight = []
         flight.append((link.written + link.buffered, item))
         return True
 
@@ -584,7 +584,7 @@ class _Session:
         """Forget what is written."""
         flight, written = self._flight, self.link.written
         if flight and flight[-1][0] <= written:
-            flight.clear()
+            self._flight = flight = _NO_FLIGHT
         else:
             self._flight = flight = [entry for entry in flight if entry[0] > written]
         if not flight and self._client.full:

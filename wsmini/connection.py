@@ -14,6 +14,7 @@ import os
 import socket
 from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
+from time import monotonic
 
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from .frames import close_payload
@@ -23,7 +24,7 @@ from .options import read_options
 from .payload import chunk_converter, converted, encoded
 from .protocol import ClientProtocol
 from .stacks import interrupted, others_inside
-from .wire import Wire, monotonic
+from .wire import Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ class Connection:
         self._release_sending = self._wire.sending.release
         self._put = self._wire.outbox.put
         self._consuming = allocate_lock()  # held in recv and recv_streaming
+        self._start_receiving = self._consuming.acquire
         self._streaming = False  # whether a recv_streaming() goes on, perhaps suspended
         self._fragments_by = 0  # the thread that is sending a fragmented message
         self._id = ""
@@ -193,12 +195,15 @@ class Connection:
         message = self._receive(None if timeout is None else deadline_after(timeout))
         return message if decode is None else converted(message, decode)
 
-    def _receive(self, deadline: Optional[float]) -> Message:
-        """Wait for a message, as the consumer."""
+    def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
+        """Wait for a message, as the consumer; *room*: how many bytes it may have."""
         wire = self._wire
         try:
-            self._start_consuming()
+            if not self._start_receiving(False):
+                self._start_consuming()
             try:
+                if room is not None:
+                    return self._receive_within(room, deadline)
                 for message in wire.ready:
                     return message  # another thread has made it ready since
                 return wire.receive(deadline)
@@ -207,6 +212,18 @@ class Connection:
         except BaseException:
             wire.interrupted()
             raise
+
+    def _receive_within(self, room: int, deadline: Optional[float]) -> bytes:
+        """A message as bytes, which stays where it is unless it fits."""
+        wire = self._wire
+        message = next(wire.ready, None)
+        if message is None:
+            message = wire.receive(deadline)
+        data = message.encode() if isinstance(message, str) else message
+        if len(data) > room:
+            wire.ready = iter([message, *wire.ready])
+            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {room}")
+        return data
 
     def _start_consuming(self) -> None:
         """Become the consumer.
@@ -304,12 +321,9 @@ class Connection:
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
-        message = self.recv(timeout)
-        data = message.encode() if isinstance(message, str) else message
-        if len(data) > len(view):
-            self._wire.ready = iter([message, *self._wire.ready])
-            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
-        view[: len(data)] = data
+        deadline = None if timeout is None else deadline_after(timeout)
+        data = self._receive(deadline, len(view))
+        view[: len(data)] = data  # type: ignore[assignment]  # bytes, with room
         return len(data)
 
     # -- sending --
@@ -361,7 +375,10 @@ class Connection:
             deadline = deadline_after(timeout)
         encoding = False
         try:
-            self._start_sending(deadline)
+            if deadline is not None or not self._acquire_sending(False):
+                self._start_sending(deadline)
+            elif protocol.sending:
+                self._start_between_fragments(deadline)
             try:
                 if deadline is not None:
                     wire.wait_for_room(deadline)
@@ -391,12 +408,16 @@ class Connection:
             if not self._wire.lock(self._wire.sending, deadline):
                 raise TimeoutError("another thread's message wasn't taken in time")
         if self._protocol.sending:
-            try:
-                self._wait_for_fragments(deadline)
-            except BaseException:
-                self._release_sending()
-                self._wire.flush_output()
-                raise
+            self._start_between_fragments(deadline)
+
+    def _start_between_fragments(self, deadline: Optional[float]) -> None:
+        """Wait, as the writer, for the end of a fragmented message; or stop being the writer."""
+        try:
+            self._wait_for_fragments(deadline)
+        except BaseException:
+            self._release_sending()
+            self._wire.flush_output()
+            raise
 
     def _wait_for_fragments(self, deadline: Optional[float]) -> None:
         if self._fragments_by == get_ident():

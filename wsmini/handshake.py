@@ -166,7 +166,7 @@ def build_request(
             headers[name] = value
         else:
             headers.add(name, value)
-    return Request("GET", uri.resource_name, headers)
+    return Request("GET", uri.resource_name, headers.copy())  # of just the size
 
 
 def check_response(

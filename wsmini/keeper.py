@@ -14,9 +14,9 @@ Who may do what, and what may interleave:
   one that is found alone is waited for, by its socket. When somebody receives from it again and
   something comes, the keeper wakes once for nothing, and goes back to looking now and then.
 * The keeper refers to a connection weakly: one that is dropped without being closed goes.
-* ``_busy`` is held while it deals with connections. ``os.fork`` waits for it, so that none of their
-  locks is held in a child. The child forgets the keeper with its sockets, which are the parent's,
-  and makes its own when it connects.
+* ``_busy`` is held while it deals with connections. ``os.fork`` waits for it, a while, so that none
+  of their locks is held in a child. The child forgets the keeper with its sockets, which are the
+  parent's, and makes its own when it connects.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ import socket
 import threading
 import time
 import weakref
+from _thread import get_ident
 
 from .net import READ, WRITE, wait
 from .protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Collection, Dict, List, Optional, Tuple
+    from typing import Collection, Dict, List, Optional, Set, Tuple
 
     from .wire import Wire
 
 CHECK = 1.0  # seconds until a connection that is new, or in good hands, is looked at (again)
 READS = 64  # of one connection in a row; then it is the others' turn
+PATIENCE = 1.0  # seconds that fork waits for the keeper
 GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
 
 monotonic = time.monotonic
@@ -263,13 +265,30 @@ def _after_fork() -> None:
     global _keeper, _lock, _busy
     keeper, _keeper = _keeper, None
     _lock, _busy = threading.RLock(), threading.Lock()
+    _forking.clear()
     if keeper is not None:
         keeper.close()
 
 
+_forking: Set[int] = set()  # threads that hold _busy for that
+
+
+def _before_fork() -> None:
+    # For ever would be too long: this may be a signal handler that has interrupted the thread whose
+    # lock the keeper waits for.
+    if _busy.acquire(timeout=PATIENCE):
+        _forking.add(get_ident())
+
+
+def _after_fork_in_parent() -> None:
+    if get_ident() in _forking:
+        _forking.discard(get_ident())
+        _busy.release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=lambda: _busy.acquire(),
-        after_in_parent=lambda: _busy.release(),
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
         after_in_child=_after_fork,
     )

@@ -14,9 +14,9 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   while the handler is at work goes out together when it is done; with ``gather``, what is sent in
   one iteration of the loop does. The protocol's own frames go in front of what waits, between two
   frames; but its Close frame goes last (RFC 6455, 5.5.1).
-* **The timer** is one for each link: the keepalive's next look, or the end of ``close_timeout``.
-  What is received doesn't touch it. Looks are moved to full sixteenths of a second, so that those
-  of many links come in one wake-up, and the answers in another.
+* **Time**: a link waits for one moment, the keepalive's next look, or the end of ``close_timeout``.
+  What is received doesn't touch that. Looks are moved to full sixteenths of a second, so that those
+  of many links come in one wake-up and share a timer (``Rounds``), and the answers in another.
 * **The end.** When the protocol has finished, the server may close the TCP connection first, for a
   while (RFC 6455, 7.1.1). Then the socket is closed, and ``on_end`` comes, once, last, from the
   loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
@@ -25,12 +25,14 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 from __future__ import annotations
 
 from .driving import LATER
-from .net import READ, wait
+from .frames import Opcode
+from .net import HEADER, LARGE, MAX_READ_SIZE, NO_CLOSE, READ, READ_SIZE, SLOW_CLOSE, wait
 from .protocol import ClientProtocol, State
+from .rounds import rounds_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, List, Optional, Tuple, Union
 
     from typing_extensions import Protocol
 
@@ -54,10 +56,6 @@ if TYPE_CHECKING:
         def on_end(self) -> None: ...
 
 
-READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
-MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
-LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
-HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
 
 # Seconds.
@@ -65,12 +63,11 @@ NEVER = float("inf")
 TOGETHER = 16  # times a second, many idle links look after their peers in one wake-up
 SETTLE = 1.0  # to find out why writing has failed
 
-SLOW_CLOSE = "the closing handshake took longer than close_timeout"
-NO_CLOSE = "the server ended the connection without a Close frame"
-
 OPEN, CLOSED = State.OPEN, State.CLOSED
 
-_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())  # which all the idle links share
+# All the idle links share these.
+_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())
+_NO_ITEMS: List[Tuple[Frames, int]] = []
 
 
 class Queue:
@@ -85,8 +82,8 @@ class Queue:
 
     def __init__(self) -> None:
         self.accepted = self.written = 0
-        self._items: List[Tuple[Frames, int]] = []  # few, as small frames are joined
-        self._tail = bytearray()  # small frames, behind the items
+        self._items = _NO_ITEMS  # few, as small frames are joined
+        self._tail: Union[bytes, bytearray] = b""  # small frames, behind the items
         self._view = _NO_BYTES  # what goes out now, of the frame that has begun;
         self._pieces: Any = _NO_PIECES  # the rest of that frame,
         self._cost = 0  # and what is still to be counted of both
@@ -98,22 +95,30 @@ class Queue:
         """Append *frames* of a message of *size* bytes."""
         if not isinstance(frames, (bytes, bytearray)):
             self._seal()
-            self.accepted += size + 1  # which tells an empty queue from an empty message's
-            self._items.append((frames, size + 1))
+            size += 1  # which tells an empty queue from an empty message's
+            self.accepted += size
+            self._append(frames, size)
             return
         self.accepted += len(frames)
         if len(frames) >= JOIN:
             self._seal()
-            self._items.append((frames, len(frames)))
+            self._append(frames, len(frames))
             return
+        if not self._tail:
+            self._tail = bytearray()
         self._tail += frames
         if len(self._tail) >= JOIN:
             self._seal()
 
     def _seal(self) -> None:
         if self._tail:
-            self._items.append((self._tail, len(self._tail)))
-            self._tail = bytearray()
+            self._append(self._tail, len(self._tail))
+            self._tail = b""
+
+    def _append(self, frames: Frames, cost: int) -> None:
+        if not self._items:
+            self._items = []
+        self._items.append((frames, cost))
 
     def between_frames(self) -> bool:
         """Whether something else may go out now."""
@@ -150,8 +155,8 @@ class Queue:
 
     def clear(self) -> None:
         """Forget it all; it will never be written."""
-        self._items.clear()
-        self._tail, self._view, self._pieces, self._cost = bytearray(), _NO_BYTES, _NO_PIECES, 0
+        self._items, self._tail, self._cost = _NO_ITEMS, b"", 0
+        self._view, self._pieces = _NO_BYTES, _NO_PIECES
 
 
 class Link:
@@ -169,7 +174,7 @@ class Link:
     __slots__ = (
         "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
         "_fd", "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused",
-        "_processing", "_queue", "_reading", "_recv", "_send", "_size", "_tick_at", "_timer",
+        "_processing", "_queue", "_reading", "_recv", "_rounds", "_send", "_size", "_tick_at",
         "_timer_at", "_write_error", "_writing", "closed", "protocol", "stream", "streaming",
     )  # fmt: skip
 
@@ -195,7 +200,7 @@ class Link:
         protocol.open(opened.extensions, now)
         # Protocol callbacks must not raise, and the handler may.
         self._events: Optional[List[Tuple[Callable[[Any], object], Any]]] = None
-        protocol.on_ping, protocol.on_pong = self._on_ping, self._on_pong
+        protocol.listener = self
         if opened.rest:
             protocol.receive_data(opened.rest, now)
         self._on_chunk: Any = getattr(handler, "on_chunk", None)
@@ -210,7 +215,7 @@ class Link:
         # Whether the stream has taken less than it was given, and who sends is to hear of its end.
         self._blocked = self._drain_due = False
         self._write_error: Optional[OSError] = None
-        self._timer: Optional[Cancellable] = None
+        self._rounds = rounds_of(loop)
         self._timer_at = self._close_by = NEVER
         self._close_timeout = options.close_timeout
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
@@ -304,11 +309,10 @@ class Link:
             self._process_soon(self._on_readable)
         self._look_for_end()
 
-    def _on_ping(self, data: bytes) -> None:
-        self._event(self._handler.on_ping, data)
-
-    def _on_pong(self, data: bytes) -> None:
-        self._event(self._handler.on_pong, data)
+    def on_control(self, opcode: int, data: bytes) -> None:
+        """For the protocol: a ping or a pong has come."""
+        handler = self._handler
+        self._event(handler.on_ping if opcode == Opcode.PING else handler.on_pong, data)
 
     def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
         if self._events is None:
@@ -590,9 +594,9 @@ class Link:
         self._stop_reading()
         blocked = self._blocked or bool(self._queue)
         self._stop_waiting_for_room()
-        for call in (self._timer, self._processing):
-            if call is not None:
-                call.cancel()
+        self._rounds.discard(self._timer_at, self)
+        if self._processing is not None:
+            self._processing.cancel()
         if not blocked and self._write_error is None:
             self.stream.say_goodbye()
         self.protocol.connection_lost(self._write_error)
@@ -610,15 +614,15 @@ class Link:
         due = min(due, self._close_by)
         if due >= self._timer_at or self.closed:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._rounds.discard(self._timer_at, self)
         self._timer_at = due
-        delay = min(max(0.0, due - now), LATER)
-        self._timer = self._loop.call_later(delay, self._on_timer)
+        self._rounds.add(self._loop, due, self)
 
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, NEVER
-        now = self._loop.time()
+    def on_time(self) -> None:
+        """For ``Rounds``: what was waited for may be due."""
+        if self.closed:
+            return
+        self._timer_at, now = NEVER, self._loop.time()
         if now >= self._close_by:
             self._close_by = NEVER
             self._lost(TimeoutError(SLOW_CLOSE))

@@ -206,14 +206,13 @@ class Loop:
         self._check()
         key = self._selector.get_map().get(file)
         if key is None:
-            pair = (handle, None) if event == READ else (None, handle)
-            self._selector.register(file, event, pair)
+            self._selector.register(file, event, handle)
             return
-        reader, writer = key.data
+        reader, writer = _handles(key)
         old, pair = (reader, (handle, writer)) if event == READ else (writer, (reader, handle))
         if old is not None:
             old.cancel()
-        self._selector.modify(file, key.events | event, pair)
+        self._selector.modify(file, key.events | event, _data(pair))
 
     def _remove(self, file: File, event: int) -> bool:
         if self._closed:
@@ -225,13 +224,14 @@ class Loop:
             return False  # closed, and not registered
         if key is None or not key.events & event:
             return False
-        reader, writer = key.data
+        reader, writer = _handles(key)
         old, pair = (reader, (None, writer)) if event == READ else (writer, (reader, None))
-        old.cancel()
+        if old is not None:
+            old.cancel()
         if key.events == event:
             self._selector.unregister(file)
         else:
-            self._selector.modify(file, key.events & ~event, pair)
+            self._selector.modify(file, key.events & ~event, _data(pair))
         return True
 
     # -- signals --
@@ -445,14 +445,16 @@ class Loop:
             timeout = LONGEST_WAIT
         ready, until = self._ready, self.time() + timeout
         for key, events in self._selector.select(timeout):
-            if key.data is None:
+            data = key.data
+            if data is None:
                 self._hear()
-                continue
-            reader, writer = key.data
-            if events & READ and reader is not None:
-                ready.append(reader)
-            if events & WRITE and writer is not None:
-                ready.append(writer)
+            elif type(data) is not tuple:
+                ready.append(data)
+            else:
+                if events & READ:
+                    ready.append(data[0])
+                if events & WRITE:
+                    ready.append(data[1])
         now = self.time()
         self._look_for_sleep(now, until)
         timers = self._timers
@@ -471,3 +473,18 @@ class Loop:
             callback = handle._callback
             if callback is not None:
                 callback(*handle._args)
+
+
+# What is registered with a descriptor: its handle, or a pair if it has a reader and a writer.
+
+
+def _handles(key: selectors.SelectorKey) -> Tuple[Optional[Handle], Optional[Handle]]:
+    """The reader and the writer of a descriptor."""
+    if type(key.data) is tuple:
+        return key.data
+    return (key.data, None) if key.events == READ else (None, key.data)
+
+
+def _data(handles: Tuple[Optional[Handle], Optional[Handle]]) -> Any:
+    reader, writer = handles
+    return (writer or reader) if reader is None or writer is None else handles

@@ -26,9 +26,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional, Sequence, Tuple, Union
 
+    from typing_extensions import Protocol
+
     from .extensions import Extension
 
     Message = Union[str, bytes]
+
+    class Owner(Protocol):
+        def receive_control(self, opcode: int, data: bytes) -> None: ...
 
 BATCH = 16384  # bytes parsed ahead, at most and about
 MERGE = 4096  # shorter chunks are merged, so that their number costs no memory
@@ -74,7 +79,8 @@ class MessageReader:
     """The receiving half of a connection, without control frames and closing.
 
     Args:
-        on_control: called with the opcode and the payload of each control frame, in order.
+        owner: its ``receive_control`` gets the opcode and the payload of each control frame, in
+            order. (A bound method would be one more object for each connection.)
         max_size: the limits for a message and for a fragment, in bytes.
         extensions: those negotiated, in the order of the response.
 
@@ -87,28 +93,22 @@ class MessageReader:
     __slots__ = (
         "missing", "pending", "streaming", "_at", "_coded", "_data", "_decoder", "_error",
         "_extensions", "_fast_limit", "_gathered", "_head", "_in_frame", "_inflate", "_latin1",
-        "_max_fragment", "_max_message", "_on_control", "_opcode", "_payload", "_received", "_rsv",
+        "_max_fragment", "_max_message", "_opcode", "_owner", "_payload", "_received", "_rsv",
         "_skipping", "_stopped",
     )  # fmt: skip
 
     def __init__(
         self,
-        on_control: Callable[[int, bytes], None],
+        owner: Owner,
         max_size: Tuple[int, int] = (UNLIMITED, UNLIMITED),
         extensions: Sequence[Extension] = (),
     ) -> None:
-        self._on_control = on_control
+        self._owner = owner
         self._max_message, self._max_fragment = max_size
         self._fast_limit = min(max_size)
-        self._extensions = list(reversed(extensions))
+        self._extensions: Sequence[Extension] = ()
         self._rsv = 0
         self._inflate: Optional[Callable[[bytes, Optional[int]], bytes]] = None
-        for extension in extensions:
-            self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
-        if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
-            self._inflate = extensions[0].inflate
-        elif extensions:
-            self._fast_limit = -1  # extensions of the user's see every frame
         # What is received but not parsed is _data[_at:]; _latin1 is _data decoded, if needed.
         self._data, self._at = b"", 0
         self._latin1: Optional[str] = None
@@ -116,12 +116,25 @@ class MessageReader:
         # The frame that has begun: its first byte and how much of its payload is missing.
         self._in_frame, self._head, self.missing = False, 0, 0
         # Whether extensions decode the message's frames, and the payload of the frame till then.
-        self._coded, self._payload = False, Chunks()
+        self._gathered = Chunks()
+        self._coded, self._payload = False, self._gathered  # unless there are extensions
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0
-        self._gathered = Chunks()
         self._decoder: Optional[codecs.IncrementalDecoder] = None
         self.pending = self.streaming = self._skipping = self._stopped = False
+        self.use(extensions)
+
+    def use(self, extensions: Sequence[Extension]) -> None:
+        """Decode frames with *extensions*, the last one first; before anything is received."""
+        self._extensions = tuple(reversed(extensions))
+        for extension in extensions:
+            self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
+        if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
+            self._inflate = extensions[0].inflate
+        elif extensions:
+            self._fast_limit = -1  # extensions of the user's see every frame
+        if extensions:
+            self._payload = Chunks()
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the network.
@@ -266,7 +279,7 @@ class MessageReader:
             if len(data) - begin < n:
                 return False
             self._at = begin + n
-            self._on_control(head & 0x0F, data[begin : begin + n])
+            self._owner.receive_control(head & 0x0F, data[begin : begin + n])
             return True
         if head & 0x0F:
             self._opcode, self._received = head & 0x0F, 0

@@ -64,6 +64,14 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0) if sys.platform.startswith("linux"
 WAITALL = socket.MSG_WAITALL if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
+READ_SIZE = 32768  # the same of an open connection; it grows while reads come back full,
+MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
+LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
+
+SLOW_CLOSE = "the closing handshake took longer than close_timeout"
+NO_CLOSE = "the server ended the connection without a Close frame"
+
 MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones included
 
 # Poll takes its timeout as a C int of milliseconds; who waits for longer waits again.

@@ -47,6 +47,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
+    from typing_extensions import Protocol
+
     from .exceptions import ConnectionClosed
     from .extensions import Extension
     from .frames import Data
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
 
     Frames = Union[bytes, bytearray, Iterator[bytearray]]
     MaxSize = Union[int, None, Tuple[Optional[int], Optional[int]]]
+
+    class Listener(Protocol):
+        def on_control(self, opcode: int, data: bytes) -> None: ...
 
 MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other control frames
 EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
@@ -67,10 +72,11 @@ class State(enum.IntEnum):
     OPEN = 1
     CLOSING = 2
     CLOSED = 3
+    WAITING = 4  # to connect again; only a ``Client``
 
 
 # Names of the module are found faster than members of an enum.
-_CONNECTING, _OPEN, _CLOSING, _CLOSED = State
+_CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
 
 _NEXT = {
     _CONNECTING: (_OPEN, _CLOSED),
@@ -159,16 +165,17 @@ class ClientProtocol:
         has_output: whether ``data_to_send()`` may have something.
         sending: the opcode of the fragmented message that has begun and may still be completed; 0
             if there is none.
+        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``.
         latency: seconds from the last ping that was answered to its pong; 0.0 before.
-        on_ping, on_pong: called with the data of each ping or pong received, if set. They and the
-            callbacks of pings must not raise.
+        listener: its ``on_control`` gets the opcode and the data of each ping and pong received, if
+            it is set. That and the callbacks of pings must not raise.
     """
 
     __slots__ = (
-        "_abandoned", "_deflate", "_keepalive", "_max_size", "_now", "_output", "_ping_interval",
-        "_ping_timeout", "_pings", "_pongs", "_reader", "_sending_compressed", "abort",
-        "extensions", "failure", "finished", "has_output", "latency", "on_ping", "on_pong", "rcvd",
-        "rcvd_then_sent", "sending", "sent", "state",
+        "_abandoned", "_deflate", "_keepalive", "_now", "_output", "_ping_interval",
+        "_ping_timeout", "_pings", "_pongs", "_sending_compressed", "abort",
+        "extensions", "failure", "finished", "has_output", "latency", "listener", "rcvd",
+        "rcvd_then_sent", "reader", "sending", "sent", "state",
     )  # fmt: skip
 
     def __init__(
@@ -178,7 +185,7 @@ class ClientProtocol:
         ping_interval: Optional[float] = 20,
         ping_timeout: Optional[float] = 20,
     ) -> None:
-        self._max_size = size_limits(max_size)
+        limits = size_limits(max_size)
         self._ping_interval, self._ping_timeout = ping_interval, ping_timeout
         self.state = State.CONNECTING
         self.rcvd: Optional[Close] = None
@@ -188,7 +195,7 @@ class ClientProtocol:
         self.failure: Optional[BaseException] = None
         self.extensions: Sequence[Extension] = ()
         self._deflate: Optional[Callable[[Data], bytes]] = None
-        self._reader = MessageReader(self._receive_control)
+        self.reader = MessageReader(self, limits)
         self._keepalive: Optional[Keepalive] = None
         self._now = 0.0
         self.has_output = False
@@ -200,8 +207,7 @@ class ClientProtocol:
         self._output: List[Union[bytes, bytearray]] = []
         self._pings: Dict[bytes, Tuple[float, Optional[Callable[[float], None]]]] = {}
         self.latency = 0.0
-        self.on_ping: Optional[Callable[[bytes], None]] = None
-        self.on_pong: Optional[Callable[[bytes], None]] = None
+        self.listener: Optional[Listener] = None
 
     def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
         """The opening handshake is done, with these extensions in the order of the response."""
@@ -209,7 +215,7 @@ class ClientProtocol:
         self.extensions = extensions or ()
         if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
             self._deflate = extensions[0].deflate
-        self._reader = MessageReader(self._receive_control, self._max_size, extensions)
+        self.reader.use(extensions)
         if self._ping_interval is not None:
             self._keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
 
@@ -223,12 +229,12 @@ class ClientProtocol:
     @property
     def pending(self) -> bool:
         """Whether ``next_messages`` may have something without more bytes."""
-        return self._reader.pending
+        return self.reader.pending
 
     @property
     def missing(self) -> int:
         """How many bytes the data frame that has begun needs yet: how much to read at once."""
-        return self._reader.missing
+        return self.reader.missing
 
     def receive_data(self, data: bytes, now: float = 0.0) -> None:
         """Take bytes from the network that came at *now*."""
@@ -237,38 +243,38 @@ class ClientProtocol:
         self._now = now
         if self._keepalive is not None:
             self._keepalive.received = now
-        self._reader.receive_data(data)
+        self.reader.receive_data(data)
 
     def next_messages(self) -> List[Message]:
         """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
         try:
-            batch = self._reader.messages()
+            batch = self.reader.messages()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return []
-        if self.state is _CLOSED and not self._reader.pending:
+        if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return batch
 
     def next_chunk(self) -> Optional[Tuple[Message, bool]]:
         """Some of the next message, as it arrives, and whether that ends it; else ``None``."""
         try:
-            chunk = self._reader.next_chunk()
+            chunk = self.reader.next_chunk()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return None
-        if self.state is _CLOSED and not self._reader.pending:
+        if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
 
     @property
     def streaming(self) -> bool:
         """Whether ``next_chunk`` has begun a message that isn't complete."""
-        return self._reader.streaming
+        return self.reader.streaming
 
     def skip(self) -> None:
         """Leave the rest of the message that ``next_chunk`` has begun."""
-        self._reader.skip()
+        self.reader.skip()
 
     def connection_lost(self, exc: Optional[BaseException] = None) -> None:
         """The TCP connection has ended, because of *exc* if that isn't ``None``.
@@ -285,19 +291,21 @@ class ClientProtocol:
         self._output.clear()
         self.has_output = False
 
-    def _receive_control(self, opcode: int, data: bytes) -> None:
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        """For the reader: a control frame."""
         if opcode == Opcode.PING:
             if self.state is _OPEN:
                 self._pongs.append(masked(FIN | Opcode.PONG, data))
                 self.has_output = True
                 if len(self._pongs) > MAX_QUEUED:  # the oldest gives way (RFC 6455, 5.5.3)
                     del self._pongs[:1]  # none, if another thread has just taken them
-            if self.on_ping is not None:
-                self.on_ping(data)
         elif opcode == Opcode.PONG:
             self._receive_pong(data)
         else:
             self._receive_close(parse_close(data))
+            return
+        if self.listener is not None:
+            self.listener.on_control(opcode, data)
 
     def _receive_pong(self, data: bytes) -> None:
         """A pong answers its ping and all before it (RFC 6455, 5.5.3)."""
@@ -312,8 +320,6 @@ class ClientProtocol:
             self.latency = self._now - sent_at
             if callback is not None:
                 callback(self.latency)
-        if self.on_pong is not None:
-            self.on_pong(data)
 
     def _receive_close(self, close: Close) -> None:
         self.rcvd = close
@@ -327,7 +333,7 @@ class ClientProtocol:
     def _finish(self) -> None:
         """Nothing more can come."""
         self.finished = True
-        self._reader.stop()
+        self.reader.stop()
         self._pings.clear()
 
     def _fail(self, exc: Exception) -> None:

@@ -19,12 +19,18 @@ import re
 import sys
 import time
 
-from .exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
+from .exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    InvalidProxyStatus,
+    InvalidStatus,
+)
 from .proxy import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Literal, Optional, Protocol
+    from typing import Callable, Literal, Optional, Protocol, Tuple
 
     from .exceptions import Close
     from .http11 import Response
@@ -111,6 +117,27 @@ def closed_by_program(failure: BaseException) -> bool:
         return False
     ours = _sent_first(failure)
     return failure.code == 1000 if ours is None else ours.code in (1000, 1001) or ours.code >= 3000
+
+
+def failure_after(
+    closed: ConnectionClosed, left: bool
+) -> Tuple[Optional[ConnectionClosed], bool]:
+    """What a loop over connections asks the policy about when one has ended; ``None`` to end.
+
+    Args:
+        closed: how it ended.
+        left: whether the body of the loop came back with a connection that was well. The policy is
+            asked as if it were lost then: a body that always comes back at once must not make a
+            busy loop.
+
+    Returns:
+        The failure, and whether it is only that the body has left.
+    """
+    if not closed_by_program(closed):
+        return closed, False
+    if left and not closed.rcvd_then_sent:
+        return ConnectionClosedError(None, None), True
+    return None, False
 
 
 def _sent_first(closed: ConnectionClosed) -> Optional[Close]:

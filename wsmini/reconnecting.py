@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from .connection import Connection, open_connection
-from .exceptions import ConnectionClosedError, InvalidHandshake
+from .exceptions import InvalidHandshake
 from .options import FOREVER, read_options
 from .protocol import State
-from .reconnect import Backoff, add_note, check_policy, closed_by_program
+from .reconnect import Backoff, add_note, check_policy, failure_after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _connections(
 ) -> Generator[Connection, None, None]:
     retries, attempts = policy.start(), 0
     while stop is None or not stop.is_set():
-        failure: Exception
+        failure: Optional[Exception]
         left = False  # whether the body came back with a connection that was well
         try:
             ws = open_connection(settings)
@@ -103,16 +103,10 @@ def _connections(
             with ws:
                 yield ws
                 left = ws.state is State.OPEN
-            failure = closed = ws._protocol.close_exc()
+            failure, left = failure_after(ws._protocol.close_exc(), left)
             del ws  # its buffers aren't needed while waiting
-            if closed_by_program(closed):
-                if not left or closed.rcvd_then_sent:
-                    return
-                # Which the policy is asked about as if it were lost: a body that always comes back
-                # at once must not make a busy loop.
-                failure = ConnectionClosedError(None, None)
-            else:
-                left = False
+            if failure is None:
+                return
         delay = retries.next_delay(failure)
         if delay is None and left:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
+from sys import intern
 
 from .exceptions import InvalidURI
 
@@ -130,7 +131,8 @@ class URI(
 
     def _authority(self, host: str) -> str:
         host = _bracketed(host)
-        return host if self.port == _PORTS[self.secure] else f"{host}:{self.port}"
+        # Connections to one server share it, and each keeps it in the Host header.
+        return intern(host if self.port == _PORTS[self.secure] else f"{host}:{self.port}")
 
 
 def parse_uri(text: str) -> URI:
@@ -328,7 +330,7 @@ def _parse_host(text: str) -> str:
     # Also for what the codec gives, which makes a plain slash of U+FF0F.
     if not _NAME.fullmatch(host) or len(host.rstrip(".")) > _MAX_NAME:
         raise ValueError("its host isn't a name, an IPv4 address or an IPv6 address in brackets")
-    return host
+    return intern(host)
 
 
 def _to_ascii(host: str) -> str:

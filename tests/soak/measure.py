@@ -93,7 +93,7 @@ def idle(count, url):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     loop = wsmini.Loop()
-    opened(loop, url, 10, ping_interval=20)
+    opened(loop, url, 500, ping_interval=20)  # what opening takes meanwhile can be used again
     rss = rss_kib()
     opened(loop, url, count, ping_interval=20)
     rss = rss_kib() - rss
