@@ -16,7 +16,6 @@ import signal
 import sys
 
 import wsmini
-from wsmini.client import ClientState
 
 REPORT = 60.0  # seconds
 
@@ -43,7 +42,7 @@ class Feed(wsmini.Client):
 
     def on_error(self, exception: Exception) -> None:
         """This feed has given up; or, before that, a callback has a bug, which is raised again."""
-        if self.state is not ClientState.CLOSED:
+        if self.state is not wsmini.State.CLOSED:
             raise exception
         note(f"{self.name}: {exception}")
         self.feeds.status = self.feeds.status or 1
@@ -77,12 +76,12 @@ class Feeds:
         self.loop.call_soon(self.end_if_all_have)
 
     def end_if_all_have(self) -> None:
-        if all(feed.state is ClientState.CLOSED for feed in self.all):
+        if all(feed.state is wsmini.State.CLOSED for feed in self.all):
             self.loop.stop()
 
     def report(self) -> None:
         for feed in self.all:
-            note(f"{feed.name}: {feed.state.value}, {feed.count} messages")
+            note(f"{feed.name}: {feed.state.name.lower()}, {feed.count} messages")
 
     def report_again(self) -> None:
         self.report()

@@ -23,7 +23,6 @@ import time
 import tty
 
 import wsmini
-from wsmini.client import ClientState
 
 OUTBOX = 1000  # measurements kept without a connection; the server has to live without the others
 REOPEN = 1.0  # seconds until a device that can't be opened is tried again
@@ -114,7 +113,7 @@ def run(path: str, url: str) -> int:
             loop.add_signal_handler(number, stop, number)
         Device(path, loop, client).open()
         client.start(loop)
-        while client.state is not ClientState.CLOSED:
+        while client.state is not wsmini.State.CLOSED:
             loop.run_once()
     if client.unsent:
         note(f"{len(client.unsent)} measurements weren't sent")

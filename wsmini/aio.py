@@ -73,8 +73,6 @@ if TYPE_CHECKING:
 
     Part = Union[str, Data]
 
-__all__ = ["Connection", "Ping", "connect"]
-
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
