@@ -85,7 +85,7 @@ $(BENCH_STAMP): benchmarks/requirements.txt benchmarks/server.c
 
 $(DOCS_STAMP): docs/reference/requirements.txt
 	$(PYTHON) -m venv --clear $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python -m pip install -q -r docs/reference/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install -q --no-compile -r docs/reference/requirements.txt
 	touch $@
 
 $(STAMP)-fuzz: $(STAMP)-test
