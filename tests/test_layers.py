@@ -39,6 +39,7 @@ OPENING = (
     "opening",
     "driving",
     "rounds",
+    "outgoing",
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.

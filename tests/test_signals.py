@@ -26,7 +26,7 @@ from wsmini.frames import Opcode
 from wsmini.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
 
-TEXT, CLOSE = Opcode.TEXT, Opcode.CLOSE
+TEXT, CLOSE, PONG = Opcode.TEXT, Opcode.CLOSE, Opcode.PONG
 CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
@@ -149,7 +149,9 @@ def test_a_handler_may_close_what_is_being_closed():
         assert ws.close_code == 1000
 
 
-@pytest.mark.parametrize("method", ["next_messages", "receive_data", "send_message"])
+@pytest.mark.parametrize(
+    "method", ["receive_message", "receive_data", "next_messages", "send_message"]
+)
 def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
     """Also while it holds a lock: the mutex, the receiver's, the writer's."""
     with pair() as (ws, peer), handler(lambda: ws.close(1001)):
@@ -165,7 +167,8 @@ def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
             ws.send("x")
             assert peer.recv_message() == "x"
         else:
-            peer.send_message("x")
+            more = b"" if method == "receive_message" else frame(PONG, b"!")
+            peer.send_raw(more + frame(TEXT, b"x"))
             assert ws.recv() == "x"
         answering = Task(answer_close, peer)
         with pytest.raises(ConnectionClosedOK):

@@ -420,19 +420,27 @@ class Client:
             SendBufferFull: if more than ``max_send_buffer`` bytes, or ``outbox`` messages, would
                 wait.
         """
-        item = _item(message, text, compress)
-        waiting = self.buffered_amount
+        if type(message) is str and text is None:
+            item: Item = (1, message.encode(), compress)
+        else:
+            item = _item(message, text, compress)
+        loop, session = self.loop, self._session
+        waiting = self._queued + (0 if session is None else session.link.buffered)
         if waiting and waiting + len(item[1]) > self._max_send_buffer:
             self.full = True
             raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")
-        loop, session = self.loop, self._session
         if loop is not None and loop.thread == get_ident():
             if self._requests:
                 self._serve()  # what other threads have sent before
             if session is None or not session.send(item):
                 self._keep(item)
-            return
-        if session is None:
+        else:
+            self._send_from_elsewhere(item)
+
+    def _send_from_elsewhere(self, item: Item) -> None:
+        """Leave *item* to the loop's thread."""
+        loop = self.loop
+        if self._session is None:
             self._check_outbox()
         with self._mutex:
             is_first = not self._requests
@@ -577,7 +585,7 @@ class _Session:
         if not flight:
             self._loop.call_soon(self._trim)
             self._flight = flight = []
-        flight.append((link.written + link.buffered, item))
+        flight.append((link.accepted, item))
         return True
 
     def _trim(self) -> None:

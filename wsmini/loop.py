@@ -48,6 +48,7 @@ LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
 SLEPT = 5.0  # seconds that nobody accounts for: the machine was asleep, or the process stopped
 
+_getpid = os.getpid
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
@@ -306,13 +307,6 @@ class Loop:
         """Undo ``add_sleep_handler`` of this *callback*."""
         self._sleep_handlers.pop(callback, None)
 
-    def _look_for_sleep(self, now: float, wait_until: float) -> None:
-        offset = self._wall() - now
-        ahead, self._offset = offset - self._offset, offset
-        if ahead >= SLEPT or now - wait_until >= SLEPT:
-            for callback in self._sleep_handlers:
-                self.call_soon(callback)
-
     # -- running --
 
     def run_forever(self) -> None:
@@ -334,8 +328,8 @@ class Loop:
         Raises:
             RuntimeError, BaseException: as ``run_forever``.
         """
-        self._check()
-        if self.thread:
+        if self._closed or self.thread or self._pid != _getpid():
+            self._check()
             raise RuntimeError("the loop runs already; a callback can't run it once more")
         self.thread = get_ident()
         try:
@@ -438,13 +432,13 @@ class Loop:
 
     def _wait(self, timeout: Optional[float]) -> None:
         """Wait, and make ready what is due."""
-        due = self.timeout()
-        if timeout is None or (due is not None and due < timeout):
-            timeout = due
-        if timeout is None or timeout > LONGEST_WAIT:
-            timeout = LONGEST_WAIT
-        ready, until = self._ready, self.time() + timeout
-        for key, events in self._selector.select(timeout):
+        ready, timers = self._ready, self._timers
+        limit = LONGEST_WAIT if timeout is None else min(timeout, LONGEST_WAIT)
+        if ready or timers:
+            due = self.timeout()
+            limit = limit if due is None else min(limit, due)
+        until = self.time() + limit
+        for key, events in self._selector.select(limit):
             data = key.data
             if data is None:
                 self._hear()
@@ -456,8 +450,17 @@ class Loop:
                 if events & WRITE:
                     ready.append(data[1])
         now = self.time()
-        self._look_for_sleep(now, until)
-        timers = self._timers
+        offset = self._wall() - now
+        ahead, self._offset = offset - self._offset, offset
+        if ahead >= SLEPT or now - until >= SLEPT:
+            for callback in self._sleep_handlers:
+                self.call_soon(callback)
+        if timers and timers[0][0] <= now:
+            self._take_due(now)
+
+    def _take_due(self, now: float) -> None:
+        """Make the timers ready that are due."""
+        ready, timers = self._ready, self._timers
         while timers and timers[0][0] <= now:
             timer = heappop(timers)[2]
             if timer.cancelled():

@@ -245,6 +245,20 @@ class ClientProtocol:
             self._keepalive.received = now
         self.reader.receive_data(data)
 
+    def receive_message(self, data: bytes, now: float = 0.0) -> Optional[Message]:
+        """The message, if *data* is one and nothing else; else ``None``: use ``receive_data``.
+
+        For what came at *now*, while nothing is pending.
+        """
+        if self.state is not _OPEN:
+            return None
+        message = self.reader.whole_message(data)
+        if message is not None:
+            self._now = now
+            if self._keepalive is not None:
+                self._keepalive.received = now
+        return message
+
     def next_messages(self) -> List[Message]:
         """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
         try:

@@ -168,39 +168,52 @@ class Receiving(Locks):
             if late:
                 raise TimeoutError("no message was complete in time; nothing is lost")
             if deadline is None:
-                self._read_simply()
+                message = self._read_simply()
+                if message is not None:
+                    if protocol.has_output or self.stream.unsent:
+                        self.flush()
+                    return [message]
             else:
                 self._read(deadline)
                 late = monotonic() >= deadline + SLACK
 
-    def _read_simply(self) -> None:
-        """What ``_read(None)`` nearly always does, in one go: a blocking read."""
+    def _read_simply(self) -> Optional[Message]:
+        """What ``_read(None)`` nearly always does, in one go: a blocking read.
+
+        Returns:
+            The message, if that is what was read, the thread being ``_critical``; or ``None``.
+        """
         protocol, landed = self.protocol, self._landed
-        odd = landed or not self._blocks or self.outbox.blocked()
+        odd = landed or not self._blocks or self.outbox.blocked() or self.inbox.dropping
         if odd or protocol.reader.missing >= LARGE or protocol.state is not OPEN:
             self._read(None)
-            return
+            return None
         try:
             landed.extend(map(self.stream.recv, (self._size,), _NO_FLAGS))  # see _land
         except BlockingIOError:
             pass
         except OSError as exc:
             self._lost(exc)
-            return
+            return None
         if not landed:  # SO_RCVTIMEO: it is time for the keepalive
             self._read(None, polling=True)
-            return
+            return None
         data = landed[0]
-        n = len(data)
-        if n >= READ_SIZE or self._size != READ_SIZE:
-            self._adapt(0, n)
+        if len(data) >= READ_SIZE or self._size != READ_SIZE:
+            self._adapt(0, len(data))
         self._critical = get_ident()
         landed.clear()
-        if n:
-            protocol.receive_data(data, monotonic())
+        message = None
+        if data:
+            now = monotonic()
+            message = protocol.receive_message(data, now)
+            if message is None:
+                protocol.receive_data(data, now)
+                self._critical = 0
         else:
             self._lost(EOFError(NO_CLOSE))
-        self._critical = 0
+            self._critical = 0
+        return message
 
     def receive_chunk(self, begun: bool) -> Chunk:
         """Block until there is some of the next message; and whether that ends it.
