@@ -3,13 +3,15 @@
 PYTHON = python3
 VENV = .venv
 BENCH_VENV = .venvs/bench
+DOCS_VENV = .venvs/docs
 BIN = $(VENV)/bin
 # The stamps name the Python, so that another one gets a new environment.
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
+DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench guard fuzz soak compat dist clean
+.PHONY: demo test coverage lint docs interop bench guard fuzz soak compat dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -23,6 +25,12 @@ coverage: $(STAMP)-test
 lint: $(STAMP)-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A site of all pages and of what the docstrings say, for browsers: build/docs/index.html. Links that
+# lead nowhere, public names that it doesn't have, and other warnings are errors.
+docs: $(DOCS_STAMP)
+	rm -rf build/docs
+	$(DOCS_VENV)/bin/python -m sphinx -qEW --keep-going -c docs/reference -d build/doctrees . build/docs
 
 interop: $(STAMP)-interop
 	$(PYTEST) tests/interop
@@ -73,6 +81,11 @@ $(BENCH_STAMP): benchmarks/requirements.txt benchmarks/server.c
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install -q -r benchmarks/requirements.txt
 	$(CC) -O2 -o $(BENCH_VENV)/server benchmarks/server.c -lssl -lcrypto -lz
+	touch $@
+
+$(DOCS_STAMP): docs/reference/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install -q --no-compile -r docs/reference/requirements.txt
 	touch $@
 
 $(STAMP)-fuzz: $(STAMP)-test

@@ -602,7 +602,14 @@ class Connection:
         return Ping(future)
 
     async def pong(self, data: Union[str, bytes] = b"") -> None:
-        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Raises as ``ping``."""
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3).
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
         try:
             self._link.pong(data.encode() if isinstance(data, str) else data)
         except ConnectionClosed:

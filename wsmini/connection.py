@@ -306,6 +306,10 @@ class Connection:
     ) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
 
+        Args:
+            buffer: a ``bytearray``, or what else can be written to.
+            timeout: as for ``recv``.
+
         Returns:
             The number of bytes of the message.
 
@@ -534,7 +538,14 @@ class Connection:
         return waiter
 
     def pong(self, data: Union[str, bytes] = b"") -> None:
-        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe. Raises as ``ping``."""
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe.
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
         self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
 
     def _send_control(self, queue: Callable[..., None], *args: object) -> None:

@@ -51,7 +51,9 @@ def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:
 class Close(namedtuple("Close", "code reason")):
     """A close code and its reason, as in a Close frame (RFC 6455, 5.5.1).
 
-    ``code`` is an ``int``, 1005 where the frame was empty; ``reason`` is a ``str``.
+    Attributes:
+        code: an ``int``, 1005 where the frame was empty.
+        reason: a ``str``.
     """
 
     __slots__ = ()
@@ -135,7 +137,12 @@ def connection_closed(
 
 
 class InvalidURI(WebSocketException, ValueError):
-    """The URL isn't a WebSocket URL (RFC 6455, 3). Attributes: ``uri`` (redacted), ``problem``."""
+    """The URL isn't a WebSocket URL (RFC 6455, 3).
+
+    Attributes:
+        uri: without its secrets.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, uri: str, problem: str) -> None:
         super().__init__(uri, problem)
@@ -147,7 +154,12 @@ class InvalidURI(WebSocketException, ValueError):
 
 
 class InvalidProxy(WebSocketException, ValueError):
-    """The proxy URL can't be used. Attributes: ``proxy`` (redacted), ``problem``."""
+    """The proxy URL can't be used.
+
+    Attributes:
+        proxy: without its secrets.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, proxy: str, problem: str) -> None:
         super().__init__(proxy, problem)
@@ -161,13 +173,14 @@ class InvalidProxy(WebSocketException, ValueError):
 class InvalidHandshake(WebSocketException):
     """The answer to the opening handshake can't be accepted (RFC 6455, 4.1).
 
-    Attributes, empty unless ``connect()`` has set them, on an ``OSError`` that it raises too:
+    ``connect()`` sets the first four attributes, also those of an ``OSError`` that it raises.
+
+    Attributes:
         phase: where it happened: ``"dns"``, ``"tcp"``, ``"proxy"``, ``"tls"`` or ``"upgrade"``.
         address: to which host and port it was.
         elapsed: after how many seconds.
         hint: one thing to try, or an empty string.
-
-    ``hung_up`` is whether the peer closed the connection where its answer should have been.
+        hung_up: whether the peer closed the connection where its answer should have been.
     """
 
     phase = address = hint = ""
@@ -210,7 +223,12 @@ def _status(response: Response) -> str:
 
 
 class InvalidHeader(InvalidHandshake):
-    """A header of the answer is missing or wrong. Attributes: ``name``, ``value`` or ``None``."""
+    """A header of the answer is missing or wrong.
+
+    Attributes:
+        name: of the header.
+        value: what it says, ``None`` if it is missing.
+    """
 
     def __init__(self, name: str, value: str | None = None) -> None:
         super().__init__(name, value)
@@ -228,7 +246,12 @@ class InvalidUpgrade(InvalidHeader):
 
 
 class InvalidRedirect(InvalidHandshake):
-    """The server redirects to where one can't go. Attributes: ``location``, ``problem``."""
+    """The server redirects to where one can't go.
+
+    Attributes:
+        location: where it wants to have us.
+        problem: what is wrong with that.
+    """
 
     def __init__(self, location: str, problem: str) -> None:
         super().__init__(location, problem)
@@ -240,7 +263,11 @@ class InvalidRedirect(InvalidHandshake):
 
 
 class TooManyRedirects(InvalidHandshake):
-    """The server redirects again and again. Attributes: ``uris``, the way there (redacted)."""
+    """The server redirects again and again.
+
+    Attributes:
+        uris: the way there, without secrets.
+    """
 
     def __init__(self, uris: Sequence[str]) -> None:
         super().__init__(uris)
@@ -261,7 +288,11 @@ class InvalidProxyMessage(ProxyError):
 
 
 class InvalidProxyStatus(ProxyError):
-    """The HTTP proxy refused. Attributes: ``response``, as ``InvalidStatus``."""
+    """The HTTP proxy refused.
+
+    Attributes:
+        response: as that of ``InvalidStatus``.
+    """
 
     def __init__(self, response: Response) -> None:
         super().__init__(response)
@@ -274,7 +305,8 @@ class InvalidProxyStatus(ProxyError):
 class NegotiationError(InvalidHeader):
     """The server chose an extension or a subprotocol that wasn't offered, or chose it wrongly.
 
-    Attributes: as ``InvalidHeader``, and ``problem``.
+    Attributes:
+        name, value, problem: as those of ``InvalidHeader``, and what is wrong.
     """
 
     def __init__(self, name: str, value: str | None, problem: str) -> None:
@@ -298,7 +330,9 @@ class PayloadTooBig(WebSocketException):
 
     A connection raises ``ConnectionClosedError``, and this is its ``__cause__``.
 
-    Attributes: ``size`` in bytes as far as it is known, ``limit`` in bytes.
+    Attributes:
+        size: in bytes, as far as it is known.
+        limit: in bytes.
     """
 
     def __init__(self, size: int, limit: int) -> None:

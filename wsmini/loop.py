@@ -99,7 +99,10 @@ class Timer(Handle):
 
 
 class Loop:
-    """See the module. Close it when done: ``with Loop() as loop:`` does.
+    """An event loop: sockets, timers and signals, in the thread that runs it.
+
+    That thread alone may call its methods, but for ``call_soon_threadsafe`` and ``stop``. Close it
+    when done: ``with Loop() as loop:`` does.
 
     Args:
         clock: what ``time()`` returns: seconds that never go backwards.
@@ -149,13 +152,13 @@ class Loop:
     # -- calls --
 
     def call_soon(self, callback: Callback, *args: Any) -> Handle:
-        """Call in the next iteration."""
+        """Call ``callback(*args)`` in the next iteration; the handle can cancel it."""
         handle = Handle(callback, args)
         self._ready.append(handle)
         return handle
 
     def call_soon_threadsafe(self, callback: Callback, *args: Any) -> Handle:
-        """As ``call_soon``, from any thread or signal handler: wakes the loop up.
+        """Call ``callback(*args)`` soon, from any thread or signal handler: wakes the loop up.
 
         Raises:
             RuntimeError: if the loop is closed, or in a forked child.
@@ -166,11 +169,11 @@ class Loop:
         return handle
 
     def call_later(self, delay: float, callback: Callback, *args: Any) -> Timer:
-        """Call *delay* seconds from now."""
+        """Call ``callback(*args)``, *delay* seconds from now."""
         return self.call_at(self.time() + delay, callback, *args)
 
     def call_at(self, when: float, callback: Callback, *args: Any) -> Timer:
-        """Call at *when*, in seconds of ``time()``."""
+        """Call ``callback(*args)`` at *when*, in seconds of ``time()``."""
         timer = Timer(when, callback, args, self)
         heappush(self._timers, (when, next(self._serial), timer))
         return timer
@@ -186,10 +189,11 @@ class Loop:
     # -- descriptors --
 
     def add_reader(self, file: File, callback: Callback, *args: Any) -> None:
-        """Call whenever *file* is readable, or at its end; replaces the reader that it has.
+        """Call ``callback(*args)`` whenever *file* is readable, or at its end.
 
         Args:
             file: a descriptor, or an object with ``fileno()``. Remove it before closing it.
+            callback, args: instead of those of the reader that it has, if it has one.
 
         Raises:
             OSError, ValueError: if the selector can't wait for it.
@@ -197,7 +201,7 @@ class Loop:
         self._add(file, READ, Handle(callback, args))
 
     def add_writer(self, file: File, callback: Callback, *args: Any) -> None:
-        """Call whenever *file* is writable; otherwise as ``add_reader``."""
+        """Call ``callback(*args)`` whenever *file* is writable; otherwise as ``add_reader``."""
         self._add(file, WRITE, Handle(callback, args))
 
     def remove_reader(self, file: File) -> bool:
@@ -205,7 +209,7 @@ class Loop:
         return self._remove(file, READ)
 
     def remove_writer(self, file: File) -> bool:
-        """As ``remove_reader``."""
+        """Don't call any more, even if *file* is writable now; whether there was a writer."""
         return self._remove(file, WRITE)
 
     def _add(self, file: File, event: int, handle: Handle) -> None:
@@ -243,7 +247,7 @@ class Loop:
     # -- signals --
 
     def add_signal_handler(self, number: int, callback: Callback, *args: Any) -> None:
-        """Call from the loop when signal *number* comes; in the main thread only.
+        """Call ``callback(*args)`` from the loop when signal *number* comes; in the main thread.
 
         If it comes again before the loop got around to the callback, which some other callback
         holds up, what the signal did before happens: Ctrl-C raises ``KeyboardInterrupt``.
@@ -273,7 +277,7 @@ class Loop:
             signal.siginterrupt(number, False)
 
     def remove_signal_handler(self, number: int) -> bool:
-        """Restore what the signal did before; whether there was a handler."""
+        """Restore what signal *number* did before; whether there was a handler."""
         import signal
 
         if number not in self._signals:
@@ -301,7 +305,7 @@ class Loop:
     # -- sleep --
 
     def add_sleep_handler(self, callback: Callback) -> None:
-        """Call, from now on, whenever the machine or the process turns out to have slept.
+        """Call *callback* from now on whenever the machine or the process turns out to have slept.
 
         That is noticed at the first wake-up after it: the wall clock has gone ahead of the
         monotonic one, or a wait was longer than it should have been, by ``SLEPT`` seconds.
@@ -309,7 +313,7 @@ class Loop:
         self._sleep_handlers[callback] = None
 
     def remove_sleep_handler(self, callback: Callback) -> None:
-        """Undo ``add_sleep_handler``."""
+        """Undo ``add_sleep_handler`` of this *callback*."""
         self._sleep_handlers.pop(callback, None)
 
     # -- running --
@@ -330,7 +334,8 @@ class Loop:
     def run_once(self, timeout: Optional[float] = None) -> None:
         """Wait until there is something to do, at most *timeout* seconds, and do it.
 
-        Raises: as ``run_forever``.
+        Raises:
+            RuntimeError, BaseException: as ``run_forever``.
         """
         if self._closed or self.thread or self._forks != _forks:
             self._check()

@@ -260,7 +260,7 @@ class NoReconnect:
         """A connection has opened."""
 
     def next_delay(self, failure: BaseException) -> None:
-        """Give up."""
+        """Give up, whatever the *failure* was."""
 
     def __repr__(self) -> str:
         return "NoReconnect()"
