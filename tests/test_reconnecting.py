@@ -225,6 +225,24 @@ def test_an_exception_in_a_signal_handler_ends_the_wait(stop):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+def test_a_signal_handler_may_stop_it():
+    stop = threading.Event()
+    before = signal.signal(signal.SIGALRM, lambda *args: stop.set())
+    try:
+        with serving("drop") as server:
+            for _ in loop(
+                server,
+                wsmini.Fixed(1000),
+                stop=stop,
+                on_reconnect=lambda *args: signal.setitimer(signal.ITIMER_REAL, 0.05),
+            ):
+                pass
+        assert stop.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 # -- arguments --
 
 

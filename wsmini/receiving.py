@@ -1,8 +1,8 @@
 """The receiving half of a connection, blocking. Who may call what when is told in ``wire``.
 
 Sockets are blocking where a flag (``net.DONTWAIT``) makes single calls not wait: then a receive
-without a timeout is one system call. ``SO_RCVTIMEO`` ends that call from time to time for the
-keepalive, which then goes on with exact polling.
+without a timeout is one system call. ``SO_RCVTIMEO`` ends that call from time to time for signals
+and for the keepalive, which then goes on with exact polling.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .locks import Locks
 from .net import (
     DONTWAIT,
     HEADER,
+    HEED,
     LARGE,
     MAX_READ_SIZE,
     NO_CLOSE,
@@ -87,7 +88,7 @@ class Receiving(Locks):
             sock.setblocking(False)
             return False
         sock.setblocking(True)
-        return interval is None or set_receive_timeout(sock, interval / 4)
+        return set_receive_timeout(sock, HEED if interval is None else min(HEED, interval / 4))
 
     def poll(self, events: int, until: float) -> bool:
         """Poll the socket; the caller is the receiver or the writer, so it can't be closed."""

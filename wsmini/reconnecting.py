@@ -6,9 +6,12 @@ import time
 
 from .connection import Connection, open_connection
 from .exceptions import InvalidHandshake
+from .net import HEED, in_main_thread
 from .options import FOREVER, read_options
 from .protocol import State
 from .reconnect import Backoff, add_note, check_policy, failure_after
+
+LOOK = 0.1  # seconds of the main thread's waiting between two looks at *stop*
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,9 +132,19 @@ def _told(attempts: int, policy: Policy) -> str:
 
 
 def _pause(delay: float, stop: Optional[Event]) -> None:
-    """Wait; an exception in a signal handler ends that at once, as does *stop*."""
-    delay = min(max(delay, 0.0), FOREVER)
-    if stop is None:
-        time.sleep(delay)
-    else:
-        stop.wait(delay)
+    """Wait; an exception in a signal handler ends that, as does *stop*.
+
+    In the main thread, a handler may ``set()`` it: that would wait for ever for the lock of an
+    event that it has found within its ``wait()``. So that is not called there.
+    """
+    until, main = time.monotonic() + min(max(delay, 0.0), FOREVER), in_main_thread()
+    while stop is None or not stop.is_set():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        if stop is None:
+            time.sleep(min(left, HEED))
+        elif main:
+            time.sleep(min(left, LOOK))
+        else:
+            stop.wait(left)

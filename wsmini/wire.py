@@ -45,8 +45,8 @@ from __future__ import annotations
 import socket
 
 from .exceptions import ConnectionClosed, WebSocketException
-from .net import DONTWAIT, MAX_READ_SIZE, NO_CLOSE, READ, SLOW_CLOSE, WRITE, patience
-from .receiving import CLOSED, MAX_WAIT, NEVER, OPEN, Receiving, monotonic
+from .net import DONTWAIT, HEED, MAX_READ_SIZE, NO_CLOSE, READ, SLOW_CLOSE, WRITE, patience
+from .receiving import CLOSED, NEVER, OPEN, Receiving, monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Wire(Receiving):
             self._waiting += 1
             try:
                 if not done() and not self._may_receive():
-                    timeout = patience(deadline) if deadline is not None else MAX_WAIT
+                    timeout = HEED if deadline is None else min(HEED, patience(deadline))
                     self._changed.wait(GLANCE if self.outbox.blocked() else timeout)
             finally:
                 self._waiting -= 1
