@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -679,3 +680,55 @@ def test_no_reconnect_ends_after_the_first_connection():
         assert Client(server.url, reconnect=NoReconnect()).run_forever() == 0
     with pytest.raises(TypeError, match="NoReconnect"):
         Client(server.url, reconnect=None)
+
+
+INTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import sys
+failure = interpreters.run_string(interpreters.create(), sys.argv[1])
+if failure is not None:  # before 3.13, it was raised
+    print(failure.errdisplay)
+"""
+
+IN_INTERPRETER = """
+import sys
+sys.path.insert(0, {root!r})
+import wsmini
+said = []
+client = wsmini.Client(
+    {url!r},
+    on_open=lambda client: client.send("hello"),
+    on_message=lambda client, message: said.append(message) or client.close(),
+    on_close=lambda client, code, reason: said.append(code),
+)
+said.append(client.run_forever())
+with wsmini.connect({url!r}) as ws:
+    ws.send("blocking")
+    said.append(ws.recv())
+print(*said)
+"""
+
+
+def test_a_client_runs_in_a_sub_interpreter_without_signals(server):
+    if not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))):
+        pytest.skip("this Python has no sub-interpreters")
+    code = IN_INTERPRETER.format(root=str(ROOT), url=server.url)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERPRETER, code], cwd=ROOT, timeout=30,
+        stdout=subprocess.PIPE, universal_newlines=True,
+    )  # fmt: skip
+    assert run.stdout == "hello 1000 0 blocking\n"
+
+
+def test_a_client_runs_where_signals_can_not_be_set(server, monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("set_wakeup_fd only works in main thread of the main interpreter")
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", refuse)
+    before = signal.getsignal(signal.SIGTERM)
+    client = Client(server.url, on_open=lambda client: client.close())
+    assert client.run_forever() == 0
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -172,7 +172,8 @@ class Client:
         """Run, with a loop of its own, until ``close()``, or until the policy gives up.
 
         In the main thread, SIGINT and SIGTERM close the connection with 1001 and end the run, half
-        a second later at the latest; whatever the program has set for them is restored.
+        a second later at the latest; whatever the program has set for them is restored. In other
+        threads, and in sub-interpreters, signals are left alone.
 
         Returns:
             What suits ``sys.exit()``: 0, or 128 plus the signal's number.
@@ -182,13 +183,14 @@ class Client:
                 callback raises. The connection is dropped then.
         """
         import signal
-        import threading
 
         self._signal = 0
         with Loop() as loop:
-            if threading.current_thread() is threading.main_thread():
+            try:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, self._interrupt, number)
+            except ValueError:
+                pass  # another thread, or a sub-interpreter: signals are somebody else's there
             try:
                 self.start(loop)
                 while self._running:
