@@ -640,3 +640,17 @@ def test_a_connection_cut_at_every_byte(ending, secure):
             at += 1
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_tls_can_be_looked_into(run):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTS / "server.pem")
+    trusting = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+    async def main(url):
+        async with connect(url, ssl=trusting) as ws:
+            return ws.ssl_object.getpeercert(binary_form=True)
+
+    with echo_server(ssl=context) as server:
+        certificate = ssl.DER_cert_to_PEM_cert(run(main(server.url)))
+    assert certificate in (CERTS / "server.pem").read_text()

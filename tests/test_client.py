@@ -732,3 +732,21 @@ def test_a_client_runs_where_signals_can_not_be_set(server, monkeypatch):
     client = Client(server.url, on_open=lambda client: client.close())
     assert client.run_forever() == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_tls_can_be_looked_into_while_a_connection_is_open(tls):
+    facts = []
+
+    def on_open(client):
+        facts.append(client.ssl_object.getpeercert()["subjectAltName"])
+        client.close()
+
+    def on_close(client, code, reason):
+        facts.append(client.ssl_object)
+
+    with echo_server(ssl=tls[0]) as server:
+        client = Client(server.url, on_open=on_open, on_close=on_close, **tls[1])
+        assert client.ssl_object is None
+        client.run_forever()
+    assert ("DNS", "localhost") in facts[0]
+    assert facts[1:] == [None]

@@ -1148,6 +1148,11 @@ def test_tls_to_the_proxy_is_verified():
     assert "pass proxy_ssl=" in exc.hint
 
 
+def certificate(opened):
+    """The server's certificate as files have it."""
+    return ssl.DER_cert_to_PEM_cert(opened.ssl_object.getpeercert(binary_form=True))
+
+
 def test_tls_within_tls():
     def script(peer):
         peer.request()
@@ -1155,16 +1160,28 @@ def test_tls_within_tls():
         bridge(peer, server)
 
     with site({"/": None}, ssl=server_context()) as server:
-        with scripted_server(script, ssl=server_context()) as proxy:
-            context = client_context()
+        with scripted_server(script, ssl=server_context("other-server")) as proxy:
             opened = open_(
                 f"wss://localhost:{server.port}/",
                 proxy=f"https://127.0.0.1:{proxy.port}",
                 proxy_server_hostname="localhost",
-                proxy_ssl=context,
-                ssl=context,
+                proxy_ssl=client_context("other-ca"),
+                ssl=client_context(),
             )
     assert list(opened.timings) == ["dns", "tcp", "proxy", "tls", "upgrade"]
+    assert certificate(opened) in (CERTS / "server.pem").read_text()
+
+
+def test_tls_to_a_proxy_is_not_tls_to_the_server():
+    def script(peer):
+        peer.request()
+        peer.respond(200, "OK")
+        peer.accept()
+
+    with scripted_server(script, ssl=server_context()) as proxy:
+        url = f"https://localhost:{proxy.port}"
+        opened = open_("ws://h.example/", proxy=url, proxy_ssl=client_context())
+    assert opened.ssl_object is None
 
 
 def bridge(peer, server):

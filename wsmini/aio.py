@@ -22,13 +22,12 @@ bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 
 from .driving import drive
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from .facts import Facts
 from .link import Link
-from .net import shown_address
 from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
@@ -43,15 +42,12 @@ if TYPE_CHECKING:
         Any,
         AsyncIterable,
         AsyncIterator,
-        Callable,
         Deque,
-        Dict,
         Generator,
         Iterable,
         List,
         Literal,
         Optional,
-        Sequence,
         Set,
         Tuple,
         Type,
@@ -62,10 +58,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .driving import HostLoop
-    from .extensions import Extension
     from .frames import Data
     from .handshake import HeaderItems
-    from .http11 import Headers, Request, Response
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
@@ -215,26 +209,24 @@ class Ping:
         return await asyncio.shield(self._future)
 
 
-class Connection:
+class Connection(Facts):
     """An open WebSocket connection. Use ``connect()`` to make one.
 
     Attributes:
         request, response: of the opening handshake, with ``headers``.
         subprotocol: the one that the server chose, or ``None``.
         timings: seconds that each phase of the opening took, by its name.
+        ssl_object: the ``ssl.SSLObject`` that speaks TLS with the server, to be asked for its
+            ``getpeercert()``, ``version()`` and ``cipher()``; ``None`` for ``ws://``.
         local_address, remote_address: of the socket, as the ``socket`` module has them.
     """
+
+    _called = "wsmini.aio"
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, host: HostLoop, opened: Opened, options: Options
     ) -> None:
-        self.request: Request = opened.request
-        self.response: Response = opened.response
-        self.subprotocol: Optional[str] = opened.subprotocol
-        self.timings: Dict[str, float] = opened.timings
-        sock = opened.stream.sock
-        self.local_address: Any = _name(sock.getsockname)
-        self.remote_address: Any = _name(sock.getpeername)
+        super().__init__(opened)
         self._loop, self._max_queue = loop, options.max_queue
         self._unread: Deque[Message] = deque()
         self._chunks: Deque[Tuple[Message, bool]] = deque()
@@ -247,7 +239,6 @@ class Connection:
         self._sent = 0
         self._pings: Set[asyncio.Future[float]] = set()
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._id = ""
         self._link = Link(host, opened, options, self)
         self._protocol = self._link.protocol
         self._link.start()
@@ -608,11 +599,6 @@ class Connection:
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
 
-    @property
-    def latency(self) -> float:
-        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
-        return self._protocol.latency
-
     # -- closing --
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -656,53 +642,6 @@ class Connection:
             await self.close(1011)
         else:
             await self.close(1001)  # the program is leaving
-
-    # -- what there is to know --
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits that tell this connection from others, in logs."""
-        if not self._id:
-            self._id = os.urandom(8).hex()
-        return self._id
-
-    @property
-    def state(self) -> State:
-        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
-        return self._protocol.state
-
-    @property
-    def close_code(self) -> Optional[int]:
-        """The close code received, 1006 if none was; ``None`` while not closed."""
-        return self._protocol.close_code
-
-    @property
-    def close_reason(self) -> Optional[str]:
-        """The close reason received; ``None`` while not closed."""
-        return self._protocol.close_reason
-
-    @property
-    def request_headers(self) -> Headers:
-        """The headers of the handshake's request."""
-        return self.request.headers
-
-    @property
-    def response_headers(self) -> Headers:
-        """The headers of the handshake's response."""
-        return self.response.headers
-
-    @property
-    def extensions(self) -> Sequence[Extension]:
-        """The extensions negotiated, in the order of the response."""
-        return self._protocol.extensions
-
-    def fileno(self) -> int:
-        """The socket's file descriptor, -1 once closed. It is the event loop's to watch."""
-        return self._link.stream.sock.fileno()
-
-    def __repr__(self) -> str:
-        address = shown_address(self.remote_address) if self.remote_address else "?"
-        return f"<wsmini.aio.Connection to {address}, {self.state.name}>"
 
 
 class _Chunks:
@@ -763,10 +702,3 @@ async def _iterate(parts: Any) -> AsyncIterator[Part]:
 def _wake(future: Optional[asyncio.Future[None]]) -> None:
     if future is not None and not future.done():
         future.set_result(None)
-
-
-def _name(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None  # gone already; receiving will tell

@@ -35,6 +35,7 @@ from .reconnect import Backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
     from typing_extensions import Unpack
@@ -521,6 +522,15 @@ class Client:
         session = self._session
         return 0.0 if session is None else session.link.protocol.latency
 
+    @property
+    def ssl_object(self) -> Optional[ssl.SSLObject]:
+        """The ``ssl.SSLObject`` of the open connection; ``None`` for ``ws://``, or without one.
+
+        To be asked, in the loop's thread, for ``getpeercert()``, ``version()`` and ``cipher()``.
+        """
+        session = self._session
+        return None if session is None else session.ssl_object
+
     # -- backpressure --
 
     def pause(self) -> None:
@@ -555,7 +565,10 @@ CALLBACKS = tuple(name for name in vars(Client) if name.startswith("on_"))
 class _Session:
     """One connection of a client: its link, and what goes through it."""
 
-    __slots__ = ("_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_unread", "link")
+    __slots__ = (
+        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_unread", "link",
+        "ssl_object",
+    )  # fmt: skip
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
         self._client, self._loop = client, loop
@@ -564,6 +577,7 @@ class _Session:
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
         self._flight = _NO_FLIGHT
+        self.ssl_object = opened.ssl_object
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 

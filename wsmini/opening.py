@@ -86,10 +86,12 @@ class Opened:
         extensions: those negotiated, in the order of the response.
         subprotocol: the one that the server chose, or ``None``.
         timings: seconds that each phase took, by its name.
+        ssl_object: of TLS with the server, not of that with a proxy; ``None`` if there is none.
     """
 
     __slots__ = (
-        "extensions", "request", "response", "rest", "stream", "subprotocol", "timings",
+        "extensions", "request", "response", "rest", "ssl_object", "stream", "subprotocol",
+        "timings",
     )  # fmt: skip
 
     def __init__(
@@ -101,11 +103,12 @@ class Opened:
         extensions: List[Extension],
         subprotocol: Optional[str],
         timings: Dict[str, float],
+        ssl_object: Optional[ssl.SSLObject] = None,
     ) -> None:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
         self.extensions, self.subprotocol = extensions, subprotocol
-        self.timings = timings
+        self.timings, self.ssl_object = timings, ssl_object
 
 
 class Journal:
@@ -409,8 +412,9 @@ class Opening:
             response, key, options.offers, options.subprotocols
         )
         return Opened(
-            stream, parser.rest, request, response, extensions, subprotocol, journal.timings
-        )
+            stream, parser.rest, request, response, extensions, subprotocol, journal.timings,
+            getattr(stream, "ssl_object", None) if uri.secure else None,
+        )  # fmt: skip
 
     def _given(self, uri: URI) -> Sequence[Tuple[str, Optional[str]]]:
         """The user's headers for the server of *uri*; what is removed is so everywhere."""
