@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from inspect import isawaitable, iscoroutinefunction
 
 from .driving import drive
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
@@ -32,7 +33,7 @@ from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
 from .protocol import State
-from .reconnect import Backoff, failure_after
+from .reconnect import Attempts, check_loop
 from .selecting import host_loop
 
 TYPE_CHECKING = False
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
-    from .reconnect import Policy
+    from .reconnect import Policy, Reported
 
     Part = Union[str, Data]
 
@@ -77,19 +78,24 @@ _SENDABLE = (str, bytes, bytearray, memoryview)
 class connect:
     """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
 
-    ``async for ws in connect(url)`` opens one after the other: a new one whenever the loop's body
-    has done with the last, which is closed then. Between two it waits as the policy says. It ends
-    if the program has closed the connection, or the server has with 1000; or if the policy gives
-    up: with the failure, unless the last connection was closed normally.
+    ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
+    one whenever the loop's body has done with the last, which is closed then. Between two it waits
+    as the policy says. It ends if the program has closed the connection, or the server has with
+    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
         reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
+        stop: an ``asyncio.Event``, for ``async for``; once it is set, there is no other connection,
+            and no more waiting for one; an attempt that goes on ends within ``open_timeout``.
+        on_reconnect: a function or coroutine function, for ``async for``; called before each wait
+            with the number of the attempt that comes then (from 1 on after a connection, from 2 on
+            at the start), the seconds to wait, and the failure.
         extra_headers: an older name of ``additional_headers``.
         options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each.
 
     Raises:
-        InvalidURI, ValueError, TypeError: at once, if the URL or an option isn't valid.
+        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
         OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
     """
 
@@ -99,6 +105,8 @@ class connect:
         *,
         reconnect: Optional[Policy] = None,
         policy: Optional[Policy] = None,
+        stop: Optional[asyncio.Event] = None,
+        on_reconnect: Optional[Reported] = None,
         extra_headers: HeaderItems = None,
         **options: Unpack[ConnectOptions],
     ) -> None:
@@ -108,8 +116,12 @@ class connect:
             options["additional_headers"] = extra_headers
         if reconnect is not None and policy is not None:
             raise TypeError("reconnect and policy are the same: use one")
+        if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
+            raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
         self._options = read_options(url, options)
         self._policy = policy if reconnect is None else reconnect
+        check_loop(self._policy, on_reconnect)
+        self._stop, self._on_reconnect = stop, on_reconnect
         self._connection: Optional[Connection] = None
 
     def __await__(self) -> Generator[Any, None, Connection]:
@@ -129,30 +141,43 @@ class connect:
             await self._connection.__aexit__(exc_type, exc, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
-        retries = (Backoff() if self._policy is None else self._policy).start()
-        while True:
+        options, stop, report = self._options, self._stop, self._on_reconnect
+        if options.sock is not None:
+            raise ValueError("sock gives one connection, so there is nothing to reconnect with")
+        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        while stop is None or not stop.is_set():
             left = False  # whether the body came back with a connection that was well
             try:
-                ws = await _open(self._options)
+                ws = await _open(options)
             except (OSError, InvalidHandshake) as exc:
                 failure: Exception = exc
             else:
-                retries.opened()
-                try:
+                attempts.opened()
+                async with ws:
                     yield ws
                     left = ws.state is State.OPEN
-                finally:
-                    await ws.close()
-                closed, left = failure_after(ws._link.protocol.close_exc(), left)
-                if closed is None:
-                    return
-                failure = closed
-            delay = retries.next_delay(failure)
-            if delay is None:
-                if left or isinstance(failure, ConnectionClosedOK):
-                    return
-                raise failure
-            await asyncio.sleep(delay)
+                failure = ws._protocol.close_exc()
+                del ws  # its buffers aren't needed while waiting
+            again = attempts.failed(failure, left)
+            del failure  # with its traceback, and so its frames
+            if again is None:
+                return
+            delay, told = again
+            if isawaitable(told):
+                await told
+            await _pause(delay, stop)
+
+
+async def _pause(delay: float, stop: Optional[asyncio.Event]) -> None:
+    if stop is None:
+        await asyncio.sleep(delay)
+        return
+    # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([waiting], timeout=delay)
+    finally:
+        waiting.cancel()
 
 
 async def _open(options: Options) -> Connection:
@@ -625,6 +650,14 @@ class Connection(Facts):
         except asyncio.CancelledError:
             self._link.abort()
             raise
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, by whomever; to be cancelled closes nothing.
+
+        What is received meanwhile waits for ``recv``, up to ``max_queue`` messages. While there are
+        more, the end isn't seen either: somebody has to receive them.
+        """
+        await asyncio.shield(self._ended)
 
     async def __aenter__(self) -> Connection:
         return self
