@@ -701,6 +701,70 @@ def test_one_socket_is_not_enough_to_reconnect(run):
         run(main(sock))
 
 
+# -- headers for each attempt --
+
+
+@pytest.mark.parametrize("name", ["additional_headers", "extra_headers"])
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_each_attempt_has_a_token_of_its_own(run, name, is_coroutine):
+    asked, sent = [], []
+
+    def headers():
+        asked.append(None)
+        return {"Authorization": str(len(asked))}
+
+    async def headers_later():
+        await asyncio.sleep(0)
+        return headers()
+
+    def script(peer):
+        sent.append(peer.request().headers["Authorization"])
+        if len(sent) == 2:
+            peer.respond(503)
+            return
+        peer.accept()
+        peer.close(1012 if len(sent) == 1 else 1000)
+
+    async def main(url):
+        options = {name: headers_later if is_coroutine else headers}
+        async for ws in connect(url, policy=Fixed(0.0), **options):
+            await ws.wait_closed()
+
+    with serving(script) as url:
+        run(main(url))
+    assert sent == ["1", "2", "3"]
+
+
+def test_headers_that_can_not_be_had_fail_the_attempt(run):
+    async def headers():
+        raise LookupError("no token")
+
+    async def main():
+        with pytest.raises(LookupError, match="no token"):
+            await connect("ws://127.0.0.1:1", additional_headers=headers)
+        with pytest.raises(TypeError, match="additional_headers"):
+            await connect("ws://127.0.0.1:1", additional_headers=lambda: 5)
+
+    run(main())
+
+
+def test_waiting_for_headers_can_be_cancelled(run, url):
+    async def main():
+        asked = asyncio.Event()
+
+        async def headers():
+            asked.set()
+            await asyncio.sleep(PATIENCE)
+
+        task = asyncio.ensure_future(connect(url, additional_headers=headers).__aenter__())
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
 # -- waiting for the end --
 
 

@@ -750,3 +750,54 @@ def test_tls_can_be_looked_into_while_a_connection_is_open(tls):
         client.run_forever()
     assert ("DNS", "localhost") in facts[0]
     assert facts[1:] == [None]
+
+
+def serving_tokens(statuses, sent):
+    """A server that answers with *statuses*; *sent*: a list for the tokens that it sees."""
+
+    def script(peer):
+        sent.append(peer.request().headers["Authorization"])
+        status = statuses.pop(0)
+        if status != 101:
+            peer.respond(status)
+            return
+        peer.accept()
+        peer.close(1012 if statuses else 1000)
+
+    return scripted_server(script)
+
+
+def test_each_attempt_has_a_token_of_its_own():
+    threads, sent = [], []
+
+    def headers():
+        threads.append(threading.get_ident())
+        return {"Authorization": str(len(threads))}
+
+    with serving_tokens([101, 503, 101], sent) as server:
+        client = Client(server.url, additional_headers=headers, reconnect=Fixed(0))
+        assert client.run_forever() == 0
+    assert sent == ["1", "2", "3"]
+    assert set(threads) == {threading.get_ident()}
+
+
+def test_a_token_that_can_not_be_had_is_a_failure_like_others():
+    answers = [OSError("the token server is down"), {"Authorization": "a"}, LookupError("no more")]
+    delays, sent = [], []
+
+    def headers():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with serving_tokens([101, 101], sent) as server:
+        client = Client(
+            server.url, additional_headers=headers, reconnect=Fixed(0),
+            on_reconnect=lambda client, attempt, delay, exc: delays.append(type(exc).__name__),
+        )  # fmt: skip
+        with pytest.raises(LookupError, match="no more"):
+            client.run_forever()
+    assert delays == ["OSError", "ConnectionClosedError"]
+    assert sent == ["a"]
+    assert client.state is State.CLOSED

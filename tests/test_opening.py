@@ -653,6 +653,50 @@ def test_secrets_stay_within_the_origin_and_come_back_to_it():
     assert not has_secrets(other.requests[0])
 
 
+def test_a_callable_is_asked_for_headers_once_an_attempt():
+    tokens = iter(["a", "b", "c"])
+    pages = {"/": redirect("/a"), "/a": None}
+    with site({"/": None}) as other, site(pages) as server:
+        options = options_for(
+            server.url, additional_headers=lambda: {"Authorization": next(tokens), "X-Own": "mine"}
+        )
+        for _ in range(2):
+            run(Opening(options).steps()).stream.close()
+        pages["/a"] = redirect(f"ws://127.0.0.1:{other.port}/")
+        run(Opening(options).steps()).stream.close()
+    sent = [request.headers["Authorization"] for request in server.requests]
+    assert sent == ["a", "a", "b", "b", "c", "c"]
+    assert not has_secrets(other.requests[0])
+
+
+@pytest.mark.parametrize(
+    "given, kind",
+    [
+        (OSError(113, "no token server"), OSError),
+        (LookupError("no token"), LookupError),
+        ({"A": "b\r\nc"}, ValueError),
+        ("A: b", TypeError),
+        (5, TypeError),
+    ],
+)
+def test_an_attempt_without_headers_fails_before_anything_is_sent(given, kind):
+    def headers():
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(kind) as caught:
+            run(Opening(options_for(url, additional_headers=headers)).steps())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    if isinstance(given, Exception):
+        assert caught.value is given
+        assert not hasattr(given, "phase")
+
+
 def test_a_header_that_is_removed_does_not_come_back_elsewhere():
     with site({"/": None}) as other:
         with site({"/": redirect(f"ws://127.0.0.1:{other.port}/")}) as server:

@@ -28,6 +28,7 @@ from inspect import isawaitable, iscoroutinefunction
 from .driving import drive
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
 from .facts import Facts
+from .handshake import user_headers
 from .link import Link
 from .opening import Opening
 from .options import read_options
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
     from .driving import HostLoop
     from .frames import Data
-    from .handshake import HeaderItems
+    from .handshake import HeaderSource
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
@@ -92,7 +93,8 @@ class connect:
             with the number of the attempt that comes then (from 1 on after a connection, from 2 on
             at the start), the seconds to wait, and the failure.
         extra_headers: an older name of ``additional_headers``.
-        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each.
+        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each. The
+            callable for ``additional_headers`` may be a coroutine function.
 
     Raises:
         InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
@@ -107,7 +109,7 @@ class connect:
         policy: Optional[Policy] = None,
         stop: Optional[asyncio.Event] = None,
         on_reconnect: Optional[Reported] = None,
-        extra_headers: HeaderItems = None,
+        extra_headers: HeaderSource = None,
         **options: Unpack[ConnectOptions],
     ) -> None:
         if extra_headers is not None:
@@ -194,7 +196,11 @@ async def _open(options: Options) -> Connection:
             future.cancel()
             raise exc or AssertionError("neither open nor failed")
 
-    driven = drive(host, Opening(options).steps(), done)
+    given: Any = options.additional_headers
+    if callable(given):
+        given = given()
+        given = user_headers(await given if isawaitable(given) else given)
+    driven = drive(host, Opening(options, given).steps(), done)
     try:
         # Not the future itself, which a cancellation would take the result from.
         opened = await asyncio.shield(future)
