@@ -765,6 +765,37 @@ def test_waiting_for_headers_can_be_cancelled(run, url):
     run(main())
 
 
+# -- leaving --
+
+
+def test_a_cancelled_block_does_not_wait_long_for_the_server(run):
+    closes, over = [], threading.Event()
+
+    def script(peer):
+        peer.accept()
+        closes.append(peer.recv_frame().data[:2])
+        over.wait(PATIENCE)
+
+    async def main(url):
+        opened = asyncio.Event()
+
+        async def work():
+            async with connect(url, close_timeout=None) as ws:
+                opened.set()
+                await ws.recv()
+
+        task = asyncio.ensure_future(work())
+        await opened.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE / 2)
+        over.set()
+
+    with serving(script) as url:
+        run(main(url))
+    assert closes == [(1001).to_bytes(2, "big")]
+
+
 # -- waiting for the end --
 
 

@@ -14,6 +14,7 @@ the loop calls its ``Link`` when there is something to do.
 Cancellation: a cancelled ``recv`` loses nothing. A cancelled ``send`` has sent nothing if it waited
 for its turn, else the loop sends the message to its end; a fragmented message that can't be
 completed ends the connection with 1011. A cancelled ``close``, or opening, drops the connection.
+Where ``async with`` is cancelled, the server is told, and has half a second to answer.
 
 Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
 bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     Part = Union[str, Data]
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
+LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
@@ -674,13 +676,21 @@ class Connection(Facts):
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Close: with 1000, or with 1011 after an error in the block."""
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
+        and the server has half a second to answer.
+        """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
             await self.close()
         elif issubclass(exc_type, Exception):
             await self.close(1011)
         else:
-            await self.close(1001)  # the program is leaving
+            timer = self._loop.call_later(LEAVING, self._link.abort)
+            try:
+                await self.close(1001)
+            finally:
+                timer.cancel()
 
 
 class _Chunks:
