@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import socket
+import sys
 import threading
 import time
 
@@ -161,6 +164,40 @@ def test_a_server_that_accepts_and_objects_is_left_alone(loop):
         with contextlib.suppress(wsmini.ConnectionClosedError):
             loop(server.url)
     assert len(connections) == 1
+
+
+def descriptors():
+    return set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+
+
+def frames():
+    """How deep the stack is."""
+    frame, count = sys._getframe(), 0
+    while frame is not None:
+        frame, count = frame.f_back, count + 1
+    return count
+
+
+@LOOPS
+def test_connecting_again_often_keeps_nothing(loop):
+    last, depths = 150, []
+
+    def script(peer):
+        peer.accept()
+        peer.close(1012 if len(depths) < last else 1000)
+
+    def trace(record):
+        if record["event"] == "request":
+            depths.append(frames())
+
+    with scripted_server(script) as server:
+        before, threads = len(descriptors()), threading.active_count()
+        loop(server.url, trace=trace)
+        gc.collect()
+        assert threading.active_count() <= threads + 2
+        assert len(descriptors()) <= before + 4
+    assert len(depths) == last
+    assert set(depths) == {depths[0]}
 
 
 # -- one end --

@@ -1118,6 +1118,17 @@ def sent_to(proxy, name):
     return [request.headers.get(name) for request in proxy.requests]
 
 
+def test_without_a_proxy_the_environment_does_not_matter(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "ws_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with site({"/": None}) as server:
+        assert failure(OSError, server.url, proxy=True).address.startswith("proxy http://127.0.0.1")
+        open_(server.url, proxy=None)
+    assert len(server.requests) == 1
+
+
 def test_credentials_for_an_http_proxy():
     digest = {"Proxy-Authenticate": 'Digest realm="x", nonce="n", qop="auth", algorithm=MD5'}
     with connect_proxy([(407, digest), (200, {})]) as proxy:
