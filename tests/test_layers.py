@@ -37,6 +37,7 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "facts",
     "driving",
     "rounds",
     "outgoing",

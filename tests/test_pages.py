@@ -18,6 +18,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import check_pythons
 import pytest
 
 import wsmini
@@ -451,3 +452,13 @@ def test_modules_that_may_be_missing_may_be_missing():
     missing = [name for row in rows for name in spans(row[0])]
     assert len(missing) >= 15
     assert run_with_echo_server(ROOT, missing) == []
+
+
+def test_the_versions_of_python_are_the_same_everywhere():
+    setup = (ROOT / "setup.cfg").read_text()
+    versions = re.findall(r"Python :: (3\.\d+)$", setup, re.M)
+    assert versions == check_pythons.VERSIONS
+    assert f"python_requires = >={versions[0]}\n" in setup
+    ruff = (ROOT / "ruff.toml").read_text()
+    assert f'target-version = "py{versions[0].replace(".", "")}"' in ruff
+    assert f"CPython {versions[0]} to {versions[-1]}" in (ROOT / "README.md").read_text()

@@ -35,6 +35,7 @@ from .reconnect import Backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
     from typing_extensions import Unpack
@@ -174,7 +175,8 @@ class Client:
         """Run, with a loop of its own, until ``close()``, or until the policy gives up.
 
         In the main thread, SIGINT and SIGTERM close the connection with 1001 and end the run, half
-        a second later at the latest; whatever the program has set for them is restored.
+        a second later at the latest; whatever the program has set for them is restored. In other
+        threads, and in sub-interpreters, signals are left alone.
 
         Returns:
             What suits ``sys.exit()``: 0, or 128 plus the signal's number.
@@ -184,13 +186,14 @@ class Client:
                 callback raises. The connection is dropped then.
         """
         import signal
-        import threading
 
         self._signal = 0
         with Loop() as loop:
-            if threading.current_thread() is threading.main_thread():
+            try:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, self._interrupt, number)
+            except ValueError:
+                pass  # another thread, or a sub-interpreter: signals are somebody else's there
             try:
                 self.start(loop)
                 while self._running:
@@ -535,6 +538,15 @@ class Client:
         session = self._session
         return 0.0 if session is None else session.link.protocol.latency
 
+    @property
+    def ssl_object(self) -> Optional[ssl.SSLObject]:
+        """The ``ssl.SSLObject`` of the open connection; ``None`` for ``ws://``, or without one.
+
+        To be asked, in the loop's thread, for ``getpeercert()``, ``version()`` and ``cipher()``.
+        """
+        session = self._session
+        return None if session is None else session.ssl_object
+
     # -- backpressure --
 
     def pause(self) -> None:
@@ -571,6 +583,7 @@ class _Session:
 
     __slots__ = (
         "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trim_at", "_unread", "link",
+        "ssl_object",
     )  # fmt: skip
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
@@ -581,6 +594,7 @@ class _Session:
         # What the link has accepted: how many bytes it will have written when each is sent.
         self._flight = _NO_FLIGHT
         self._trim_at = MOST_SMALL
+        self.ssl_object = opened.ssl_object
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 

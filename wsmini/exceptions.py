@@ -80,6 +80,8 @@ class WebSocketException(Exception):
 class ConnectionClosed(WebSocketException):
     """The connection is closed; nothing more can be sent or received.
 
+    Its text tells the Close frames, and behind them what else has ended it: ``__cause__``.
+
     Attributes:
         rcvd: the ``Close`` that was received, or ``None``.
         sent: the ``Close`` that was sent, or ``None``.
@@ -105,6 +107,13 @@ class ConnectionClosed(WebSocketException):
         return "" if self.rcvd is None else self.rcvd.reason
 
     def __str__(self) -> str:
+        cause = self.__cause__
+        # Another of these would say the same, or have this one as its own cause.
+        if cause is None or isinstance(cause, ConnectionClosed):
+            return self._frames()
+        return f"{self._frames()} ({str(cause) or type(cause).__name__})"
+
+    def _frames(self) -> str:
         if self.rcvd is None:
             if self.sent is None:
                 return "no close frame received or sent"
@@ -121,7 +130,7 @@ class ConnectionClosedOK(ConnectionClosed):
 
 
 class ConnectionClosedError(ConnectionClosed):
-    """The connection was closed with an error, or was lost (then ``__cause__`` may say why)."""
+    """The connection was closed with an error, or was lost; then ``__cause__`` is why."""
 
 
 def connection_closed(

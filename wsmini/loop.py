@@ -253,7 +253,7 @@ class Loop:
         holds up, what the signal did before happens: Ctrl-C raises ``KeyboardInterrupt``.
 
         Raises:
-            ValueError: if this isn't the main thread.
+            ValueError: if this isn't the main thread, of the main interpreter.
             OSError: if there is no such signal, or it can't be handled.
         """
         import signal
