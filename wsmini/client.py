@@ -167,7 +167,7 @@ class Client:
         self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
         self._session: Optional[_Session] = None
         self._slow_known = False
-        self.full = False  # on_drain is due when the session has written all
+        self._full = False  # on_drain is due when the session has written all
 
     # -- life --
 
@@ -299,12 +299,12 @@ class Client:
         if self._attempts is not None:
             self._attempts.opened()
         try:
-            self.call("on_open")
+            self._call("on_open")
         finally:
             if self._session is session:
                 self._send_kept()
 
-    def ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
+    def _ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
         """The connection is closed; for its session."""
         self._session = None
         self._move(_CLOSED)
@@ -314,7 +314,7 @@ class Client:
                 self._queued += sum(len(item[1]) for item in unsent)
         self._trim_outbox()
         try:
-            self.call("on_close", exc.code, exc.reason)
+            self._call("on_close", exc.code, exc.reason)
         finally:
             self._lost(exc)
 
@@ -331,12 +331,12 @@ class Client:
         if delay is None:
             self._finish()
             if not isinstance(failure, ConnectionClosedOK):
-                self.failed(failure)
+                self._failed(failure)
             return
         self._move(_WAITING)
         self._attempt += 1
         self._waits = self.loop.call_later(delay, self._connect)
-        self.call("on_reconnect", self._attempt, delay, failure)
+        self._call("on_reconnect", self._attempt, delay, failure)
 
     def _finish(self) -> None:
         """It won't connect again, unless started again."""
@@ -356,7 +356,7 @@ class Client:
 
     # -- callbacks --
 
-    def callback(self, name: str) -> Optional[Callable[..., object]]:
+    def _callback(self, name: str) -> Optional[Callable[..., object]]:
         """The callback *name*, to be called without the client."""
         # Not by __dict__: to ask for that makes one, for each client.
         found, of_class = getattr(self, name), getattr(type(self), name)
@@ -365,26 +365,26 @@ class Client:
             return method
         return partial(found, self)
 
-    def call(self, name: str, *args: object) -> None:
+    def _call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
-        callback = self.callback(name)
+        callback = self._callback(name)
         if callback is None or self.loop is None:
             return
         start = self.loop.time()
         try:
             callback(*args)
         except Exception as exc:
-            self.failed(exc)
-        self.watch(name, start)
+            self._failed(exc)
+        self._watch(name, start)
 
-    def failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception) -> None:
         """Tell ``on_error``; raise *exc* if there is none."""
-        on_error = self.callback("on_error")
+        on_error = self._callback("on_error")
         if on_error is None:
             raise exc
         on_error(exc)
 
-    def watch(self, name: str, start: float) -> None:
+    def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
         if self.loop is None or self._slow_known:
             return
@@ -444,7 +444,7 @@ class Client:
 
     def _fill(self) -> None:
         """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
-        self.full = True
+        self._full = True
         if self.loop is not None and self._session is not None:
             self.loop.call_soon(self._session.trim)
 
@@ -625,9 +625,9 @@ class _Session:
         else:
             self._flight = flight = [entry for entry in flight if entry[0] > written]
         self._trim_at = max(MOST_SMALL, 2 * len(flight))
-        if not flight and self._client.full:
-            self._client.full = False
-            self._client.call("on_drain")
+        if not flight and self._client._full:
+            self._client._full = False
+            self._client._call("on_drain")
 
     def ping(self, data: Optional[bytes]) -> None:
         self.link.ping(data)
@@ -662,7 +662,7 @@ class _Session:
         if self._paused:
             return
         client, start = self._client, self._loop.time()
-        callback = client.callback("on_message") or _ignore
+        callback = client._callback("on_message") or _ignore
         try:
             for message in self._unread:
                 callback(message)
@@ -674,24 +674,24 @@ class _Session:
             self._loop.call_soon(self._deliver)  # the rest
             if not isinstance(exc, Exception):
                 raise
-            client.failed(exc)
+            client._failed(exc)
             return
         finally:
-            client.watch("on_message", start)
+            client._watch("on_message", start)
         if self._ended and not self._paused:
             self._ended = False
             written = self.link.written
             unsent = [item for end, item in self._flight if end > written]
-            client.ended(self.link.protocol.close_exc(), unsent)
+            client._ended(self.link.protocol.close_exc(), unsent)
 
     def on_ping(self, data: bytes) -> None:
-        self._client.call("on_ping", data)
+        self._client._call("on_ping", data)
 
     def on_pong(self, data: bytes) -> None:
-        self._client.call("on_pong", data)
+        self._client._call("on_pong", data)
 
     def on_drain(self) -> None:
-        self._client.full = True
+        self._client._full = True
         self.trim()
 
     def on_end(self) -> None:
