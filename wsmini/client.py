@@ -104,8 +104,6 @@ class Client:
         state: a ``State``: ``CLOSED`` until it is started, between two connections, and at the end.
         loop: where it was started.
         request, response, subprotocol, timings: of the last connection that was opened.
-        unsent: the messages that were accepted and can't be sent any more, since the last
-            connection opened: look at it in ``on_close`` and ``on_reconnect``, and at the end.
 
     Raises:
         InvalidURI, ValueError, TypeError: if the URL or an option isn't valid.
@@ -155,7 +153,7 @@ class Client:
         self.response: Optional[Response] = None
         self.subprotocol: Optional[str] = None
         self.timings: Dict[str, float] = {}
-        self.unsent: List[Message] = []
+        self._unsent: Optional[List[Message]] = None
         # Lists, as an empty deque takes 600 bytes; the idle share one.
         self._outbox = self._requests = _NO_ITEMS  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
@@ -294,7 +292,7 @@ class Client:
         self._move(_OPEN)
         self.request, self.response = opened.request, opened.response
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
-        self._attempt, self.unsent = 0, []
+        self._attempt, self._unsent = 0, None
         session = self._session = _Session(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
@@ -510,7 +508,18 @@ class Client:
                 opcode, data, _ = self._outbox[room]
                 del self._outbox[room]
                 self._queued -= len(data)
-            self.unsent.append(data.decode() if opcode == Opcode.TEXT else data)
+            if self._unsent is None:
+                self._unsent = []
+            self._unsent.append(data.decode() if opcode == Opcode.TEXT else data)
+
+    @property
+    def unsent(self) -> List[Message]:
+        """The messages that were accepted and can't be sent any more.
+
+        Since the last connection opened: look at it in ``on_close``, in ``on_reconnect``, and at
+        the end.
+        """
+        return [] if self._unsent is None else self._unsent
 
     @property
     def buffered_amount(self) -> int:
