@@ -663,7 +663,8 @@ class _Session:
     # -- for the link --
 
     def on_messages(self, messages: List[Message]) -> None:
-        self._unread = chain(self._unread, messages)
+        none = self._unread is _NOTHING
+        self._unread = iter(messages) if none else chain(self._unread, messages)
         self._deliver()
 
     def _deliver(self) -> None:
