@@ -51,7 +51,8 @@ def pytest_unconfigure(config):
 def pytest_collection_finish(session):
     # What is there now stays; looking through the rest, behind each socket test, is quick then.
     gc.collect()
-    gc.freeze()
+    if hasattr(gc, "freeze"):  # PyPy has none, nor the need
+        gc.freeze()
 
 
 def pytest_report_header(config):

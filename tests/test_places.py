@@ -25,8 +25,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CERTS = ROOT / "tests" / "certs"
 PATIENCE = 30.0  # seconds for what happens at once
 
-# What a Linux for routers (OpenWrt) puts into other packages than python3-light, which has the rest:
-# python3-asyncio, -codecs, -ctypes, -email, -logging, -multiprocessing, -openssl, -urllib and so on.
+# What a Linux for routers (OpenWrt) has in other packages than python3-light: python3-asyncio,
+# -codecs, -ctypes, -email, -logging, -multiprocessing, -openssl, -urllib and so on.
 ROUTER = """
     _codecs_cn _codecs_hk _codecs_iso2022 _codecs_jp _codecs_kr _codecs_tw _ctypes _curses
     _curses_panel _dbm _decimal _elementtree _gdbm _hashlib _lzma _multiprocessing _sqlite3 _ssl
