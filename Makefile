@@ -45,11 +45,7 @@ compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)
 
 dist: $(STAMP)-dist
-	rm -rf build dist
-	$(BIN)/python -m build -q
-	$(BIN)/python -m pip install -q --no-deps --no-compile --target build/pyz dist/*.whl
-	echo 'from wsmini.cli import main; raise SystemExit(main())' > build/pyz/__main__.py
-	$(BIN)/python -m zipapp build/pyz -c -p '/usr/bin/env python3' -o dist/wsmini.pyz
+	$(BIN)/python tools/dist.py --check
 
 clean:
 	rm -rf .venv .venvs build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
