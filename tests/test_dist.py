@@ -78,7 +78,7 @@ STRIPPED = {
     "comment": ('x = 1  # one\n# two\ny = "# é"  # three\n', 'x = 1\n\ny = "# é"\n'),
     "docstring": ('"""Of a\n\nmodule."""\nx = 1\n', "\n\n\nx = 1\n"),
     "only a docstring": ('class A:\n    """It\n    is A."""\n', "class A:\n    pass\n"),
-    "string": ('def f():\n    return """a\n    # b"""\n', 'def f():\n    return """a\n    # b"""\n'),
+    "string": ('x = """a\n    # b"""  # c\n', 'x = """a\n    # b"""\n'),
     "arguments": (
         'def f(é: "str", *a: int, b: dict[str, int] = {}, **c: x) -> None: return é\n',
         "def f(é, *a, b = {}, **c): return é\n",
@@ -123,7 +123,8 @@ def archives(folder, mode, mtime):
     with tarfile.open(str(sdist), "w:gz") as archive:
         for name in ("b", "a") if mtime % 2 else ("a", "b"):
             info = tarfile.TarInfo(name)
-            info.mode, info.mtime, info.uid, info.uname, info.size = mode, mtime + 0.5, mtime, "x", 3
+            info.mode, info.mtime, info.size = mode, mtime + 0.5, 3
+            info.uid, info.uname = mtime, "x"
             archive.addfile(info, io.BytesIO(name.encode() * 3))
     return wheel, sdist
 
