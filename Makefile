@@ -3,13 +3,14 @@
 PYTHON = python3
 VENV = .venv
 BENCH_VENV = .venvs/bench
+PYODIDE = .venvs/pyodide
 BIN = $(VENV)/bin
 # The stamps name the Python, so that another one gets a new environment.
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench guard fuzz soak compat dist clean
+.PHONY: demo test coverage lint interop bench guard fuzz soak compat pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -44,6 +45,13 @@ soak: $(STAMP)-test
 compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)
 
+# What does no I/O, on the newest CPython there is for WebAssembly; takes node and npm.
+pyodide: $(PYODIDE)/installed
+	timeout 600 node tests/pyodide.mjs $(PYODIDE) -q $(NO_IO:%=tests/test_%.py)
+
+NO_IO = auth cookies deflate diagnosis exceptions extensions frames handshake http11 messages \
+	payload protocol public reconnect uri
+
 dist: $(STAMP)-dist
 	$(BIN)/python tools/dist.py --check
 
@@ -69,6 +77,12 @@ $(BENCH_STAMP): benchmarks/requirements.txt benchmarks/server.c
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install -q -r benchmarks/requirements.txt
 	$(CC) -O2 -o $(BENCH_VENV)/server benchmarks/server.c -lssl -lcrypto -lz
+	touch $@
+
+$(PYODIDE)/installed:
+	rm -rf $(PYODIDE)
+	npm install --silent --no-audit --no-fund --prefix $(PYODIDE) pyodide
+	$(PYTHON) -m pip install -q --target $(PYODIDE)/site-packages 'pytest>=7'
 	touch $@
 
 $(STAMP)-fuzz: $(STAMP)-test

@@ -699,6 +699,7 @@ def test_contexts_are_made_when_first_used_and_dropped_when_not_taken_over():
         assert (extension._deflater is None) is (extension._inflater is None) is resets
 
 
+@pytest.mark.skipif(sys.platform == "emscripten", reason="no other processes here")
 def test_zlib_is_loaded_when_first_used():
     code = """
 import sys

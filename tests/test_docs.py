@@ -34,7 +34,7 @@ def servers():
         try:
             for name, pem in names.items():
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(CERTS / pem)
+                context.load_cert_chain(str(CERTS / pem))
                 secure.append(echo_server(ssl=context).__enter__())
                 urls[f"wss://{name}"] = f"wss://localhost:{secure[-1].port}"
             yield urls

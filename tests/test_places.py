@@ -396,7 +396,7 @@ def test_no_authorities(tmp_path):
             wss = f"wss://localhost:{server.port}"
             status, output, _ = python("-c", program, ROOT, wss, env=env, cwd=str(tmp_path))
         assert status == 0
-        assert output.startswith("SSLCertVerificationError | tls | no authorities are installed")
+        assert output.startswith("SSLCertVerificationError | tls | no CAs are installed")
 
 
 def test_a_clock_that_was_never_set():
@@ -439,4 +439,4 @@ def test_without_etc(url):
     with secure_server() as server:
         wss = f"wss://127.0.0.1:{server.port}"
         status, output, _ = python("-c", IMPORT + CONNECT, ROOT, wss, before=before)
-    assert output.startswith("SSLCertVerificationError | tls | no authorities are installed")
+    assert output.startswith("SSLCertVerificationError | tls | no CAs are installed")

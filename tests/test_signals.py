@@ -287,7 +287,7 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
     options, context = {}, None
     if secure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTS / "server.pem")
+        context.load_cert_chain(str(CERTS / "server.pem"))
         options["ssl"] = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
     with echo_server(ssl=context) as server:
         for _ in range(30):
