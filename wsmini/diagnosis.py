@@ -37,8 +37,9 @@ _TIMEOUTS = {
 
 # OpenSSL's codes for what is wrong with a certificate (X509_V_ERR_*).
 _CLOCK = "check the clock of this device, which says {}, then the certificate's dates"
-_TRUST = "for a private CA, pass ssl=ssl.create_default_context(cafile=...)"
-_NOBODY = "no CAs are installed: set SSL_CERT_FILE or pass ssl=ssl.create_default_context(cafile=...)"
+_CAFILE = "pass ssl=ssl.create_default_context(cafile=...)"
+_TRUST = f"for a private CA, {_CAFILE}"
+_NOBODY = f"no CAs are installed: set SSL_CERT_FILE or {_CAFILE}"
 _NAME = "is it the right host? server_hostname= names another one to check for"
 _STRICT = "it breaks RFC 5280, which Python 3.13 checks; see ssl.VERIFY_X509_STRICT"
 _CERTIFICATES = {
