@@ -229,6 +229,32 @@ def test_who_waits_for_a_pong_leaves_messages_to_who_receives():
         assert waiting.result() >= 0
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["recv", "recv_streaming"])
+def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming, monkeypatch):
+    """It may be reading on then, and nothing else need ever come."""
+
+    class Held:
+        """The receiver's lock, at the moment when that has kept something and reads on."""
+
+        def acquire(self, blocking=True, timeout=-1):
+            if not blocking and not len(wire.inbox):
+                wire._read(None)
+                wire.keep()
+            return False
+
+        def locked(self):
+            return True
+
+    with pair() as (ws, peer):
+        wire = ws._wire
+        peer.send_message("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "receiving", Held())
+            chunks = ws.recv_streaming()
+            assert (next(chunks) if streaming else ws.recv(timeout=1)) == "a"
+        chunks.close()
+
+
 def test_a_poll_takes_what_who_waits_for_a_pong_has_kept():
     with pair() as (ws, peer):
         waiting = Task(ws.ping(b"!").wait)
