@@ -4,13 +4,15 @@ PYTHON = python3
 VENV = .venv
 BENCH_VENV = .venvs/bench
 PYODIDE = .venvs/pyodide
+DOCS_VENV = .venvs/docs
 BIN = $(VENV)/bin
 # The stamps name the Python, so that another one gets a new environment.
 STAMP := $(VENV)/$(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
+DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint interop bench guard fuzz soak compat pyodide dist clean
+.PHONY: demo test coverage lint docs interop bench guard fuzz soak compat pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -24,6 +26,12 @@ coverage: $(STAMP)-test
 lint: $(STAMP)-lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A site of all pages and of what the docstrings say, for browsers: build/docs/index.html. Links that
+# lead nowhere, public names that it doesn't have, and other warnings are errors.
+docs: $(DOCS_STAMP)
+	rm -rf build/docs
+	$(DOCS_VENV)/bin/python -m sphinx -qEW --keep-going -c docs/reference -d build/doctrees . build/docs
 
 interop: $(STAMP)-interop
 	$(PYTEST) tests/interop
@@ -83,6 +91,11 @@ $(PYODIDE)/installed:
 	rm -rf $(PYODIDE)
 	npm install --silent --no-audit --no-fund --prefix $(PYODIDE) pyodide
 	$(PYTHON) -m pip install -q --target $(PYODIDE)/site-packages 'pytest>=7'
+	touch $@
+
+$(DOCS_STAMP): docs/reference/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install -q --no-compile -r docs/reference/requirements.txt
 	touch $@
 
 $(STAMP)-fuzz: $(STAMP)-test

@@ -29,11 +29,11 @@ sys.path.insert(0, ROOT)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
     from wsmini import Connection
 
-    Workload = Callable[[Connection, socket.socket, int], None]
+    Workload = Callable[[Any, socket.socket, int], None]
 
 MACHINE = os.uname().machine
 PYTHON = "{}.{} {}".format(*sys.version_info[:2], MACHINE)
@@ -42,6 +42,35 @@ CALLS_TOLERANCE = 0.02  # a message
 TEXT = b"\x81\x64" + b"x" * 100
 BATCH = 128  # messages that the peer sends at once
 MARK = "getppid"  # the system call, and the function in libc
+
+
+class OnLoop:
+    """A ``Client`` on its loop, open when the handshake is answered."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        import wsmini
+
+        self.loop = wsmini.Loop()
+        self.client = wsmini.Client(url, reconnect=wsmini.NoReconnect(), **options)
+        self.client.start(self.loop)
+        while self.client.state is not wsmini.State.OPEN:
+            self.loop.run_once()
+
+
+class OnAsyncio:
+    """An ``aio.Connection`` and asyncio's loop."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        import asyncio
+
+        import wsmini.aio
+
+        self.loop = asyncio.new_event_loop()
+
+        async def connect() -> wsmini.aio.Connection:
+            return await wsmini.aio.connect(url, **options)
+
+        self.ws = self.loop.run_until_complete(connect())
 
 
 # -- workloads: one end is the connection, the other a socket of the same thread --
@@ -126,8 +155,56 @@ def inflate(ws: Connection, peer: socket.socket, n: int) -> None:
         ws.recv()
 
 
+# Those of the other front ends have the loop as well.
+
+
+def client_echo(ended: OnLoop, peer: socket.socket, n: int) -> None:
+    client, answer = ended.client, b"\x81\x20" + b"x" * 32
+    client.on_message = lambda client, message: client.send(message)
+    peer.send(answer)
+    for _ in range(n):
+        ended.loop.run_once()
+        peer.recv(100)
+        peer.send(answer)
+    ended.loop.run_once()
+    peer.recv(100)
+
+
+def client_receive(ended: OnLoop, peer: socket.socket, n: int) -> None:
+    got: List[object] = []
+    ended.client.on_message = lambda client, message: got.append(message)
+    for count, data in frames(n):
+        peer.send(data)
+        while len(got) < count:
+            ended.loop.run_once()
+        got.clear()
+
+
+def aio_echo(ended: OnAsyncio, peer: socket.socket, n: int) -> None:
+    answer = b"\x81\x20" + b"x" * 32
+
+    async def run() -> None:
+        for _ in range(n):
+            await ended.ws.send("x" * 32)
+            peer.recv(100)
+            peer.send(answer)
+            await ended.ws.recv()
+
+    ended.loop.run_until_complete(run())
+
+
+def aio_receive(ended: OnAsyncio, peer: socket.socket, n: int) -> None:
+    async def run() -> None:
+        for count, data in frames(n):
+            peer.send(data)
+            for _ in range(count):
+                await ended.ws.recv()
+
+    ended.loop.run_until_complete(run())
+
+
 # Workload -> how many messages are counted.
-MESSAGES: Dict[Workload, int] = {
+MESSAGES: Dict[Callable[[Any, socket.socket, int], None], int] = {
     echo: 1024,
     receive: 8192,
     iterate: 8192,
@@ -138,6 +215,10 @@ MESSAGES: Dict[Workload, int] = {
     inflate: 1024,
     tls_echo: 512,
     tls_receive: 4096,
+    client_echo: 1024,
+    client_receive: 8192,
+    aio_echo: 1024,
+    aio_receive: 8192,
 }
 BY_NAME = {workload.__name__: workload for workload in MESSAGES}
 
@@ -183,7 +264,10 @@ def run(workload: Workload) -> None:
 
     server = threading.Thread(target=serve)
     server.start()
-    ws = wsmini.connect(
+    connect: Callable[..., Any] = wsmini.connect
+    if name.startswith(("client_", "aio_")):
+        connect = OnLoop if name.startswith("client_") else OnAsyncio
+    ws = connect(
         "wss://localhost/" if secure else "ws://localhost/",
         sock=ours,
         ssl=client_context,

@@ -45,6 +45,6 @@ class Selector(selectors.DefaultSelector):
 def opened(stream, rest=b""):
     """The result of an opening that was none."""
     return SimpleNamespace(
-        stream=stream, request=None, response=None, subprotocol=None, timings={},
+        stream=stream, request=None, response=None, subprotocol=None, timings={}, ssl_object=None,
         extensions=[], rest=rest,
     )  # fmt: skip

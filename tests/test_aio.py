@@ -22,8 +22,10 @@ from wsmini import (
     ConnectionClosed,
     ConnectionClosedError,
     Fixed,
+    InvalidStatus,
     NoReconnect,
     State,
+    reconnect,
 )
 from wsmini.aio import connect
 from wsmini.frames import Opcode
@@ -456,7 +458,7 @@ def test_a_cancelled_message_in_fragments_ends_the_connection(run):
         run(main(url))
 
 
-@pytest.mark.parametrize("code, fails", [(1000, False), (1001, False), (1011, True)])
+@pytest.mark.parametrize("code, fails", [(1000, False), (1001, True), (1011, True)])
 def test_reconnecting_ends_as_the_last_connection_did(run, code, fails):
     def script(peer):
         peer.accept()
@@ -472,10 +474,43 @@ def test_reconnecting_ends_as_the_last_connection_did(run, code, fails):
 
     with serving(script) as url:
         if fails:
-            with pytest.raises(ConnectionClosedError):
+            with pytest.raises(ConnectionClosed) as caught:
                 run(main(url))
+            assert caught.value.code == code
+            assert caught.value.__notes__ == [
+                "wsmini.aio.connect() gave up after the connection ended, as NoReconnect() says"
+            ]
         else:
             assert run(main(url)) == 1
+
+
+def test_reconnecting_goes_on_where_the_body_has_left_an_open_connection(run, url):
+    async def main(policy):
+        count = 0
+        connections = connect(url, policy=policy).__aiter__()
+        async for ws in connections:
+            await ws.send("x")
+            count += 1
+            if count == 3:
+                break
+        await connections.aclose()
+        return count
+
+    assert run(main(Fixed(0.0))) == 3
+    assert run(main(Fixed(0.0, attempts=1))) == 2
+    assert run(main(NoReconnect())) == 1
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4000])
+def test_reconnecting_ends_when_the_program_closes(run, url, code):
+    async def main():
+        count = 0
+        async for ws in connect(url, policy=Fixed(0.0)):
+            count += 1
+            await ws.close(code)
+        return count
+
+    assert run(main()) == 1
 
 
 def test_reconnecting_cancelled_between_two_connections(run, url):
@@ -504,11 +539,315 @@ def test_leaving_a_reconnecting_loop_closes_the_connection(run, url):
         connections = connect(url).__aiter__()
         ws = await connections.__anext__()
         await connections.aclose()
-        assert (ws.state, ws.close_code) == (State.CLOSED, 1000)
+        assert (ws.state, ws.close_code) == (State.CLOSED, 1001)
         with pytest.raises(TypeError):
             connect(url, policy=Fixed(0), reconnect=Fixed(0))
 
     run(main())
+
+
+class Loops:
+    """A server that drops *drops* connections, refuses the next two and accepts the one behind."""
+
+    def __init__(self, drops):
+        self.count, self.drops = 0, drops
+
+    def __call__(self, peer):
+        self.count += 1
+        peer.request()
+        if self.drops < self.count <= self.drops + 2:
+            peer.respond(503)
+            return
+        peer.accept()
+        peer.close(1012 if self.count <= self.drops else 1000)
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_attempts_are_reported_as_by_the_blocking_loop(run, is_coroutine):
+    def scripts():
+        return serving(Loops(1))
+
+    def told(reports):
+        return [(attempt, delay, str(exc)[:20]) for attempt, delay, exc in reports]
+
+    plain, reports = [], []
+
+    def report(*words):
+        reports.append(words)
+
+    async def report_later(*words):
+        await asyncio.sleep(0)
+        reports.append(words)
+
+    async def main(url):
+        on_reconnect = report_later if is_coroutine else report
+        async for ws in connect(url, policy=Fixed(0.0), on_reconnect=on_reconnect):
+            with contextlib.suppress(ConnectionClosed):
+                await ws.recv()
+
+    with scripts() as url:
+        run(main(url))
+    with scripts() as url:
+        for ws in reconnect(url, policy=Fixed(0.0), on_reconnect=lambda *a: plain.append(a)):
+            with contextlib.suppress(ConnectionClosed):
+                ws.recv()
+    assert told(reports) == told(plain)
+    assert [attempt for attempt, _, _ in reports] == [1, 2, 3]
+
+
+def test_the_last_failure_tells_the_attempts(run):
+    async def main(url):
+        async for ws in connect(url, policy=Fixed(0.0, attempts=2)):
+            await ws.wait_closed()
+
+    with serving(Loops(1)) as url, pytest.raises(InvalidStatus) as caught:
+        run(main(url))
+    [note] = caught.value.__notes__
+    assert note.startswith("wsmini.aio.connect() gave up after 2 failed attempts in a row, as F")
+
+
+def test_stop_ends_the_wait_for_another_connection(run, url):
+    async def main():
+        stop, opened = asyncio.Event(), []
+
+        def stop_soon(*args):
+            asyncio.get_running_loop().call_soon(stop.set)
+
+        async for ws in connect(url, policy=Fixed(1e9), stop=stop, on_reconnect=stop_soon):
+            opened.append(ws)
+            ws._link.abort()
+            await ws.wait_closed()
+        async for ws in connect(url, stop=stop):
+            opened.append(ws)
+        return len(opened)
+
+    assert run(main()) == 1
+
+
+def test_without_a_stop_the_wait_passes(run):
+    async def main(url):
+        count, stop = 0, asyncio.Event()
+        async for ws in connect(url, policy=Fixed(0.01), stop=stop):
+            count += 1
+            await ws.wait_closed()
+        return count
+
+    with serving(Loops(1)) as url:
+        assert run(main(url)) == 2
+
+
+def test_a_wait_that_could_be_stopped_can_be_cancelled(run, url):
+    async def main():
+        waiting = asyncio.Event()
+
+        async def work():
+            options = {"stop": asyncio.Event(), "on_reconnect": lambda *args: waiting.set()}
+            async for ws in connect(url, policy=Fixed(PATIENCE), **options):
+                ws._link.abort()
+
+        task = asyncio.ensure_future(work())
+        await waiting.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+def test_two_loops_over_the_same_connections_count_apart(run):
+    async def main(url):
+        numbers = []
+        connections = connect(url, policy=Fixed(0.0), on_reconnect=lambda *a: numbers.append(a[0]))
+        for _ in range(2):
+            async for ws in connections:
+                await ws.wait_closed()
+        return numbers
+
+    statuses = [503, 101, 503, 101]
+
+    def script(peer):
+        peer.request()
+        if statuses.pop(0) == 503:
+            peer.respond(503)
+        else:
+            peer.accept()
+            peer.close(1000)
+
+    with serving(script) as url:
+        assert run(main(url)) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"policy": Fixed}, "policy"),
+        ({"stop": True}, "stop"),
+        ({"stop": threading.Event()}, "asyncio.Event"),
+        ({"on_reconnect": 1}, "on_reconnect"),
+    ],
+)
+def test_arguments_are_checked_at_once(options, text):
+    with pytest.raises(TypeError, match=text):
+        connect("ws://127.0.0.1:1", **options)
+
+
+def test_one_socket_is_not_enough_to_reconnect(run):
+    async def main(sock):
+        async for _ in connect("ws://127.0.0.1", sock=sock):
+            pass
+
+    with socket.socket() as sock, pytest.raises(ValueError, match="sock"):
+        run(main(sock))
+
+
+# -- headers for each attempt --
+
+
+@pytest.mark.parametrize("name", ["additional_headers", "extra_headers"])
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_each_attempt_has_a_token_of_its_own(run, name, is_coroutine):
+    asked, sent = [], []
+
+    def headers():
+        asked.append(None)
+        return {"Authorization": str(len(asked))}
+
+    async def headers_later():
+        await asyncio.sleep(0)
+        return headers()
+
+    def script(peer):
+        sent.append(peer.request().headers["Authorization"])
+        if len(sent) == 2:
+            peer.respond(503)
+            return
+        peer.accept()
+        peer.close(1012 if len(sent) == 1 else 1000)
+
+    async def main(url):
+        options = {name: headers_later if is_coroutine else headers}
+        async for ws in connect(url, policy=Fixed(0.0), **options):
+            await ws.wait_closed()
+
+    with serving(script) as url:
+        run(main(url))
+    assert sent == ["1", "2", "3"]
+
+
+def test_headers_that_can_not_be_had_fail_the_attempt(run):
+    async def headers():
+        raise LookupError("no token")
+
+    async def main():
+        with pytest.raises(LookupError, match="no token"):
+            await connect("ws://127.0.0.1:1", additional_headers=headers)
+        with pytest.raises(TypeError, match="additional_headers"):
+            await connect("ws://127.0.0.1:1", additional_headers=lambda: 5)
+
+    run(main())
+
+
+def test_waiting_for_headers_can_be_cancelled(run, url):
+    async def main():
+        asked = asyncio.Event()
+
+        async def headers():
+            asked.set()
+            await asyncio.sleep(PATIENCE)
+
+        task = asyncio.ensure_future(connect(url, additional_headers=headers).__aenter__())
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+# -- leaving --
+
+
+def test_a_cancelled_block_does_not_wait_long_for_the_server(run):
+    closes, over = [], threading.Event()
+
+    def script(peer):
+        peer.accept()
+        closes.append(peer.recv_frame().data[:2])
+        over.wait(PATIENCE)
+
+    async def main(url):
+        opened = asyncio.Event()
+
+        async def work():
+            async with connect(url, close_timeout=None) as ws:
+                opened.set()
+                await ws.recv()
+
+        task = asyncio.ensure_future(work())
+        await opened.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE / 2)
+        over.set()
+
+    with serving(script) as url:
+        run(main(url))
+    assert closes == [(1001).to_bytes(2, "big")]
+
+
+# -- waiting for the end --
+
+
+def test_waiting_for_the_end_leaves_messages_to_be_received(run):
+    def script(peer):
+        peer.accept()
+        for number in range(3):
+            peer.send_message(str(number))
+        peer.close(4000, "enough")
+
+    async def main(url):
+        ws = await connect(url)
+        await ws.wait_closed()
+        assert (ws.state, ws.close_code, ws.close_reason) == (State.CLOSED, 4000, "enough")
+        await ws.wait_closed()
+        assert [await ws.recv() for _ in range(3)] == ["0", "1", "2"]
+        with pytest.raises(ConnectionClosed):
+            await ws.recv()
+
+    with serving(script) as url:
+        run(main(url))
+
+
+def test_waiting_for_the_end_can_be_cancelled(run, url):
+    async def main():
+        async with connect(url) as ws:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(ws.wait_closed(), 0.01)
+            await ws.send("still here")
+            assert await ws.recv() == "still here"
+            waiting = asyncio.ensure_future(ws.wait_closed())
+            await ws.close()
+            await waiting
+
+    run(main())
+
+
+def test_the_end_waits_behind_more_messages_than_may_wait(run):
+    def script(peer):
+        peer.accept()
+        for _ in range(5):
+            peer.send_message(bytes(1 << 15))
+        peer.close(1000)
+
+    async def main(url):
+        async with connect(url, max_queue=1) as ws:
+            waiting = asyncio.ensure_future(ws.wait_closed())
+            assert len([message async for message in ws]) == 5
+            await waiting
+
+    with serving(script) as url:
+        run(main(url))
 
 
 ABANDON = """
@@ -611,3 +950,17 @@ def test_a_connection_cut_at_every_byte(ending, secure):
             at += 1
     if before:
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_tls_can_be_looked_into(run):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTS / "server.pem")
+    trusting = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+
+    async def main(url):
+        async with connect(url, ssl=trusting) as ws:
+            return ws.ssl_object.getpeercert(binary_form=True)
+
+    with echo_server(ssl=context) as server:
+        certificate = ssl.DER_cert_to_PEM_cert(run(main(server.url)))
+    assert certificate in (CERTS / "server.pem").read_text()

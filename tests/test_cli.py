@@ -561,7 +561,8 @@ def test_a_lost_connection_is_abnormal():
     with scripted_server(script) as server:
         status, stdout, stderr = run(server.url, "--wait=inf")
     assert (status, stdout) == (6, b"last\n")
-    assert stderr.startswith("wsmini: connection closed: no close frame received or sent")
+    assert stderr.startswith("wsmini: connection closed: no close frame received or sent (")
+    assert stderr.count("the server ended the connection") == 1
 
 
 def test_a_message_that_is_too_big_is_abnormal(echo):

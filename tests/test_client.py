@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
@@ -679,3 +680,124 @@ def test_no_reconnect_ends_after_the_first_connection():
         assert Client(server.url, reconnect=NoReconnect()).run_forever() == 0
     with pytest.raises(TypeError, match="NoReconnect"):
         Client(server.url, reconnect=None)
+
+
+INTERPRETER = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import sys
+failure = interpreters.run_string(interpreters.create(), sys.argv[1])
+if failure is not None:  # before 3.13, it was raised
+    print(failure.errdisplay)
+"""
+
+IN_INTERPRETER = """
+import sys
+sys.path.insert(0, {root!r})
+import wsmini
+said = []
+client = wsmini.Client(
+    {url!r},
+    on_open=lambda client: client.send("hello"),
+    on_message=lambda client, message: said.append(message) or client.close(),
+    on_close=lambda client, code, reason: said.append(code),
+)
+said.append(client.run_forever())
+with wsmini.connect({url!r}) as ws:
+    ws.send("blocking")
+    said.append(ws.recv())
+print(*said)
+"""
+
+
+def test_a_client_runs_in_a_sub_interpreter_without_signals(server):
+    if not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))):
+        pytest.skip("this Python has no sub-interpreters")
+    code = IN_INTERPRETER.format(root=str(ROOT), url=server.url)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERPRETER, code], cwd=ROOT, timeout=30,
+        stdout=subprocess.PIPE, universal_newlines=True,
+    )  # fmt: skip
+    assert run.stdout == "hello 1000 0 blocking\n"
+
+
+def test_a_client_runs_where_signals_can_not_be_set(server, monkeypatch):
+    def refuse(*args, **options):
+        raise ValueError("set_wakeup_fd only works in main thread of the main interpreter")
+
+    monkeypatch.setattr(signal, "set_wakeup_fd", refuse)
+    before = signal.getsignal(signal.SIGTERM)
+    client = Client(server.url, on_open=lambda client: client.close())
+    assert client.run_forever() == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_tls_can_be_looked_into_while_a_connection_is_open(tls):
+    facts = []
+
+    def on_open(client):
+        facts.append(client.ssl_object.getpeercert()["subjectAltName"])
+        client.close()
+
+    def on_close(client, code, reason):
+        facts.append(client.ssl_object)
+
+    with echo_server(ssl=tls[0]) as server:
+        client = Client(server.url, on_open=on_open, on_close=on_close, **tls[1])
+        assert client.ssl_object is None
+        client.run_forever()
+    assert ("DNS", "localhost") in facts[0]
+    assert facts[1:] == [None]
+
+
+def serving_tokens(statuses, sent):
+    """A server that answers with *statuses*; *sent*: a list for the tokens that it sees."""
+
+    def script(peer):
+        sent.append(peer.request().headers["Authorization"])
+        status = statuses.pop(0)
+        if status != 101:
+            peer.respond(status)
+            return
+        peer.accept()
+        peer.close(1012 if statuses else 1000)
+
+    return scripted_server(script)
+
+
+def test_each_attempt_has_a_token_of_its_own():
+    threads, sent = [], []
+
+    def headers():
+        threads.append(threading.get_ident())
+        return {"Authorization": str(len(threads))}
+
+    with serving_tokens([101, 503, 101], sent) as server:
+        client = Client(server.url, additional_headers=headers, reconnect=Fixed(0))
+        assert client.run_forever() == 0
+    assert sent == ["1", "2", "3"]
+    assert set(threads) == {threading.get_ident()}
+
+
+def test_a_token_that_can_not_be_had_is_a_failure_like_others():
+    answers = [OSError("the token server is down"), {"Authorization": "a"}, LookupError("no more")]
+    delays, sent = [], []
+
+    def headers():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with serving_tokens([101, 101], sent) as server:
+        client = Client(
+            server.url, additional_headers=headers, reconnect=Fixed(0),
+            on_reconnect=lambda client, attempt, delay, exc: delays.append(type(exc).__name__),
+        )  # fmt: skip
+        with pytest.raises(LookupError, match="no more"):
+            client.run_forever()
+    assert delays == ["OSError", "ConnectionClosedError"]
+    assert sent == ["a"]
+    assert client.state is State.CLOSED

@@ -823,7 +823,7 @@ def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(ws._wire, "poll", interrupt)
             if closing:
-                patch.setattr(ws._wire, "_read", lambda deadline: ws._wire._drain(0.0))
+                patch.setattr(ws._wire, "_read", lambda *args, **kwargs: ws._wire._drain(0.0))
             with pytest.raises(KeyboardInterrupt) as raised:
                 ws.recv()
     assert raised.value.__context__ is None
@@ -842,3 +842,16 @@ def test_a_message_that_was_interrupted_while_it_was_compressed_is_the_last_one(
 
 def interrupt(*args):
     raise KeyboardInterrupt
+
+
+def test_a_connection_that_is_given_up_says_why():
+    with pair(ping_interval=0.05, ping_timeout=0.05) as (ws, _), pytest.raises(
+        ConnectionClosedError, match=r"no close frame received \(nothing received for 0\.\d s: "
+    ) as caught:
+        ws.recv()
+    assert str(caught.value).count(str(caught.value.__cause__)) == 1
+
+
+def test_without_tls_there_is_no_ssl_object():
+    with echo_server() as server, connect(server.url) as ws:
+        assert ws.ssl_object is None

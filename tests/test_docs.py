@@ -1,57 +1,76 @@
-"""Every Python block of the documentation runs as it stands, against servers of our own."""
+"""Every example of the documentation runs as it stands; ``test_pages`` checks the rest.
+
+Names such as ``example.com`` are replaced by servers of our own, see ``doc_servers``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import ssl
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import doc_servers
 import pytest
 
-from wsmini.testing import echo_server
-
 ROOT = Path(__file__).parent.parent
-CERTS = ROOT / "tests" / "certs"
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks():
+def fenced(language):
     for path in DOCS:
-        for number, match in enumerate(re.finditer(r"```python\n(.*?)```", path.read_text(), re.S)):
-            yield pytest.param(match[1], id=f"{path.stem}-{number}")
+        text = path.read_text(encoding="utf-8")
+        found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+        for number, match in enumerate(found):
+            yield f"{path.stem}-{number}", match[1]
+
+
+PYTHON = dict(fenced("python"))
 
 
 @pytest.fixture(scope="module")
 def servers():
-    """URLs in the documentation, and those that stand for them here."""
-    names = {"localhost": "server.pem", "pinned.example": "self-signed.pem"}
-    with echo_server() as plain:
-        urls = {f"{scheme}://example.com": plain.url.rstrip("/") for scheme in ("ws", "wss")}
-        secure = []
-        try:
-            for name, pem in names.items():
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(str(CERTS / pem))
-                secure.append(echo_server(ssl=context).__enter__())
-                urls[f"wss://{name}"] = f"wss://localhost:{secure[-1].port}"
-            yield urls
-        finally:
-            for server in secure:
-                server.close()
+    with doc_servers.running() as found:
+        yield found
 
 
-@pytest.mark.parametrize("code", list(blocks()))
+@pytest.fixture(autouse=True)
+def no_proxies_of_this_machine(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@contextlib.contextmanager
+def through_proxies(text, proxies):
+    """Fail unless what is done goes through the proxies that *text* names."""
+    used = {name: proxies[name].used for name in proxies if name in text}
+    yield
+    for name, before in used.items():
+        assert proxies[name].used > before, f"it didn't go through {name}"
+
+
+def real(text, names):
+    """*text* with the servers that are here in the place of those it names."""
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, longest_first)), lambda match: names[match[0]], text)
+
+
+# -- examples --
+
+
+@pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON)
 def test_python_blocks_run(code, servers, monkeypatch):
-    monkeypatch.chdir(CERTS)
-    for shown, real in servers.items():
-        code = code.replace(shown, real)
-    exec(compile(code, "block", "exec"), {"__name__": "block"})
+    names, proxies = servers
+    monkeypatch.chdir(doc_servers.CERTS)
+    with through_proxies(code, proxies):
+        exec(compile(real(code, names), "block", "exec"), {"__name__": "block"})
 
 
-@pytest.mark.parametrize("code", [b for b in blocks() if "import pytest" in b.values[0]])
+@pytest.mark.parametrize("code", [code for code in PYTHON.values() if "import pytest" in code])
 def test_examples_of_tests_pass(code, tmp_path):
     path = tmp_path / "test_example.py"
     path.write_text(code)
@@ -64,4 +83,53 @@ def test_examples_of_tests_pass(code, tmp_path):
 
 
 def test_there_are_blocks():
-    assert len(list(blocks())) >= 10
+    assert len(PYTHON) >= 60
+    assert len(COMMANDS) >= 10
+
+
+# What a shell block may hold besides what runs here.
+ELSEWHERE = ("make ", "python3 -m pip ", "ssh ")
+
+
+def commands():
+    for name, block in fenced("sh"):
+        for line in block.splitlines():
+            if line.strip() and not line.startswith((*ELSEWHERE, "#")):
+                yield f"{name}: {line}"
+
+
+COMMANDS = list(commands())
+
+
+@pytest.fixture(scope="module")
+def path_with_shims(tmp_path_factory):
+    """A directory with ``python3``, which is this one, and what may not be installed."""
+    folder = tmp_path_factory.mktemp("bin")
+    python = shlex.quote(sys.executable)
+    payloads = "import json, sys; [print(json.dumps(json.loads(x)['payload'])) for x in sys.stdin]"
+    shims = {"python3": f'{python} "$@"', "man": "cat", "jq": f'{python} -c "{payloads}"'}
+    for name, command in shims.items():
+        path = folder / name
+        path.write_text(f"#!/bin/sh\nexec {command}\n")
+        path.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the blocks are for a POSIX shell")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_shell_commands_run(command, servers, path_with_shims, tmp_path):
+    for file in doc_servers.CERTS.glob("*.pem"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "firmware.bin").write_bytes(os.urandom(300000))
+    (tmp_path / "secret").write_text("password\n")
+    names, proxies = servers
+    environment = {**os.environ, "PATH": path_with_shims, "PYTHONPATH": str(ROOT)}
+    with through_proxies(command, proxies):
+        run = subprocess.run(
+            ["sh", "-c", real(command.partition(": ")[2], names)], cwd=tmp_path,
+            env=environment, input=b"subscribe\n", stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, timeout=50,
+        )  # fmt: skip
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout, run.stderr.decode()
+    assert b"Traceback" not in run.stderr

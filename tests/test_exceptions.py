@@ -182,6 +182,47 @@ def test_what_exceptions_also_say(name, args, text):
     assert text in str(CLASSES[name](*args))
 
 
+CAUSES = {  # cause -> the text of a lost connection
+    "none": (None, "no close frame received or sent"),
+    "keepalive": (
+        TimeoutError("nothing received for 40.2 s: the peer is dead"),
+        "no close frame received or sent (nothing received for 40.2 s: the peer is dead)",
+    ),
+    "of the system": (
+        ConnectionResetError(104, "Connection reset by peer"),
+        "no close frame received or sent ([Errno 104] Connection reset by peer)",
+    ),
+    "without words": (EOFError(), "no close frame received or sent (EOFError)"),
+    "its like": (
+        CLASSES["ConnectionClosedError"](None, None),
+        "no close frame received or sent",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause, text", CAUSES.values(), ids=CAUSES)
+def test_a_lost_connection_says_why(cause, text):
+    exc = CLASSES["ConnectionClosedError"](None, None)
+    exc.__cause__ = cause
+    assert str(exc) == text
+    assert exc.args == (None, None, None)
+
+
+def test_what_ended_a_connection_is_behind_the_close_frames():
+    exc = CLASSES["ConnectionClosedError"](None, LOST)
+    exc.__cause__ = CLASSES["PayloadTooBig"](5, 4)
+    assert str(exc) == (
+        "sent 1011 (internal error) oops; no close frame received"
+        " (5 bytes exceed the limit of 4 bytes (max_size))"
+    )
+
+
+def test_a_connection_that_is_its_own_cause_has_a_text():
+    exc = CLASSES["ConnectionClosedError"](None, None)
+    exc.__cause__ = exc
+    assert str(exc) == "no close frame received or sent"
+
+
 CLOSES = {
     Close(1000, ""): "1000 (normal closure)",
     Close(1008, "no"): "1008 (policy violation) no",

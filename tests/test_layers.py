@@ -37,13 +37,15 @@ OPENING = (
     "options",
     "reconnect",
     "opening",
+    "facts",
     "driving",
     "rounds",
+    "outgoing",
     "link",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
-    ("boxes", "stacks", "locks", "keeper", "wire", "connection", "reconnecting"),
+    ("boxes", "stacks", "locks", "keeper", "receiving", "wire", "connection", "reconnecting"),
     ("loop", "client"),
     ("selecting", "aio"),
     ("peer", "servers", "faults", "replay", "testing"),

@@ -1127,3 +1127,51 @@ def test_messages_whole_in_chunks_and_skipped(part, deflated):
         if len(found) > len(expected):  # the last message, which isn't complete
             del found[-2 if found[-1] in INVALID else -1]
         assert found == expected
+
+
+def test_a_whole_message_is_taken_as_the_plain_way_takes_it():
+    """``whole_message`` gives what ``messages`` gives, or nothing, and only where it may."""
+    payloads = [b"x" * n for n in (0, 1, 30, 124, 125, 126, 127, 200, 65535, 65536, 70000)]
+    payloads += ["\xe9".encode(), b"\xe9", b"\xed\xa0\x80", "\U0001f600".encode() * 40]
+    heads = [head | bits for head in range(16) for bits in (0, 0x80, 0x40, 0xC0, 0x30)]
+    taken = 0
+    for payload in payloads:
+        for head in heads:
+            whole = bytes((head,)) + header(0, len(payload), 0)[1:] + payload
+            long = bytes((head, 127)) + len(payload).to_bytes(8, "big") + payload
+            masked = bytes((head,)) + header(0, len(payload))[1:] + bytes(4) + payload
+            for data in (whole, whole[:-1], whole + b"\x81", whole * 2, long, masked):
+                found = MessageReader(Owner([])).whole_message(data)
+                if found is not None:
+                    assert data is whole or data == whole
+                    assert [found] == events([data]) and type(found) is type(events([data])[0])
+                    taken += 1
+                elif data is whole and head in (0x81, 0x82) and len(payload) < 65536:
+                    assert head == 0x81 and not is_utf8(payload)
+    assert taken > 20
+
+
+def is_utf8(data):
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_a_whole_message_is_left_alone_where_something_else_goes_on():
+    data = frame(TEXT, b"abc")
+    for begun in (frame(TEXT, b"a", False), frame(BINARY, b"abcd")[:3], frame(TEXT)[:1]):
+        reader = MessageReader(Owner([]))
+        reader.receive_data(begun)
+        assert reader.messages() == []
+        assert reader.whole_message(data) is None
+    reader = MessageReader(Owner([]))
+    reader.stop()
+    assert reader.whole_message(data) is None
+    assert MessageReader(Owner([]), (2, 2)).whole_message(data) is None
+    assert MessageReader(Owner([]), (3, 3)).whole_message(data) == "abc"
+    assert MessageReader(Owner([]), extensions=[Broken()]).whole_message(data) is None
+    assert MessageReader(Owner([]), extensions=deflate()).whole_message(data) == "abc"
+    deflated = frame(TEXT, compressed(b"abc"), rsv=RSV1)
+    assert MessageReader(Owner([]), extensions=deflate()).whole_message(deflated) is None

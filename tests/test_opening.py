@@ -653,6 +653,50 @@ def test_secrets_stay_within_the_origin_and_come_back_to_it():
     assert not has_secrets(other.requests[0])
 
 
+def test_a_callable_is_asked_for_headers_once_an_attempt():
+    tokens = iter(["a", "b", "c"])
+    pages = {"/": redirect("/a"), "/a": None}
+    with site({"/": None}) as other, site(pages) as server:
+        options = options_for(
+            server.url, additional_headers=lambda: {"Authorization": next(tokens), "X-Own": "mine"}
+        )
+        for _ in range(2):
+            run(Opening(options).steps()).stream.close()
+        pages["/a"] = redirect(f"ws://127.0.0.1:{other.port}/")
+        run(Opening(options).steps()).stream.close()
+    sent = [request.headers["Authorization"] for request in server.requests]
+    assert sent == ["a", "a", "b", "b", "c", "c"]
+    assert not has_secrets(other.requests[0])
+
+
+@pytest.mark.parametrize(
+    "given, kind",
+    [
+        (OSError(113, "no token server"), OSError),
+        (LookupError("no token"), LookupError),
+        ({"A": "b\r\nc"}, ValueError),
+        ("A: b", TypeError),
+        (5, TypeError),
+    ],
+)
+def test_an_attempt_without_headers_fails_before_anything_is_sent(given, kind):
+    def headers():
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(kind) as caught:
+            run(Opening(options_for(url, additional_headers=headers)).steps())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    if isinstance(given, Exception):
+        assert caught.value is given
+        assert not hasattr(given, "phase")
+
+
 def test_a_header_that_is_removed_does_not_come_back_elsewhere():
     with site({"/": None}) as other:
         with site({"/": redirect(f"ws://127.0.0.1:{other.port}/")}) as server:
@@ -1074,6 +1118,17 @@ def sent_to(proxy, name):
     return [request.headers.get(name) for request in proxy.requests]
 
 
+def test_without_a_proxy_the_environment_does_not_matter(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "ws_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with site({"/": None}) as server:
+        assert failure(OSError, server.url, proxy=True).address.startswith("proxy http://127.0.0.1")
+        open_(server.url, proxy=None)
+    assert len(server.requests) == 1
+
+
 def test_credentials_for_an_http_proxy():
     digest = {"Proxy-Authenticate": 'Digest realm="x", nonce="n", qop="auth", algorithm=MD5'}
     with connect_proxy([(407, digest), (200, {})]) as proxy:
@@ -1148,6 +1203,11 @@ def test_tls_to_the_proxy_is_verified():
     assert "pass proxy_ssl=" in exc.hint
 
 
+def certificate(opened):
+    """The server's certificate as files have it."""
+    return ssl.DER_cert_to_PEM_cert(opened.ssl_object.getpeercert(binary_form=True))
+
+
 def test_tls_within_tls():
     def script(peer):
         peer.request()
@@ -1155,16 +1215,28 @@ def test_tls_within_tls():
         bridge(peer, server)
 
     with site({"/": None}, ssl=server_context()) as server:
-        with scripted_server(script, ssl=server_context()) as proxy:
-            context = client_context()
+        with scripted_server(script, ssl=server_context("other-server")) as proxy:
             opened = open_(
                 f"wss://localhost:{server.port}/",
                 proxy=f"https://127.0.0.1:{proxy.port}",
                 proxy_server_hostname="localhost",
-                proxy_ssl=context,
-                ssl=context,
+                proxy_ssl=client_context("other-ca"),
+                ssl=client_context(),
             )
     assert list(opened.timings) == ["dns", "tcp", "proxy", "tls", "upgrade"]
+    assert certificate(opened) in (CERTS / "server.pem").read_text()
+
+
+def test_tls_to_a_proxy_is_not_tls_to_the_server():
+    def script(peer):
+        peer.request()
+        peer.respond(200, "OK")
+        peer.accept()
+
+    with scripted_server(script, ssl=server_context()) as proxy:
+        url = f"https://localhost:{proxy.port}"
+        opened = open_("ws://h.example/", proxy=url, proxy_ssl=client_context())
+    assert opened.ssl_object is None
 
 
 def bridge(peer, server):

@@ -118,6 +118,7 @@ GOOD = {
     "headers": ("additional_headers", {"A": ["1"], "B": None}, (("A", "1"), ("B", None))),
     "origin": ("origin", "https://x", "https://x"),
     "user agent": ("user_agent_header", None, None),
+    "headers when asked": ("additional_headers", print, print),
     "trace": ("trace", print, print),
 }  # fmt: skip
 
@@ -201,6 +202,7 @@ BAD = [
     ("additional_headers", {"A": "b\r\nc"}, ValueError, "A header"),
     ("additional_headers", {"A\0": "b"}, ValueError, "name of a header"),
     ("additional_headers", {"Upgrade": "x"}, ValueError, "Upgrade"),
+    ("additional_headers", 5, TypeError, "additional_headers"),
     ("extensions", ["x"], TypeError, "ExtensionOffer"),
     ("compression", True, ValueError, "compression"),
     ("compression", "gzip", ValueError, "compression"),

@@ -213,7 +213,7 @@ def test_a_failure_keeps_nothing_alive():
     protocol = opened()
     feed(protocol, frame(BINARY, bytes(1000)) + frame(TEXT, b"a\xff"))
     assert protocol.failure.__traceback__ is None  # frames of functions, with their variables
-    assert protocol._reader._data == b""
+    assert protocol.reader._data == b""
 
 
 def test_messages_before_a_close_can_be_answered():
@@ -445,7 +445,7 @@ def test_half_a_message_does_not_outlive_the_connection():
     feed(protocol, frame(BINARY, bytes(500000))[:-1])
     protocol.connection_lost()
     assert protocol.finished
-    assert protocol._reader._gathered.size == 0
+    assert protocol.reader._gathered.size == 0
 
 
 # -- the closing handshake --

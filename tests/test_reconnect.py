@@ -13,6 +13,8 @@ import pytest
 from wsmini.exceptions import (
     Close,
     ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
@@ -31,12 +33,15 @@ from wsmini.exceptions import (
 from wsmini.http11 import Response
 from wsmini.proxy import DestinationRefused
 from wsmini.reconnect import (
+    Attempts,
     Backoff,
     Fixed,
     NoReconnect,
     add_note,
+    check_loop,
     check_policy,
     closed_by_program,
+    failure_after,
     retry_after,
     retryable,
 )
@@ -190,6 +195,17 @@ def test_ssl_is_not_needed_to_decide(monkeypatch):
 )
 def test_whether_the_end_was_wanted(failure, expected):
     assert closed_by_program(failure) is expected
+
+
+def test_a_connection_that_the_body_has_left_counts_as_lost():
+    ours = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), False)
+    theirs = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), True)
+    lost = ConnectionClosedError(None, None)
+    assert failure_after(ours, False) == (None, False)
+    assert failure_after(theirs, True) == (None, False)
+    assert failure_after(lost, True) == (lost, False)
+    failure, left = failure_after(ours, True)
+    assert left and retryable(failure)
 
 
 # -- when --
@@ -403,3 +419,73 @@ def test_notes_gather_on_every_python():
     add_note(exc, "b")
     assert exc.__notes__ == ["a", "b"]
     assert exc.args == (None, None, None)
+
+
+# -- what a loop over connections keeps --
+
+
+class Logger:
+    def __init__(self):
+        self.lines = []
+
+    def info(self, text, *args):
+        self.lines.append(text % args)
+
+
+def attempts(policy, *args):
+    return Attempts("the loop", policy, *args)
+
+
+def test_attempts_are_counted_and_told():
+    calls, logger = [], Logger()
+    kept = attempts(Fixed(2), lambda *args: calls.append(args) or "told", logger)
+    first, second = ConnectionRefusedError("one"), TimeoutError("two")
+    assert kept.failed(first) == (2, "told")
+    assert kept.failed(second) == (2, "told")
+    kept.opened()
+    lost = connection_closed(None, None, None)
+    assert kept.failed(lost) == (2, "told")
+    assert calls == [(2, 2, first), (3, 2, second), (1, 2, lost)]
+    assert len(logger.lines) == 3 and logger.lines[0] == "connecting again in 2.0 s: one"
+
+
+@pytest.mark.parametrize(
+    "failures, said",
+    [(0, "after the connection ended"), (1, "1 failed attempt in"), (2, "2 failed attempts in")],
+)
+def test_who_gives_up_says_after_what(failures, said):
+    kept = attempts(Fixed(0, attempts=max(0, failures - 1)), None, None)
+    for _ in range(failures - 1):
+        assert kept.failed(OSError("refused")) == (0, None)
+    last = OSError("refused") if failures else connection_closed(None, None, None)
+    with pytest.raises(type(last)) as caught:
+        kept.failed(last)
+    assert caught.value is last
+    assert said in last.__notes__[0] and last.__notes__[0].startswith("the loop gave up")
+
+
+def test_a_connection_that_was_left_or_closed_normally_ends_the_loop_quietly():
+    normal = connection_closed(Close(1000, ""), Close(1000, ""), True)
+    assert attempts(None, None, None).failed(normal) is None
+    ours = connection_closed(None, Close(1001, ""), None)
+    assert attempts(NoReconnect(), None, None).failed(ours, True) is None
+
+
+def test_delays_of_others_policies_are_kept_within_bounds():
+    class Policy(NoReconnect):
+        answers = [-1.0, float("inf")]
+
+        def next_delay(self, failure):
+            return self.answers.pop(0)
+
+    kept = attempts(Policy(), None, None)
+    assert kept.failed(OSError()) == (0, None)
+    assert 1e5 < kept.failed(OSError())[0] < 1e12
+
+
+@pytest.mark.parametrize("policy, on_reconnect", [(Fixed, None), (3, None), (None, 3)])
+def test_what_a_loop_is_not_made_of(policy, on_reconnect):
+    with pytest.raises(TypeError):
+        check_loop(policy, on_reconnect)
+    check_loop(None, None)
+    check_loop(Fixed(1), print)

@@ -233,6 +233,24 @@ def test_an_exception_in_a_signal_handler_ends_the_wait(stop):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers")
+def test_a_signal_handler_may_stop_it():
+    stop = threading.Event()
+    before = signal.signal(signal.SIGALRM, lambda *args: stop.set())
+    try:
+        with serving("drop") as server:
+            for _ in loop(
+                server,
+                wsmini.Fixed(1000),
+                stop=stop,
+                on_reconnect=lambda *args: signal.setitimer(signal.ITIMER_REAL, 0.05),
+            ):
+                pass
+        assert stop.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 # -- arguments --
 
 
@@ -306,3 +324,26 @@ def test_reconnecting_often_keeps_nothing():
                 ws.recv()
         assert opened == count + 1
         assert threading.active_count() <= before + 2
+
+
+def test_each_attempt_has_a_token_of_its_own():
+    tokens, sent = iter("abc"), []
+    statuses = [101, 503, 101]
+
+    def script(peer):
+        sent.append(peer.request().headers["X-Token"])
+        status = statuses.pop(0)
+        if status != 101:
+            peer.respond(status)
+            return
+        peer.accept()
+        peer.close(1012 if statuses else 1000)
+
+    def headers():
+        return {"X-Token": next(tokens)}
+
+    with scripted_server(script) as server:
+        for ws in wsmini.reconnect(server.url, policy=NOW, additional_headers=headers):
+            with contextlib.suppress(wsmini.ConnectionClosed):
+                ws.recv()
+    assert sent == ["a", "b", "c"]

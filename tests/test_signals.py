@@ -12,9 +12,9 @@ import time
 
 import pytest
 from helpers import SEED
-from integration.pairs import Task, eventually, fill, pair
+from integration.pairs import PATIENCE, Task, eventually, fill, pair
 
-from wsmini import locks
+from wsmini import locks, net, receiving, wire
 from wsmini.connection import connect
 from wsmini.exceptions import (
     ConcurrencyError,
@@ -26,7 +26,7 @@ from wsmini.frames import Opcode
 from wsmini.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
 
-TEXT, CLOSE = Opcode.TEXT, Opcode.CLOSE
+TEXT, CLOSE, PONG = Opcode.TEXT, Opcode.CLOSE, Opcode.PONG
 CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
@@ -149,7 +149,9 @@ def test_a_handler_may_close_what_is_being_closed():
         assert ws.close_code == 1000
 
 
-@pytest.mark.parametrize("method", ["next_messages", "receive_data", "send_message"])
+@pytest.mark.parametrize(
+    "method", ["receive_message", "receive_data", "next_messages", "send_message"]
+)
 def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
     """Also while it holds a lock: the mutex, the receiver's, the writer's."""
     with pair() as (ws, peer), handler(lambda: ws.close(1001)):
@@ -165,7 +167,8 @@ def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
             ws.send("x")
             assert peer.recv_message() == "x"
         else:
-            peer.send_message("x")
+            more = b"" if method == "receive_message" else frame(PONG, b"!")
+            peer.send_raw(more + frame(TEXT, b"x"))
             assert ws.recv() == "x"
         answering = Task(answer_close, peer)
         with pytest.raises(ConnectionClosedOK):
@@ -517,3 +520,38 @@ def test_sigterm_recipe_in_a_real_process(tmp_path):
             assert process.stdout.read() == b"bye 1001\n"
             assert process.wait(20) == 0
             assert time.monotonic() - started < 1 + 2  # a second, on a quiet machine
+
+
+@pytest.mark.parametrize("interval", [None, 20])
+@pytest.mark.parametrize("what", ["recv", "recv with a timeout", "send", "pong"])
+def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, monkeypatch):
+    """As one that comes just before the call, or, here, to another thread."""
+    for module in (net, receiving, wire):
+        monkeypatch.setattr(module, "HEED", 0.05)
+
+    def heed(*args):
+        raise Left
+
+    before = signal.signal(signal.SIGUSR1, heed)
+    try:
+        with pair(ping_interval=interval, close_timeout=0.3) as (ws, _):
+            if what == "send":
+                fill(ws)
+            calls = {
+                "recv": ws.recv,
+                "recv with a timeout": lambda: ws.recv(PATIENCE),
+                "send": lambda: ws.send(bytes(1 << 24)),
+                "pong": lambda: ws.ping().wait(),
+            }
+            busy = ws._wire.sending if what == "send" else ws._wire.receiving
+
+            def interrupt():
+                eventually(busy.locked)
+                signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+            other = Task(interrupt)
+            with pytest.raises(Left):
+                calls[what]()
+            other.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -30,6 +30,7 @@ from integration.pairs import (
 
 from wsmini import boxes, keeper, wire
 from wsmini import connection as connection_module
+from wsmini import receiving as receiving_module
 from wsmini.deflate import PerMessageDeflate
 from wsmini.exceptions import (
     Close,
@@ -83,9 +84,9 @@ WAYS = {
 def way(request, monkeypatch):
     """Options for a connection, on a system that waits in one way or another."""
     if request.param in ("no flags", "select"):
-        for module in (boxes, wire):
+        for module in (boxes, receiving_module, wire):
             monkeypatch.setattr(module, "DONTWAIT", 0)
-        monkeypatch.setattr(wire, "WAITALL", 0)
+        monkeypatch.setattr(receiving_module, "WAITALL", 0)
     if request.param == "select" and hasattr(select, "poll"):
         monkeypatch.delattr(select, "poll")
     return WAYS[request.param]
@@ -994,7 +995,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(wire, "monotonic", clock)
+    for module in (receiving_module, wire):
+        monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)
     monkeypatch.setattr(keeper, "watch", lambda wire: None)  # it has the real time

@@ -14,6 +14,7 @@ the loop calls its ``Link`` when there is something to do.
 Cancellation: a cancelled ``recv`` loses nothing. A cancelled ``send`` has sent nothing if it waited
 for its turn, else the loop sends the message to its end; a fragmented message that can't be
 completed ends the connection with 1011. A cancelled ``close``, or opening, drops the connection.
+Where ``async with`` is cancelled, the server is told, and has half a second to answer.
 
 Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
 bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
@@ -22,16 +23,19 @@ bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
+from inspect import isawaitable, iscoroutinefunction
 
 from .driving import drive
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from .facts import Facts
+from .handshake import user_headers
 from .link import Link
-from .net import shown_address
 from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
+from .protocol import State
+from .reconnect import Attempts, check_loop
 from .selecting import host_loop
 
 TYPE_CHECKING = False
@@ -41,15 +45,12 @@ if TYPE_CHECKING:
         Any,
         AsyncIterable,
         AsyncIterator,
-        Callable,
         Deque,
-        Dict,
         Generator,
         Iterable,
         List,
         Literal,
         Optional,
-        Sequence,
         Set,
         Tuple,
         Type,
@@ -60,19 +61,17 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .driving import HostLoop
-    from .extensions import Extension
     from .frames import Data
-    from .handshake import HeaderItems
-    from .http11 import Headers, Request, Response
+    from .handshake import HeaderSource
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
-    from .protocol import State
-    from .reconnect import Policy
+    from .reconnect import Policy, Reported
 
     Part = Union[str, Data]
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
+LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
@@ -82,18 +81,25 @@ _SENDABLE = (str, bytes, bytearray, memoryview)
 class connect:
     """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
 
-    ``async for ws in connect(url)`` opens one after the other: a new one whenever the loop's body
-    has done with the last, which is closed then. Between two it waits as the policy says, and ends
-    if that gives up: with the failure, unless the last connection was closed normally.
+    ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
+    one whenever the loop's body has done with the last, which is closed then. Between two it waits
+    as the policy says. It ends if the program has closed the connection, or the server has with
+    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
         reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
+        stop: an ``asyncio.Event``, for ``async for``; once it is set, there is no other connection,
+            and no more waiting for one; an attempt that goes on ends within ``open_timeout``.
+        on_reconnect: a function or coroutine function, for ``async for``; called before each wait
+            with the number of the attempt that comes then (from 1 on after a connection, from 2 on
+            at the start), the seconds to wait, and the failure.
         extra_headers: an older name of ``additional_headers``.
-        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each.
+        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each. The
+            callable for ``additional_headers`` may be a coroutine function.
 
     Raises:
-        InvalidURI, ValueError, TypeError: at once, if the URL or an option isn't valid.
+        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
         OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
     """
 
@@ -103,7 +109,9 @@ class connect:
         *,
         reconnect: Optional[Policy] = None,
         policy: Optional[Policy] = None,
-        extra_headers: HeaderItems = None,
+        stop: Optional[asyncio.Event] = None,
+        on_reconnect: Optional[Reported] = None,
+        extra_headers: HeaderSource = None,
         **options: Unpack[ConnectOptions],
     ) -> None:
         if extra_headers is not None:
@@ -112,8 +120,12 @@ class connect:
             options["additional_headers"] = extra_headers
         if reconnect is not None and policy is not None:
             raise TypeError("reconnect and policy are the same: use one")
+        if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
+            raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
         self._options = read_options(url, options)
         self._policy = policy if reconnect is None else reconnect
+        check_loop(self._policy, on_reconnect)
+        self._stop, self._on_reconnect = stop, on_reconnect
         self._connection: Optional[Connection] = None
 
     def __await__(self) -> Generator[Any, None, Connection]:
@@ -133,30 +145,43 @@ class connect:
             await self._connection.__aexit__(exc_type, exc, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
-        policy = self._policy
-        if policy is None:
-            from .reconnect import Backoff  # only for who reconnects without one
-
-            policy = Backoff()
-        retries = policy.start()
-        while True:
+        options, stop, report = self._options, self._stop, self._on_reconnect
+        if options.sock is not None:
+            raise ValueError("sock gives one connection, so there is nothing to reconnect with")
+        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        while stop is None or not stop.is_set():
+            left = False  # whether the body came back with a connection that was well
             try:
-                ws = await _open(self._options)
+                ws = await _open(options)
             except (OSError, InvalidHandshake) as exc:
                 failure: Exception = exc
             else:
-                retries.opened()
-                try:
+                attempts.opened()
+                async with ws:
                     yield ws
-                finally:
-                    await ws.close()
-                failure = ws._link.protocol.close_exc()
-            delay = retries.next_delay(failure)
-            if delay is None:
-                if isinstance(failure, ConnectionClosedOK):
-                    return
-                raise failure
-            await asyncio.sleep(delay)
+                    left = ws.state is State.OPEN
+                failure = ws._protocol.close_exc()
+                del ws  # its buffers aren't needed while waiting
+            again = attempts.failed(failure, left)
+            del failure  # with its traceback, and so its frames
+            if again is None:
+                return
+            delay, told = again
+            if isawaitable(told):
+                await told
+            await _pause(delay, stop)
+
+
+async def _pause(delay: float, stop: Optional[asyncio.Event]) -> None:
+    if stop is None:
+        await asyncio.sleep(delay)
+        return
+    # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([waiting], timeout=delay)
+    finally:
+        waiting.cancel()
 
 
 async def _open(options: Options) -> Connection:
@@ -173,11 +198,14 @@ async def _open(options: Options) -> Connection:
             future.cancel()
             raise exc or AssertionError("neither open nor failed")
 
-    driven = drive(host, Opening(options).steps(), done)
-    # Not the future itself, which a cancellation would take the result from.
-    waiter = asyncio.shield(future)
+    given: Any = options.additional_headers
+    if callable(given):
+        given = given()
+        given = user_headers(await given if isawaitable(given) else given)
+    driven = drive(host, Opening(options, given).steps(), done)
     try:
-        opened = await waiter
+        # Not the future itself, which a cancellation would take the result from.
+        opened = await asyncio.shield(future)
     except asyncio.CancelledError:
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().stream.close()
@@ -214,26 +242,24 @@ class Ping:
         return await asyncio.shield(self._future)
 
 
-class Connection:
+class Connection(Facts):
     """An open WebSocket connection. Use ``connect()`` to make one.
 
     Attributes:
         request, response: of the opening handshake, with ``headers``.
         subprotocol: the one that the server chose, or ``None``.
         timings: seconds that each phase of the opening took, by its name.
+        ssl_object: the ``ssl.SSLObject`` that speaks TLS with the server, to be asked for its
+            ``getpeercert()``, ``version()`` and ``cipher()``; ``None`` for ``ws://``.
         local_address, remote_address: of the socket, as the ``socket`` module has them.
     """
+
+    _called = "wsmini.aio"
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, host: HostLoop, opened: Opened, options: Options
     ) -> None:
-        self.request: Request = opened.request
-        self.response: Response = opened.response
-        self.subprotocol: Optional[str] = opened.subprotocol
-        self.timings: Dict[str, float] = opened.timings
-        sock = opened.stream.sock
-        self.local_address: Any = _name(sock.getsockname)
-        self.remote_address: Any = _name(sock.getpeername)
+        super().__init__(opened)
         self._loop, self._max_queue = loop, options.max_queue
         self._unread: Deque[Message] = deque()
         self._chunks: Deque[Tuple[Message, bool]] = deque()
@@ -246,7 +272,6 @@ class Connection:
         self._sent = 0
         self._pings: Set[asyncio.Future[float]] = set()
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._id = ""
         self._link = Link(host, opened, options, self)
         self._protocol = self._link.protocol
         self._link.start()
@@ -601,16 +626,18 @@ class Connection:
         return Ping(future)
 
     async def pong(self, data: Union[str, bytes] = b"") -> None:
-        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Raises as ``ping``."""
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3).
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
         try:
             self._link.pong(data.encode() if isinstance(data, str) else data)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
-
-    @property
-    def latency(self) -> float:
-        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
-        return self._protocol.latency
 
     # -- closing --
 
@@ -639,6 +666,14 @@ class Connection:
             self._link.abort()
             raise
 
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, by whomever; to be cancelled closes nothing.
+
+        What is received meanwhile waits for ``recv``, up to ``max_queue`` messages. While there are
+        more, the end isn't seen either: somebody has to receive them.
+        """
+        await asyncio.shield(self._ended)
+
     async def __aenter__(self) -> Connection:
         return self
 
@@ -648,60 +683,21 @@ class Connection:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        """Close: with 1000, or with 1011 after an error in the block."""
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
+        and the server has half a second to answer.
+        """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
             await self.close()
         elif issubclass(exc_type, Exception):
             await self.close(1011)
         else:
-            await self.close(1001)  # the program is leaving
-
-    # -- what there is to know --
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits that tell this connection from others, in logs."""
-        if not self._id:
-            self._id = os.urandom(8).hex()
-        return self._id
-
-    @property
-    def state(self) -> State:
-        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
-        return self._protocol.state
-
-    @property
-    def close_code(self) -> Optional[int]:
-        """The close code received, 1006 if none was; ``None`` while not closed."""
-        return self._protocol.close_code
-
-    @property
-    def close_reason(self) -> Optional[str]:
-        """The close reason received; ``None`` while not closed."""
-        return self._protocol.close_reason
-
-    @property
-    def request_headers(self) -> Headers:
-        """The headers of the handshake's request."""
-        return self.request.headers
-
-    @property
-    def response_headers(self) -> Headers:
-        """The headers of the handshake's response."""
-        return self.response.headers
-
-    @property
-    def extensions(self) -> Sequence[Extension]:
-        """The extensions negotiated, in the order of the response."""
-        return self._protocol.extensions
-
-    def fileno(self) -> int:
-        """The socket's file descriptor, -1 once closed. It is the event loop's to watch."""
-        return self._link.stream.sock.fileno()
-
-    def __repr__(self) -> str:
-        address = shown_address(self.remote_address) if self.remote_address else "?"
-        return f"<wsmini.aio.Connection to {address}, {self.state.name}>"
+            timer = self._loop.call_later(LEAVING, self._link.abort)
+            try:
+                await self.close(1001)
+            finally:
+                timer.cancel()
 
 
 class _Chunks:
@@ -762,10 +758,3 @@ async def _iterate(parts: Any) -> AsyncIterator[Part]:
 def _wake(future: Optional[asyncio.Future[None]]) -> None:
     if future is not None and not future.done():
         future.set_result(None)
-
-
-def _name(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None  # gone already; receiving will tell

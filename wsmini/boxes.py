@@ -27,15 +27,19 @@ class Inbox:
     Others than the consumer keep what they meet, up to *limit* messages and chunks, and about as
     many more as one read brings. ``keep`` beyond that drops, and then everything, so that messages
     never go missing in the middle. All of it locks *mutex*.
+
+    Attributes:
+        messages: parsed ones.
+        dropping: whether everything is dropped.
     """
 
-    __slots__ = ("_chunks", "_dropping", "_limit", "_mutex", "_protocol", "messages")
+    __slots__ = ("_chunks", "_limit", "_mutex", "_protocol", "dropping", "messages")
 
     def __init__(self, protocol: ClientProtocol, mutex: LockType, limit: int) -> None:
         self._protocol, self._mutex, self._limit = protocol, mutex, limit
         self.messages: List[Message] = []
         self._chunks: List[Chunk] = []  # of a message that is being streamed
-        self._dropping = False
+        self.dropping = False
 
     def __len__(self) -> int:
         """How much was kept."""
@@ -62,12 +66,12 @@ class Inbox:
         """Some messages out of what isn't parsed; none if more bytes are needed."""
         with self._mutex:
             batch = self._protocol.next_messages()
-            return self._drop() if self._dropping else batch
+            return self._drop() if self.dropping else batch
 
     def parse_chunk(self) -> Optional[Chunk]:
         """Some of the next message out of what isn't parsed."""
         with self._mutex:
-            if not self._dropping:
+            if not self.dropping:
                 return self._protocol.next_chunk()
             self._drop()
         return None
@@ -77,8 +81,8 @@ class Inbox:
         protocol = self._protocol
         with self._mutex:
             kept = len(self)
-            self._dropping = self._dropping or kept >= self._limit
-            if self._dropping:
+            self.dropping = self.dropping or kept >= self._limit
+            if self.dropping:
                 self._drop()
             elif protocol.streaming:
                 chunk = protocol.next_chunk()

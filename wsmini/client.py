@@ -36,6 +36,7 @@ from .reconnect import Backoff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
     from typing_extensions import Unpack
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     Item = Tuple[int, bytes, Optional[bool]]  # opcode, payload, compress
 
 MAX_SEND_BUFFER = 1 << 24  # bytes
+SMALL = 4096  # bytes; what a shorter message takes may be freed later,
+MOST_SMALL = 64  # if there are not more of them
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
@@ -102,8 +105,6 @@ class Client:
         state: a ``State``: ``CLOSED`` until it is started, between two connections, and at the end.
         loop: where it was started.
         request, response, subprotocol, timings: of the last connection that was opened.
-        unsent: the messages that were accepted and can't be sent any more, since the last
-            connection opened: look at it in ``on_close`` and ``on_reconnect``, and at the end.
 
     Raises:
         InvalidURI, ValueError, TypeError: if the URL or an option isn't valid.
@@ -153,7 +154,7 @@ class Client:
         self.response: Optional[Response] = None
         self.subprotocol: Optional[str] = None
         self.timings: Dict[str, float] = {}
-        self.unsent: List[Message] = []
+        self._unsent: Optional[List[Message]] = None
         # Lists, as an empty deque takes 600 bytes; the idle share one.
         self._outbox = self._requests = _NO_ITEMS  # from other threads; _mutex guards both
         self._queued = 0  # bytes in both
@@ -165,7 +166,7 @@ class Client:
         self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
         self._session: Optional[_Session] = None
         self._slow_known = False
-        self.full = False  # on_drain is due when the session has written all
+        self._full = False  # on_drain is due when the session has written all
 
     # -- life --
 
@@ -173,7 +174,8 @@ class Client:
         """Run, with a loop of its own, until ``close()``, or until the policy gives up.
 
         In the main thread, SIGINT and SIGTERM close the connection with 1001 and end the run, half
-        a second later at the latest; whatever the program has set for them is restored.
+        a second later at the latest; whatever the program has set for them is restored. In other
+        threads, and in sub-interpreters, signals are left alone.
 
         Returns:
             What suits ``sys.exit()``: 0, or 128 plus the signal's number.
@@ -183,13 +185,14 @@ class Client:
                 callback raises. The connection is dropped then.
         """
         import signal
-        import threading
 
         self._signal = 0
         with Loop() as loop:
-            if threading.current_thread() is threading.main_thread():
+            try:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, self._interrupt, number)
+            except ValueError:
+                pass  # another thread, or a sub-interpreter: signals are somebody else's there
             try:
                 self.start(loop)
                 while self._running:
@@ -290,17 +293,17 @@ class Client:
         self._move(_OPEN)
         self.request, self.response = opened.request, opened.response
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
-        self._attempt, self.unsent = 0, []
+        self._attempt, self._unsent = 0, None
         session = self._session = _Session(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
         try:
-            self.call("on_open")
+            self._call("on_open")
         finally:
             if self._session is session:
                 self._send_kept()
 
-    def ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
+    def _ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
         """The connection is closed; for its session."""
         self._session = None
         self._move(_CLOSED)
@@ -310,7 +313,7 @@ class Client:
                 self._queued += sum(len(item[1]) for item in unsent)
         self._trim_outbox()
         try:
-            self.call("on_close", exc.code, exc.reason)
+            self._call("on_close", exc.code, exc.reason)
         finally:
             self._lost(exc)
 
@@ -327,12 +330,12 @@ class Client:
         if delay is None:
             self._finish()
             if not isinstance(failure, ConnectionClosedOK):
-                self.failed(failure)
+                self._failed(failure)
             return
         self._move(_WAITING)
         self._attempt += 1
         self._waits = self.loop.call_later(delay, self._connect)
-        self.call("on_reconnect", self._attempt, delay, failure)
+        self._call("on_reconnect", self._attempt, delay, failure)
 
     def _finish(self) -> None:
         """It won't connect again, unless started again."""
@@ -352,7 +355,7 @@ class Client:
 
     # -- callbacks --
 
-    def callback(self, name: str) -> Optional[Callable[..., object]]:
+    def _callback(self, name: str) -> Optional[Callable[..., object]]:
         """The callback *name*, to be called without the client."""
         # Not by __dict__: to ask for that makes one, for each client.
         found, of_class = getattr(self, name), getattr(type(self), name)
@@ -361,26 +364,26 @@ class Client:
             return method
         return partial(found, self)
 
-    def call(self, name: str, *args: object) -> None:
+    def _call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
-        callback = self.callback(name)
+        callback = self._callback(name)
         if callback is None or self.loop is None:
             return
         start = self.loop.time()
         try:
             callback(*args)
         except Exception as exc:
-            self.failed(exc)
-        self.watch(name, start)
+            self._failed(exc)
+        self._watch(name, start)
 
-    def failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception) -> None:
         """Tell ``on_error``; raise *exc* if there is none."""
-        on_error = self.callback("on_error")
+        on_error = self._callback("on_error")
         if on_error is None:
             raise exc
         on_error(exc)
 
-    def watch(self, name: str, start: float) -> None:
+    def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
         if self.loop is None or self._slow_known:
             return
@@ -417,19 +420,33 @@ class Client:
             SendBufferFull: if more than ``max_send_buffer`` bytes, or ``outbox`` messages, would
                 wait.
         """
-        item = _item(message, text, compress)
-        waiting = self.buffered_amount
-        if waiting and waiting + len(item[1]) > self._max_send_buffer:
-            self.full = True
-            raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")
+        if type(message) is str and text is None:
+            item: Item = (1, message.encode(), compress)
+        else:
+            item = _item(message, text, compress)
         loop, session = self.loop, self._session
+        waiting = self._queued + (0 if session is None else session.link.buffered)
+        if waiting and waiting + len(item[1]) > self._max_send_buffer:
+            self._call_in_loop(self._fill)
+            raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")
         if loop is not None and loop.thread == get_ident():
             if self._requests:
                 self._serve()  # what other threads have sent before
             if session is None or not session.send(item):
                 self._keep(item)
-            return
-        if session is None:
+        else:
+            self._send_from_elsewhere(item)
+
+    def _fill(self) -> None:
+        """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
+        self._full = True
+        if self.loop is not None and self._session is not None:
+            self.loop.call_soon(self._session.trim)
+
+    def _send_from_elsewhere(self, item: Item) -> None:
+        """Leave *item* to the loop's thread."""
+        loop = self.loop
+        if self._session is None:
             self._check_outbox()
         with self._mutex:
             is_first = not self._requests
@@ -488,7 +505,18 @@ class Client:
                 opcode, data, _ = self._outbox[room]
                 del self._outbox[room]
                 self._queued -= len(data)
-            self.unsent.append(data.decode() if opcode == Opcode.TEXT else data)
+            if self._unsent is None:
+                self._unsent = []
+            self._unsent.append(data.decode() if opcode == Opcode.TEXT else data)
+
+    @property
+    def unsent(self) -> List[Message]:
+        """The messages that were accepted and can't be sent any more.
+
+        Since the last connection opened: look at it in ``on_close``, in ``on_reconnect``, and at
+        the end.
+        """
+        return [] if self._unsent is None else self._unsent
 
     @property
     def buffered_amount(self) -> int:
@@ -515,6 +543,15 @@ class Client:
         """The last round trip in seconds; 0 if none was measured."""
         session = self._session
         return 0.0 if session is None else session.link.protocol.latency
+
+    @property
+    def ssl_object(self) -> Optional[ssl.SSLObject]:
+        """The ``ssl.SSLObject`` of the open connection; ``None`` for ``ws://``, or without one.
+
+        To be asked, in the loop's thread, for ``getpeercert()``, ``version()`` and ``cipher()``.
+        """
+        session = self._session
+        return None if session is None else session.ssl_object
 
     # -- backpressure --
 
@@ -550,7 +587,10 @@ CALLBACKS = tuple(name for name in vars(Client) if name.startswith("on_"))
 class _Session:
     """One connection of a client: its link, and what goes through it."""
 
-    __slots__ = ("_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_unread", "link")
+    __slots__ = (
+        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trim_at", "_unread", "link",
+        "ssl_object",
+    )  # fmt: skip
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
         self._client, self._loop = client, loop
@@ -559,6 +599,8 @@ class _Session:
         self._timer: Optional[Timer] = None
         # What the link has accepted: how many bytes it will have written when each is sent.
         self._flight = _NO_FLIGHT
+        self._trim_at = MOST_SMALL
+        self.ssl_object = opened.ssl_object
         self.link = Link(loop, opened, options, self, gather=True)
         self.link.start()
 
@@ -572,21 +614,26 @@ class _Session:
         except ConnectionClosed:
             return False
         if not flight:
-            self._loop.call_soon(self._trim)
             self._flight = flight = []
-        flight.append((link.written + link.buffered, item))
+        elif flight[-1][0] <= link.written:
+            flight.clear()
+        flight.append((link.accepted, item))
+        # Small ones that are written may stay till then: to look for each would cost a wake-up.
+        if len(item[1]) > SMALL or len(flight) >= self._trim_at:
+            self._loop.call_soon(self.trim)
         return True
 
-    def _trim(self) -> None:
-        """Forget what is written."""
+    def trim(self) -> None:
+        """Forget what is written; and tell the client if it waits for that."""
         flight, written = self._flight, self.link.written
         if flight and flight[-1][0] <= written:
             self._flight = flight = _NO_FLIGHT
         else:
             self._flight = flight = [entry for entry in flight if entry[0] > written]
-        if not flight and self._client.full:
-            self._client.full = False
-            self._client.call("on_drain")
+        self._trim_at = max(MOST_SMALL, 2 * len(flight))
+        if not flight and self._client._full:
+            self._client._full = False
+            self._client._call("on_drain")
 
     def ping(self, data: Optional[bytes]) -> None:
         self.link.ping(data)
@@ -621,7 +668,7 @@ class _Session:
         if self._paused:
             return
         client, start = self._client, self._loop.time()
-        callback = client.callback("on_message") or _ignore
+        callback = client._callback("on_message") or _ignore
         try:
             for message in self._unread:
                 callback(message)
@@ -633,25 +680,25 @@ class _Session:
             self._loop.call_soon(self._deliver)  # the rest
             if not isinstance(exc, Exception):
                 raise
-            client.failed(exc)
+            client._failed(exc)
             return
         finally:
-            client.watch("on_message", start)
+            client._watch("on_message", start)
         if self._ended and not self._paused:
             self._ended = False
             written = self.link.written
             unsent = [item for end, item in self._flight if end > written]
-            client.ended(self.link.protocol.close_exc(), unsent)
+            client._ended(self.link.protocol.close_exc(), unsent)
 
     def on_ping(self, data: bytes) -> None:
-        self._client.call("on_ping", data)
+        self._client._call("on_ping", data)
 
     def on_pong(self, data: bytes) -> None:
-        self._client.call("on_pong", data)
+        self._client._call("on_pong", data)
 
     def on_drain(self) -> None:
-        self._client.full = True
-        self._trim()
+        self._client._full = True
+        self.trim()
 
     def on_end(self) -> None:
         if self._timer is not None:

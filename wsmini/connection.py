@@ -10,33 +10,31 @@ takes the next one, so none is lost when one gives way to the other.
 
 from __future__ import annotations
 
-import os
 import socket
 from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
+from time import monotonic
 
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
+from .facts import Facts
 from .frames import close_payload
-from .net import deadline_after, patience, run, shown_address
+from .net import deadline_after, patience, run
 from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
 from .protocol import ClientProtocol
 from .stacks import interrupted, others_inside
-from .wire import Wire, monotonic
+from .wire import Wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import (
-        Any,
         Callable,
-        Dict,
         Iterable,
         Iterator,
         Literal,
         Optional,
-        Sequence,
         Type,
         Union,
         overload,
@@ -44,13 +42,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from .extensions import Extension
     from .frames import Data
-    from .http11 import Headers, Request, Response
     from .messages import Message
     from .opening import Opened
     from .options import ConnectOptions, Options
-    from .protocol import State
 
 TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
 _SENDABLE = (str, bytes, bytearray, memoryview)
@@ -126,24 +121,22 @@ class Ping:
         return self._round_trip
 
 
-class Connection:
+class Connection(Facts):
     """An open WebSocket connection. Use ``connect()`` to make one.
 
     Attributes:
         request, response: of the opening handshake, with ``headers``.
         subprotocol: the one that the server chose, or ``None``.
         timings: seconds that each phase of the opening took, by its name.
+        ssl_object: the ``ssl.SSLObject`` that speaks TLS with the server, to be asked for its
+            ``getpeercert()``, ``version()`` and ``cipher()``; ``None`` for ``ws://``.
         local_address, remote_address: of the socket, as the ``socket`` module has them.
     """
 
+    _called = "wsmini"
+
     def __init__(self, opened: Opened, options: Options) -> None:
-        self.request: Request = opened.request
-        self.response: Response = opened.response
-        self.subprotocol: Optional[str] = opened.subprotocol
-        self.timings: Dict[str, float] = opened.timings
-        sock = opened.stream.sock
-        self.local_address: Any = _name(sock.getsockname)
-        self.remote_address: Any = _name(sock.getpeername)
+        super().__init__(opened)
         self._protocol = ClientProtocol(
             max_size=options.max_size,
             ping_interval=options.ping_interval,
@@ -155,9 +148,9 @@ class Connection:
         self._release_sending = self._wire.sending.release
         self._put = self._wire.outbox.put
         self._consuming = allocate_lock()  # held in recv and recv_streaming
+        self._start_receiving = self._consuming.acquire
         self._streaming = False  # whether a recv_streaming() goes on, perhaps suspended
         self._fragments_by = 0  # the thread that is sending a fragmented message
-        self._id = ""
 
     # -- receiving --
 
@@ -197,7 +190,8 @@ class Connection:
         """Wait for a message, as the consumer; *room*: how many bytes it may have."""
         wire = self._wire
         try:
-            self._start_consuming()
+            if not self._start_receiving(False):
+                self._start_consuming()
             try:
                 if room is not None:
                     return self._receive_within(room, deadline)
@@ -303,6 +297,10 @@ class Connection:
     ) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
 
+        Args:
+            buffer: a ``bytearray``, or what else can be written to.
+            timeout: as for ``recv``.
+
         Returns:
             The number of bytes of the message.
 
@@ -368,7 +366,10 @@ class Connection:
             deadline = deadline_after(timeout)
         encoding = False
         try:
-            self._start_sending(deadline)
+            if deadline is not None or not self._acquire_sending(False):
+                self._start_sending(deadline)
+            elif protocol.sending:
+                self._start_between_fragments(deadline)
             try:
                 if deadline is not None:
                     wire.wait_for_room(deadline)
@@ -398,12 +399,16 @@ class Connection:
             if not self._wire.lock(self._wire.sending, deadline):
                 raise TimeoutError("another thread's message wasn't taken in time")
         if self._protocol.sending:
-            try:
-                self._wait_for_fragments(deadline)
-            except BaseException:
-                self._release_sending()
-                self._wire.flush_output()
-                raise
+            self._start_between_fragments(deadline)
+
+    def _start_between_fragments(self, deadline: Optional[float]) -> None:
+        """Wait, as the writer, for the end of a fragmented message; or stop being the writer."""
+        try:
+            self._wait_for_fragments(deadline)
+        except BaseException:
+            self._release_sending()
+            self._wire.flush_output()
+            raise
 
     def _wait_for_fragments(self, deadline: Optional[float]) -> None:
         if self._fragments_by == get_ident():
@@ -524,7 +529,14 @@ class Connection:
         return waiter
 
     def pong(self, data: Union[str, bytes] = b"") -> None:
-        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe. Raises as ``ping``."""
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe.
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
         self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
 
     def _send_control(self, queue: Callable[..., None], *args: object) -> None:
@@ -537,11 +549,6 @@ class Connection:
         except BaseException:
             self._wire.interrupted()
             raise
-
-    @property
-    def latency(self) -> float:
-        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
-        return self._protocol.latency
 
     # -- closing --
 
@@ -604,60 +611,3 @@ class Connection:
             if exc_type is not GeneratorExit:
                 self._wire.hurry()
             self.close(1001)  # the program is leaving
-
-    # -- what there is to know --
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits that tell this connection from others, in logs."""
-        if not self._id:
-            self._id = os.urandom(8).hex()
-        return self._id
-
-    @property
-    def state(self) -> State:
-        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
-        return self._protocol.state
-
-    @property
-    def close_code(self) -> Optional[int]:
-        """The close code received, 1006 if none was; ``None`` while not closed."""
-        return self._protocol.close_code
-
-    @property
-    def close_reason(self) -> Optional[str]:
-        """The close reason received; ``None`` while not closed."""
-        return self._protocol.close_reason
-
-    @property
-    def request_headers(self) -> Headers:
-        """The headers of the handshake's request."""
-        return self.request.headers
-
-    @property
-    def response_headers(self) -> Headers:
-        """The headers of the handshake's response."""
-        return self.response.headers
-
-    @property
-    def extensions(self) -> Sequence[Extension]:
-        """The extensions negotiated, in the order of the response."""
-        return self._protocol.extensions
-
-    def fileno(self) -> int:
-        """The socket's file descriptor, -1 once closed.
-
-        Readable doesn't mean that ``recv`` won't wait, nor the reverse: messages may be buffered.
-        """
-        return self._wire.stream.sock.fileno()
-
-    def __repr__(self) -> str:
-        address = shown_address(self.remote_address) if self.remote_address else "?"
-        return f"<wsmini.Connection to {address}, {self.state.name}>"
-
-
-def _name(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None  # gone already; receiving will tell

@@ -137,6 +137,9 @@ class Deflate(ExtensionOffer):
     def accept(self, params: Params, accepted: List[Extension]) -> PerMessageDeflate:
         """The extension as the server's response wants it (RFC 7692, 7.1).
 
+        Args:
+            params, accepted: as for ``ExtensionOffer.accept``.
+
         Raises:
             NegotiationError: if a parameter is unknown, repeated or malformed, or says what the
                 offer doesn't allow.

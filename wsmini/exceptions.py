@@ -51,7 +51,9 @@ def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:
 class Close(namedtuple("Close", "code reason")):
     """A close code and its reason, as in a Close frame (RFC 6455, 5.5.1).
 
-    ``code`` is an ``int``, 1005 where the frame was empty; ``reason`` is a ``str``.
+    Attributes:
+        code: an ``int``, 1005 where the frame was empty.
+        reason: a ``str``.
     """
 
     __slots__ = ()
@@ -78,6 +80,8 @@ class WebSocketException(Exception):
 class ConnectionClosed(WebSocketException):
     """The connection is closed; nothing more can be sent or received.
 
+    Its text tells the Close frames, and behind them what else has ended it: ``__cause__``.
+
     Attributes:
         rcvd: the ``Close`` that was received, or ``None``.
         sent: the ``Close`` that was sent, or ``None``.
@@ -103,6 +107,13 @@ class ConnectionClosed(WebSocketException):
         return "" if self.rcvd is None else self.rcvd.reason
 
     def __str__(self) -> str:
+        cause = self.__cause__
+        # Another of these would say the same, or have this one as its own cause.
+        if cause is None or isinstance(cause, ConnectionClosed):
+            return self._frames()
+        return f"{self._frames()} ({str(cause) or type(cause).__name__})"
+
+    def _frames(self) -> str:
         if self.rcvd is None:
             if self.sent is None:
                 return "no close frame received or sent"
@@ -119,7 +130,7 @@ class ConnectionClosedOK(ConnectionClosed):
 
 
 class ConnectionClosedError(ConnectionClosed):
-    """The connection was closed with an error, or was lost (then ``__cause__`` may say why)."""
+    """The connection was closed with an error, or was lost; then ``__cause__`` is why."""
 
 
 def connection_closed(
@@ -135,7 +146,12 @@ def connection_closed(
 
 
 class InvalidURI(WebSocketException, ValueError):
-    """The URL isn't a WebSocket URL (RFC 6455, 3). Attributes: ``uri`` (redacted), ``problem``."""
+    """The URL isn't a WebSocket URL (RFC 6455, 3).
+
+    Attributes:
+        uri: without its secrets.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, uri: str, problem: str) -> None:
         super().__init__(uri, problem)
@@ -147,7 +163,12 @@ class InvalidURI(WebSocketException, ValueError):
 
 
 class InvalidProxy(WebSocketException, ValueError):
-    """The proxy URL can't be used. Attributes: ``proxy`` (redacted), ``problem``."""
+    """The proxy URL can't be used.
+
+    Attributes:
+        proxy: without its secrets.
+        problem: what is wrong with it.
+    """
 
     def __init__(self, proxy: str, problem: str) -> None:
         super().__init__(proxy, problem)
@@ -161,13 +182,14 @@ class InvalidProxy(WebSocketException, ValueError):
 class InvalidHandshake(WebSocketException):
     """The answer to the opening handshake can't be accepted (RFC 6455, 4.1).
 
-    Attributes, empty unless ``connect()`` has set them, on an ``OSError`` that it raises too:
+    ``connect()`` sets the first four attributes, also those of an ``OSError`` that it raises.
+
+    Attributes:
         phase: where it happened: ``"dns"``, ``"tcp"``, ``"proxy"``, ``"tls"`` or ``"upgrade"``.
         address: to which host and port it was.
         elapsed: after how many seconds.
         hint: one thing to try, or an empty string.
-
-    ``hung_up`` is whether the peer closed the connection where its answer should have been.
+        hung_up: whether the peer closed the connection where its answer should have been.
     """
 
     phase = address = hint = ""
@@ -210,7 +232,12 @@ def _status(response: Response) -> str:
 
 
 class InvalidHeader(InvalidHandshake):
-    """A header of the answer is missing or wrong. Attributes: ``name``, ``value`` or ``None``."""
+    """A header of the answer is missing or wrong.
+
+    Attributes:
+        name: of the header.
+        value: what it says, ``None`` if it is missing.
+    """
 
     def __init__(self, name: str, value: str | None = None) -> None:
         super().__init__(name, value)
@@ -228,7 +255,12 @@ class InvalidUpgrade(InvalidHeader):
 
 
 class InvalidRedirect(InvalidHandshake):
-    """The server redirects to where one can't go. Attributes: ``location``, ``problem``."""
+    """The server redirects to where one can't go.
+
+    Attributes:
+        location: where it wants to have us.
+        problem: what is wrong with that.
+    """
 
     def __init__(self, location: str, problem: str) -> None:
         super().__init__(location, problem)
@@ -240,7 +272,11 @@ class InvalidRedirect(InvalidHandshake):
 
 
 class TooManyRedirects(InvalidHandshake):
-    """The server redirects again and again. Attributes: ``uris``, the way there (redacted)."""
+    """The server redirects again and again.
+
+    Attributes:
+        uris: the way there, without secrets.
+    """
 
     def __init__(self, uris: Sequence[str]) -> None:
         super().__init__(uris)
@@ -261,7 +297,11 @@ class InvalidProxyMessage(ProxyError):
 
 
 class InvalidProxyStatus(ProxyError):
-    """The HTTP proxy refused. Attributes: ``response``, as ``InvalidStatus``."""
+    """The HTTP proxy refused.
+
+    Attributes:
+        response: as that of ``InvalidStatus``.
+    """
 
     def __init__(self, response: Response) -> None:
         super().__init__(response)
@@ -274,7 +314,8 @@ class InvalidProxyStatus(ProxyError):
 class NegotiationError(InvalidHeader):
     """The server chose an extension or a subprotocol that wasn't offered, or chose it wrongly.
 
-    Attributes: as ``InvalidHeader``, and ``problem``.
+    Attributes:
+        name, value, problem: as those of ``InvalidHeader``, and what is wrong.
     """
 
     def __init__(self, name: str, value: str | None, problem: str) -> None:
@@ -298,7 +339,9 @@ class PayloadTooBig(WebSocketException):
 
     A connection raises ``ConnectionClosedError``, and this is its ``__cause__``.
 
-    Attributes: ``size`` in bytes as far as it is known, ``limit`` in bytes.
+    Attributes:
+        size: in bytes, as far as it is known.
+        limit: in bytes.
     """
 
     def __init__(self, size: int, limit: int) -> None:

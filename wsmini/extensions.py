@@ -81,7 +81,8 @@ class Extension:
 class ExtensionOffer:
     """An extension that a program offers to servers. Subclasses define all three names.
 
-    Attributes: ``name``, the registered name of the extension.
+    Attributes:
+        name: the registered name of the extension.
     """
 
     __slots__ = ()

@@ -84,7 +84,7 @@ class Fault:
     """Base of the faults. They don't change, and may be used again and in any number of servers."""
 
     def serve(self, peer: Peer, echo: Echo) -> None:
-        """Serve this connection."""
+        """Serve the client *peer*; *echo* is the script of the server without this fault."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -150,6 +150,10 @@ class Cut(_After):
     """End the connection (FIN) without a Close frame; with TLS, without its goodbye either.
 
     ``Cut()`` does so behind the handshake, ``Cut(handshake=True)`` instead of an answer.
+
+    Args:
+        after: how many bytes are sent before: of frames, or from the response's first byte on.
+        handshake: whether to count from the response on.
     """
 
     def happen(self, peer: Peer) -> NoReturn:
@@ -159,7 +163,11 @@ class Cut(_After):
 
 
 class Reset(_After):
-    """Reset the connection (RST). What was sent just before may not reach the program."""
+    """Reset the connection (RST). What was sent just before may not reach the program.
+
+    Args:
+        after, handshake: as for ``Cut``.
+    """
 
     def happen(self, peer: Peer) -> NoReturn:
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -172,6 +180,9 @@ class Stall(_After):
 
     ``Stall()`` is a server, or a network, that dies behind the handshake; ``Stall(handshake=True)``
     is one that only accepts the TCP connection.
+
+    Args:
+        after, handshake: as for ``Cut``.
     """
 
     def happen(self, peer: Peer) -> NoReturn:
@@ -236,7 +247,7 @@ class Refuse(Fault):
 
 
 class Redirect(Fault):
-    """Redirect to *location*; without one, to where the request came for: a loop."""
+    """Redirect to *location*, with *status*; without one, to where the request came for: a loop."""
 
     def __init__(self, location: str | None = None, status: int = 302) -> None:
         self.location, self.status = location, status

@@ -39,7 +39,11 @@ class Opcode(enum.IntEnum):
 class Frame(namedtuple("Frame", "opcode data fin rsv1 rsv2 rsv3")):
     """A frame as extensions see it (RFC 6455, 5.2): unmasked, whole.
 
-    ``opcode`` is an ``int``, ``data`` bytes-like; ``fin`` and the reserved bits are ``bool``.
+    Args:
+        opcode: an ``int``.
+        data: bytes-like.
+        fin: whether the message ends here.
+        rsv1, rsv2, rsv3: the reserved bits.
     """
 
     __slots__ = ()

@@ -15,7 +15,19 @@ from .http11 import Headers, Request, is_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+    from typing import (
+        Any,
+        Awaitable,
+        Callable,
+        Dict,
+        Iterable,
+        List,
+        Mapping,
+        Optional,
+        Sequence,
+        Tuple,
+        Union,
+    )
 
     from .extensions import Extension, ExtensionOffer
     from .http11 import Response
@@ -27,6 +39,8 @@ if TYPE_CHECKING:
         Headers,
         None,
     ]
+    # Asked for each opening; a coroutine only by asyncio's API.
+    HeaderSource = Union[HeaderItems, Callable[[], Union[HeaderItems, Awaitable[HeaderItems]]]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -93,6 +107,9 @@ def _items(headers: HeaderItems) -> Iterable[Tuple[str, Sequence[str]]]:
         raise TypeError("additional_headers is a mapping or pairs of name and value, not text")
     items: Iterable[Tuple[str, Union[str, Sequence[str], None]]]
     items = headers.items() if hasattr(headers, "items") else headers
+    if not hasattr(items, "__iter__"):
+        kind = type(headers).__name__
+        raise TypeError(f"additional_headers is a mapping or pairs of name and value, not {kind}")
     for pair in items:
         if isinstance(pair, str) or len(pair) != 2:
             raise TypeError("additional_headers is a mapping or pairs of name and value")

@@ -95,7 +95,7 @@ class Headers:
         return ", ".join(values)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The value, joined with ``", "`` if there are several; *default* if there is none."""
+        """The value of *name*, several joined with ``", "``; *default* if there is none."""
         return ", ".join(self.get_all(name)) if name in self else default
 
     def get_all(self, name: str) -> list[str]:
@@ -115,7 +115,7 @@ class Headers:
         return list(names.values())
 
     def add(self, name: str, value: str) -> None:
-        """Append a header, even if there is one of this name."""
+        """Append a header *name* with this *value*, even if there is one of this name."""
         self._flat += _checked(name, value)
 
     def copy(self) -> Headers:

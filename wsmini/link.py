@@ -26,7 +26,18 @@ from __future__ import annotations
 
 from .driving import LATER
 from .frames import Opcode
-from .net import READ, wait
+from .net import (
+    HEADER,
+    LARGE,
+    MAX_READ_SIZE,
+    NO_CLOSE,
+    READ,
+    READ_SIZE,
+    SLOW_CLOSE,
+    SocketStream,
+    wait,
+)
+from .outgoing import Queue
 from .protocol import ClientProtocol, State
 from .rounds import rounds_of
 
@@ -56,114 +67,12 @@ if TYPE_CHECKING:
         def on_end(self) -> None: ...
 
 
-READ_SIZE = 32768  # bytes asked of the stream; it grows while reads come back full,
-MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
-LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
-HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
-JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
-
 # Seconds.
 NEVER = float("inf")
 TOGETHER = 16  # times a second, many idle links look after their peers in one wake-up
 SETTLE = 1.0  # to find out why writing has failed
 
-SLOW_CLOSE = "the closing handshake took longer than close_timeout"
-NO_CLOSE = "the server ended the connection without a Close frame"
-
 OPEN, CLOSED = State.OPEN, State.CLOSED
-
-# All the idle links share these.
-_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())
-_NO_ITEMS: List[Tuple[Frames, int]] = []
-
-
-class Queue:
-    """Frames that are encoded and not taken by the stream yet, in order.
-
-    Attributes:
-        accepted, written: bytes that came in, and of these, that the stream has taken; a message
-            that is encoded piece by piece counts with the size it had before.
-    """
-
-    __slots__ = ("_cost", "_items", "_pieces", "_tail", "_view", "accepted", "written")
-
-    def __init__(self) -> None:
-        self.accepted = self.written = 0
-        self._items = _NO_ITEMS  # few, as small frames are joined
-        self._tail: Union[bytes, bytearray] = b""  # small frames, behind the items
-        self._view = _NO_BYTES  # what goes out now, of the frame that has begun;
-        self._pieces: Any = _NO_PIECES  # the rest of that frame,
-        self._cost = 0  # and what is still to be counted of both
-
-    def __bool__(self) -> bool:
-        return bool(self._view or self._cost or self._items or self._tail)
-
-    def put(self, frames: Frames, size: int) -> None:
-        """Append *frames* of a message of *size* bytes."""
-        if not isinstance(frames, (bytes, bytearray)):
-            self._seal()
-            size += 1  # which tells an empty queue from an empty message's
-            self.accepted += size
-            self._append(frames, size)
-            return
-        self.accepted += len(frames)
-        if len(frames) >= JOIN:
-            self._seal()
-            self._append(frames, len(frames))
-            return
-        if not self._tail:
-            self._tail = bytearray()
-        self._tail += frames
-        if len(self._tail) >= JOIN:
-            self._seal()
-
-    def _seal(self) -> None:
-        if self._tail:
-            self._append(self._tail, len(self._tail))
-            self._tail = b""
-
-    def _append(self, frames: Frames, cost: int) -> None:
-        if not self._items:
-            self._items = []
-        self._items.append((frames, cost))
-
-    def between_frames(self) -> bool:
-        """Whether something else may go out now."""
-        return not (self._view or self._cost)
-
-    def begin(self, data: memoryview) -> None:
-        """Put *data*, which is counted already, in front of all, while ``between_frames``."""
-        self._view, self._cost = data, len(data)
-
-    def head(self) -> memoryview:
-        """What to write next; empty if there is nothing."""
-        while not self._view:
-            piece = next(self._pieces, None)
-            if piece is not None:
-                self._view = memoryview(piece)
-                continue
-            self.written += self._cost
-            self._cost, self._pieces = 0, _NO_PIECES
-            if not self._items:
-                self._seal()
-                if not self._items:
-                    break
-            frames, self._cost = self._items.pop(0)
-            self._pieces = iter((frames,)) if isinstance(frames, (bytes, bytearray)) else frames
-        return self._view
-
-    def took(self, count: int) -> None:
-        """The stream has taken *count* bytes of ``head``."""
-        # An empty slice would keep the frame.
-        self._view = self._view[count:] if count < len(self._view) else _NO_BYTES
-        counted = min(count, self._cost)
-        self._cost -= counted
-        self.written += counted
-
-    def clear(self) -> None:
-        """Forget it all; it will never be written."""
-        self._items, self._tail, self._cost = _NO_ITEMS, b"", 0
-        self._view, self._pieces = _NO_BYTES, _NO_PIECES
 
 
 class Link:
@@ -228,9 +137,15 @@ class Link:
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
 
     @property
+    def accepted(self) -> int:
+        """Bytes that were accepted by ``send``, in all."""
+        return self._queue.accepted
+
+    @property
     def buffered(self) -> int:
         """Bytes that were accepted by ``send`` and not taken by the stream."""
-        return self._queue.accepted - self._queue.written
+        queue = self._queue
+        return queue.accepted - queue.written
 
     @property
     def broken(self) -> bool:
@@ -239,7 +154,7 @@ class Link:
 
     @property
     def written(self) -> int:
-        """Bytes that the stream has taken: ``written + buffered`` is all that was accepted."""
+        """Bytes that the stream has taken of these."""
         return self._queue.written
 
     def start(self) -> None:
@@ -261,15 +176,15 @@ class Link:
             self._loop.remove_reader(self._fd)
 
     def _on_readable(self) -> None:
-        protocol = self.protocol
+        protocol, reader = self.protocol, self.protocol.reader
         if self._ending:
             return
-        if (self._paused or protocol.pending) and not protocol.finished:
+        if (self._paused or reader.pending) and not protocol.finished:
             if self._paused:
                 self._stop_reading()  # the peer has to wait
             self._process()
             return
-        missing = protocol.missing
+        missing = reader.missing
         size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
         self._more = False
         try:
@@ -280,9 +195,16 @@ class Link:
             data = None
             self._lost(exc)
         if data:
-            self._more = True
-            self._adapt(size, missing, len(data))
-            protocol.receive_data(data, self._loop.time())
+            self._more = type(self.stream) is not SocketStream  # where the socket shows all
+            if size != READ_SIZE or len(data) >= READ_SIZE:
+                self._adapt(size, missing, len(data))
+            now = self._loop.time()
+            if not (self.streaming or self._busy):
+                message = protocol.receive_message(data, now)
+                if message is not None:
+                    self._process([message])
+                    return
+            protocol.receive_data(data, now)
         elif data is not None:
             self._lost(EOFError(NO_CLOSE))
         self._process()
@@ -296,16 +218,17 @@ class Link:
         elif n == size:
             self._size = min(2 * n, MAX_READ_SIZE)
 
-    def _process(self) -> None:
-        """Hand over what has come, and write what the protocol and the handler say to it."""
+    def _process(self, batch: Optional[List[Message]] = None) -> None:
+        """Hand over *batch* and what has come, and write what protocol and handler say to it."""
         if self._processing is not None:
             self._processing.cancel()
             self._processing = None
         if self._ending or self._busy:
             return
+        protocol = self.protocol
         done, self._busy = False, True
         try:
-            self._hand_over()
+            self._hand_over(batch)
             done = True
         finally:
             self._busy = False
@@ -314,7 +237,8 @@ class Link:
                 self._process_soon(self._process)
         if self._more and not self._paused and self.stream.buffered():
             self._process_soon(self._on_readable)
-        self._look_for_end()
+        if protocol.state is not OPEN:
+            self._look_for_end()
 
     def on_control(self, opcode: int, data: bytes) -> None:
         """For the protocol: a ping or a pong has come."""
@@ -326,24 +250,30 @@ class Link:
             self._events = []
         self._events.append((deliver, argument))
 
-    def _hand_over(self) -> None:
-        protocol = self.protocol
-        while not self._ending:
-            if self._events is not None and self._deliver(self._events):
-                if self._events or (protocol.pending and not self._paused):
-                    self._process_soon(self._process)
-                return
-            if self._paused or not protocol.pending:
+    def _hand_over(self, batch: Optional[List[Message]]) -> None:
+        reader = self.protocol.reader
+        stops = batch is not None and bool(self._handler.on_messages(batch))
+        while not self._ending and not stops:
+            if self._events is not None:
+                stops = self._deliver(self._events)
+            elif self._paused or not reader.pending:
                 break
-            if self.streaming:
-                chunk = protocol.next_chunk()
-                if chunk is not None:
-                    self.streaming = not chunk[1]
-                    self._event(self._on_chunk, chunk)
-                continue
-            batch = protocol.next_messages()
-            if batch:
-                self._event(self._handler.on_messages, batch)
+            elif self.streaming:
+                self._take_chunk()
+            else:
+                batch = self.protocol.next_messages()
+                if self._events is not None and batch:  # pings came first
+                    self._event(self._handler.on_messages, batch)
+                elif batch:
+                    stops = bool(self._handler.on_messages(batch))
+        if stops and (self._events or (reader.pending and not self._paused)):
+            self._process_soon(self._process)
+
+    def _take_chunk(self) -> None:
+        chunk = self.protocol.next_chunk()
+        if chunk is not None:
+            self.streaming = not chunk[1]
+            self._event(self._on_chunk, chunk)
 
     def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> bool:
         """Give the handler what is there for it, till it wants to stop; whether it does.
@@ -417,6 +347,11 @@ class Link:
             queue.put(frames, len(data))
             self._flush_in_time()
             return
+        queue.accepted += len(frames)
+        self._write(frames)
+
+    def _write(self, frames: Union[bytes, bytearray]) -> bool:
+        """Write what is counted as accepted, while nothing else waits; whether it took all."""
         # Nearly always: one system call, and it takes everything.
         try:
             sent = self._send(frames)
@@ -424,12 +359,13 @@ class Link:
             sent = 0
         except OSError as exc:
             self._broken(exc)
-            return
-        queue.accepted += len(frames)
-        queue.written += sent
-        if sent < len(frames) or self.stream.unsent:
-            queue.begin(memoryview(frames)[sent:])
-            self._wait_for_room()
+            return False
+        self._queue.written += sent
+        if sent == len(frames) and not self.stream.unsent:
+            return True
+        self._queue.begin(memoryview(frames)[sent:])
+        self._wait_for_room()
+        return False
 
     def _flush_in_time(self) -> None:
         """Write now, or with all that comes in this iteration of the loop."""
@@ -447,9 +383,14 @@ class Link:
         protocol, queue, stream = self.protocol, self._queue, self.stream
         if self._ending or self._write_error is not None or self._blocked:
             return
-        if not (queue or stream.unsent or protocol.has_output):
-            return
-        if self._write_all():
+        if protocol.has_output or stream.unsent:
+            done = self._write_all()
+        else:
+            small = queue.take_small()  # nearly always all there is, if anything
+            if not (small or queue):
+                return
+            done = self._write(small) if small else self._write_all()
+        if done:
             self._stop_waiting_for_room()
             if self._drain_due:
                 self._drain_due = False

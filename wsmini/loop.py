@@ -48,7 +48,17 @@ LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
 SLEPT = 5.0  # seconds that nobody accounts for: the machine was asleep, or the process stopped
 
+_forks = 0
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Handle:
@@ -89,7 +99,10 @@ class Timer(Handle):
 
 
 class Loop:
-    """See the module. Close it when done: ``with Loop() as loop:`` does.
+    """An event loop: sockets, timers and signals, in the thread that runs it.
+
+    That thread alone may call its methods, but for ``call_soon_threadsafe`` and ``stop``. Close it
+    when done: ``with Loop() as loop:`` does.
 
     Args:
         clock: what ``time()`` returns: seconds that never go backwards.
@@ -111,7 +124,7 @@ class Loop:
         self._serial = count()  # timers of the same time fire in the order in which they were set
         self._cancelled = 0
         self._stopping = self._closed = False
-        self._pid = os.getpid()
+        self._forks = _forks  # of this process's ancestors when the loop was made
         self.thread = 0  # get_ident() of the thread that is inside, 0 if none is
         self._signals: Dict[int, Tuple[Handle, Any]] = {}  # and the handler to be restored
         self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
@@ -139,13 +152,13 @@ class Loop:
     # -- calls --
 
     def call_soon(self, callback: Callback, *args: Any) -> Handle:
-        """Call in the next iteration."""
+        """Call ``callback(*args)`` in the next iteration; the handle can cancel it."""
         handle = Handle(callback, args)
         self._ready.append(handle)
         return handle
 
     def call_soon_threadsafe(self, callback: Callback, *args: Any) -> Handle:
-        """As ``call_soon``, from any thread or signal handler: wakes the loop up.
+        """Call ``callback(*args)`` soon, from any thread or signal handler: wakes the loop up.
 
         Raises:
             RuntimeError: if the loop is closed, or in a forked child.
@@ -156,11 +169,11 @@ class Loop:
         return handle
 
     def call_later(self, delay: float, callback: Callback, *args: Any) -> Timer:
-        """Call *delay* seconds from now."""
+        """Call ``callback(*args)``, *delay* seconds from now."""
         return self.call_at(self.time() + delay, callback, *args)
 
     def call_at(self, when: float, callback: Callback, *args: Any) -> Timer:
-        """Call at *when*, in seconds of ``time()``."""
+        """Call ``callback(*args)`` at *when*, in seconds of ``time()``."""
         timer = Timer(when, callback, args, self)
         heappush(self._timers, (when, next(self._serial), timer))
         return timer
@@ -176,10 +189,11 @@ class Loop:
     # -- descriptors --
 
     def add_reader(self, file: File, callback: Callback, *args: Any) -> None:
-        """Call whenever *file* is readable, or at its end; replaces the reader that it has.
+        """Call ``callback(*args)`` whenever *file* is readable, or at its end.
 
         Args:
             file: a descriptor, or an object with ``fileno()``. Remove it before closing it.
+            callback, args: instead of those of the reader that it has, if it has one.
 
         Raises:
             OSError, ValueError: if the selector can't wait for it.
@@ -187,7 +201,7 @@ class Loop:
         self._add(file, READ, Handle(callback, args))
 
     def add_writer(self, file: File, callback: Callback, *args: Any) -> None:
-        """Call whenever *file* is writable; otherwise as ``add_reader``."""
+        """Call ``callback(*args)`` whenever *file* is writable; otherwise as ``add_reader``."""
         self._add(file, WRITE, Handle(callback, args))
 
     def remove_reader(self, file: File) -> bool:
@@ -195,7 +209,7 @@ class Loop:
         return self._remove(file, READ)
 
     def remove_writer(self, file: File) -> bool:
-        """As ``remove_reader``."""
+        """Don't call any more, even if *file* is writable now; whether there was a writer."""
         return self._remove(file, WRITE)
 
     def _add(self, file: File, event: int, handle: Handle) -> None:
@@ -233,13 +247,13 @@ class Loop:
     # -- signals --
 
     def add_signal_handler(self, number: int, callback: Callback, *args: Any) -> None:
-        """Call from the loop when signal *number* comes; in the main thread only.
+        """Call ``callback(*args)`` from the loop when signal *number* comes; in the main thread.
 
         If it comes again before the loop got around to the callback, which some other callback
         holds up, what the signal did before happens: Ctrl-C raises ``KeyboardInterrupt``.
 
         Raises:
-            ValueError: if this isn't the main thread.
+            ValueError: if this isn't the main thread, of the main interpreter.
             OSError: if there is no such signal, or it can't be handled.
         """
         import signal
@@ -263,7 +277,7 @@ class Loop:
         self._signals[number] = handle, previous
 
     def remove_signal_handler(self, number: int) -> bool:
-        """Restore what the signal did before; whether there was a handler."""
+        """Restore what signal *number* did before; whether there was a handler."""
         import signal
 
         if number not in self._signals:
@@ -291,7 +305,7 @@ class Loop:
     # -- sleep --
 
     def add_sleep_handler(self, callback: Callback) -> None:
-        """Call, from now on, whenever the machine or the process turns out to have slept.
+        """Call *callback* from now on whenever the machine or the process turns out to have slept.
 
         That is noticed at the first wake-up after it: the wall clock has gone ahead of the
         monotonic one, or a wait was longer than it should have been, by ``SLEPT`` seconds.
@@ -299,15 +313,8 @@ class Loop:
         self._sleep_handlers[callback] = None
 
     def remove_sleep_handler(self, callback: Callback) -> None:
-        """Undo ``add_sleep_handler``."""
+        """Undo ``add_sleep_handler`` of this *callback*."""
         self._sleep_handlers.pop(callback, None)
-
-    def _look_for_sleep(self, now: float, wait_until: float) -> None:
-        offset = self._wall() - now
-        ahead, self._offset = offset - self._offset, offset
-        if ahead >= SLEPT or now - wait_until >= SLEPT:
-            for callback in self._sleep_handlers:
-                self.call_soon(callback)
 
     # -- running --
 
@@ -327,10 +334,11 @@ class Loop:
     def run_once(self, timeout: Optional[float] = None) -> None:
         """Wait until there is something to do, at most *timeout* seconds, and do it.
 
-        Raises: as ``run_forever``.
+        Raises:
+            RuntimeError, BaseException: as ``run_forever``.
         """
-        self._check()
-        if self.thread:
+        if self._closed or self.thread or self._forks != _forks:
+            self._check()
             raise RuntimeError("the loop runs already; a callback can't run it once more")
         self.thread = get_ident()
         try:
@@ -386,7 +394,7 @@ class Loop:
             return
         if self.thread:
             raise RuntimeError("the loop runs; stop() it first")
-        if self._pid == os.getpid():
+        if self._forks == _forks:
             for number in list(self._signals):
                 self.remove_signal_handler(number)
         self._closed = True
@@ -402,7 +410,7 @@ class Loop:
     def _check(self) -> None:
         if self._closed:
             raise RuntimeError("the loop is closed")
-        if self._pid != os.getpid():
+        if self._forks != _forks:
             raise RuntimeError("the loop belongs to the parent process: make a new one after fork")
 
     def _wake(self) -> None:
@@ -433,13 +441,13 @@ class Loop:
 
     def _wait(self, timeout: Optional[float]) -> None:
         """Wait, and make ready what is due."""
-        due = self.timeout()
-        if timeout is None or (due is not None and due < timeout):
-            timeout = due
-        if timeout is None or timeout > LONGEST_WAIT:
-            timeout = LONGEST_WAIT
-        ready, until = self._ready, self.time() + timeout
-        for key, events in self._selector.select(timeout):
+        ready, timers = self._ready, self._timers
+        limit = LONGEST_WAIT if timeout is None else min(timeout, LONGEST_WAIT)
+        if ready or timers:
+            due = self.timeout()
+            limit = limit if due is None else min(limit, due)
+        until = self.time() + limit
+        for key, events in self._selector.select(limit):
             data = key.data
             if data is None:
                 self._hear()
@@ -451,8 +459,17 @@ class Loop:
                 if events & WRITE:
                     ready.append(data[1])
         now = self.time()
-        self._look_for_sleep(now, until)
-        timers = self._timers
+        offset = self._wall() - now
+        ahead, self._offset = offset - self._offset, offset
+        if ahead >= SLEPT or now - until >= SLEPT:
+            for callback in self._sleep_handlers:
+                self.call_soon(callback)
+        if timers and timers[0][0] <= now:
+            self._take_due(now)
+
+    def _take_due(self, now: float) -> None:
+        """Make the timers ready that are due."""
+        ready, timers = self._ready, self._timers
         while timers and timers[0][0] <= now:
             timer = heappop(timers)[2]
             if timer.cancelled():

@@ -17,13 +17,14 @@ A *stream* is what the opening and the connections read from and write to: a pla
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
 import struct
 import sys
 import time
-from _thread import TIMEOUT_MAX
+from _thread import TIMEOUT_MAX, get_ident
 from collections import deque, namedtuple
 
 TYPE_CHECKING = False
@@ -64,8 +65,19 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0) if sys.platform.startswith("linux"
 WAITALL = socket.MSG_WAITALL if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
+READ_SIZE = 32768  # the same of an open connection; it grows while reads come back full,
+MAX_READ_SIZE = 131000  # but stays below the size from which malloc maps memory for each read
+LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
+
+SLOW_CLOSE = "the closing handshake took longer than close_timeout"
+NO_CLOSE = "the server ended the connection without a Close frame"
+
 MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones included
 
+# Seconds that the main thread waits without a look at signals: one that comes just before a system
+# call, or to another thread, doesn't interrupt it.
+HEED = 1.0
 # Poll takes its timeout as a C int of milliseconds; who waits for longer waits again.
 _LONGEST_WAIT = 2.0e6
 
@@ -88,6 +100,25 @@ def wait(sockets: Dict[socket.socket, int], timeout: Optional[float]) -> List[so
     """Block until some of *sockets* are ready or *timeout* seconds are over; those ready."""
     if timeout is not None:
         timeout = min(max(timeout, 0.0), _LONGEST_WAIT)
+    if (timeout is None or timeout > HEED) and in_main_thread():
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            ready = _wait_once(sockets, min(left, HEED))
+            if ready or left <= HEED:
+                return ready
+    return _wait_once(sockets, timeout)
+
+
+def in_main_thread() -> bool:
+    """Whether this thread is the one that runs the handlers of signals."""
+    threading = sys.modules.get("threading")  # without it, there are no others, nearly always
+    return threading is None or threading.main_thread().ident == get_ident()
+
+
+def _wait_once(
+    sockets: Dict[socket.socket, int], timeout: Optional[float]
+) -> List[socket.socket]:
     if not hasattr(select, "poll"):
         return _wait_select(sockets, timeout)
     poll = select.poll()

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .uri import URI
 
     T = TypeVar("T")
+    Pair = Tuple[str, Optional[str]]
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_PROXY_ATTEMPTS = 4  # addresses that a SOCKS proxy is asked for, if we look the name up
@@ -86,10 +87,12 @@ class Opened:
         extensions: those negotiated, in the order of the response.
         subprotocol: the one that the server chose, or ``None``.
         timings: seconds that each phase took, by its name.
+        ssl_object: of TLS with the server, not of that with a proxy; ``None`` if there is none.
     """
 
     __slots__ = (
-        "extensions", "request", "response", "rest", "stream", "subprotocol", "timings",
+        "extensions", "request", "response", "rest", "ssl_object", "stream", "subprotocol",
+        "timings",
     )  # fmt: skip
 
     def __init__(
@@ -101,11 +104,12 @@ class Opened:
         extensions: List[Extension],
         subprotocol: Optional[str],
         timings: Dict[str, float],
+        ssl_object: Optional[ssl.SSLObject] = None,
     ) -> None:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
         self.extensions, self.subprotocol = extensions, subprotocol
-        self.timings = timings
+        self.timings, self.ssl_object = timings, ssl_object
 
 
 class Journal:
@@ -155,10 +159,14 @@ class Journal:
 
 
 class Opening:
-    """One attempt to open a connection, with all the rounds that the server asks for."""
+    """One attempt to open a connection, with all the rounds that the server asks for.
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    Args:
+        given: the pairs of ``additional_headers``, where *options* shan't be asked for them.
+    """
+
+    def __init__(self, options: Options, given: Optional[Sequence[Pair]] = None) -> None:
+        self.options, self._user_headers = options, given
         self._home = options.uri.origin
         self._way = [options.uri]
         self._unchanged = 0  # from which of these on nothing but the URL has changed
@@ -173,7 +181,10 @@ class Opening:
             OSError: if the network or TLS fails.
             TimeoutError: if ``open_timeout`` is over; it names the phase.
             InvalidHandshake: if the answer of the server or the proxy can't be accepted.
+            Exception: what a callable raises that was passed as ``additional_headers``.
         """
+        if self._user_headers is None:
+            self._user_headers = self.options.headers()
         self._journal = Journal(self.options)
         try:
             opened = yield from self._in_time(self._open())
@@ -409,17 +420,18 @@ class Opening:
             response, key, options.offers, options.subprotocols
         )
         return Opened(
-            stream, parser.rest, request, response, extensions, subprotocol, journal.timings
-        )
+            stream, parser.rest, request, response, extensions, subprotocol, journal.timings,
+            getattr(stream, "ssl_object", None) if uri.secure else None,
+        )  # fmt: skip
 
-    def _given(self, uri: URI) -> Sequence[Tuple[str, Optional[str]]]:
+    def _given(self, uri: URI) -> Sequence[Pair]:
         """The user's headers for the server of *uri*; what is removed is so everywhere."""
-        given = self.options.additional_headers
+        given = self._user_headers or ()
         if uri.origin == self._home:
             return given
         return [(name, value) for name, value in given if value is None]
 
-    def _headers(self, uri: URI) -> List[Tuple[str, Optional[str]]]:
+    def _headers(self, uri: URI) -> List[Pair]:
         """What is added to the request: the user's headers, credentials and cookies."""
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
@@ -548,7 +560,7 @@ def _answer(
     return authenticator.respond(challenges, method, target)
 
 
-def _has(headers: Iterable[Tuple[str, Optional[str]]], lower_name: str) -> bool:
+def _has(headers: Iterable[Pair], lower_name: str) -> bool:
     return any(name.lower() == lower_name for name, _ in headers)
 
 

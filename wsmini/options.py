@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from http.cookiejar import CookieJar
     from logging import Logger
     from typing import (
+        Any,
         Callable,
         Dict,
         Literal,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     )
 
     from .auth import Credentials
-    from .handshake import HeaderItems
+    from .handshake import HeaderSource
     from .net import SocketOption
     from .protocol import MaxSize
 
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
         subprotocols: Optional[Sequence[str]]
         extensions: Optional[Sequence[ExtensionOffer]]
         compression: Optional[Literal["deflate"]]
-        additional_headers: HeaderItems
+        additional_headers: HeaderSource
         user_agent_header: Optional[str]
         auth: Optional[Credentials]
         cookies: Optional[CookieJar]
@@ -121,7 +122,8 @@ class Options:
         extensions: ``ExtensionOffer`` objects, offered in this order, in front of compression.
         compression: ``"deflate"`` to offer permessage-deflate (RFC 7692), ``None`` not to.
         additional_headers: a mapping or pairs; they replace the headers that wsmini sends
-            (``Host``, ``User-Agent``...), ``None`` as value removes one, a list gives several.
+            (``Host``, ``User-Agent``...), ``None`` as value removes one, a list gives several. Or a
+            callable that returns these, called without arguments as each attempt to connect begins.
         user_agent_header: the ``User-Agent`` header, ``None`` for none.
         auth: ``(user, password)`` for servers that ask for Basic or Digest authentication, or a
             callable that sees the challenge, see ``auth.Authenticator``. The URL's user and
@@ -175,7 +177,7 @@ class Options:
         subprotocols: Optional[Sequence[str]] = (),
         extensions: Optional[Sequence[ExtensionOffer]] = (),
         compression: Optional[Literal["deflate"]] = "deflate",
-        additional_headers: HeaderItems = None,
+        additional_headers: HeaderSource = None,
         user_agent_header: Optional[str] = USER_AGENT,
         auth: Optional[Credentials] = None,
         cookies: Optional[CookieJar] = None,
@@ -207,7 +209,9 @@ class Options:
         wanted = check_subprotocols(() if subprotocols is None else subprotocols)
         self.subprotocols: Sequence[str] = tuple(wanted)
         self.offers = _offers(extensions or (), compression)
-        self.additional_headers = tuple(user_headers(additional_headers))
+        self.additional_headers = additional_headers
+        if not callable(additional_headers):
+            self.additional_headers = tuple(user_headers(additional_headers))
         self.user_agent_header = _header("User-Agent", user_agent_header)
         self.auth = auth
         jar = "an http.cookiejar.CookieJar"
@@ -223,6 +227,11 @@ class Options:
         self.logger = _having("logger", logger, "a logging.Logger", "debug")
         self.trace = _having("trace", trace, "a callable", "__call__")
         self._check()
+
+    def headers(self) -> Sequence[Tuple[str, Optional[str]]]:
+        """The pairs of ``additional_headers`` for one opening; raises what a callable does."""
+        given: Any = self.additional_headers
+        return user_headers(given()) if callable(given) else given
 
     def _check(self) -> None:
         """What can't be seen from one option alone."""

@@ -49,9 +49,16 @@ def frame(
     rsv3: bool = False,
     masked: bool = False,
 ) -> bytes:
-    """A frame as it goes over the wire (RFC 6455, 5.2): a server's, or a client's if *masked*.
+    """A frame as it goes over the wire (RFC 6455, 5.2).
 
     Nothing is checked, so that wrong frames can be made as well.
+
+    Args:
+        opcode: an ``Opcode``, or another number below 16.
+        data: the payload, before it is masked; ``str`` as UTF-8.
+        fin: whether the message ends here.
+        rsv1, rsv2, rsv3: the reserved bits.
+        masked: as clients have to, and servers must not.
     """
     payload = data.encode() if isinstance(data, str) else data
     head = Frame(opcode, payload, fin, rsv1, rsv2, rsv3).head
@@ -138,7 +145,11 @@ class Peer:
     ) -> None:
         """Answer with any HTTP response; read the request first unless that was done.
 
-        ``Content-Length`` is added where it may be; as ``None`` in *headers* it is left out.
+        Args:
+            status: a number, such as 200.
+            reason: what follows the status.
+            headers: ``Content-Length`` is added where it may be; as ``None`` it is left out.
+            body: what follows the headers.
         """
         request = self._take_request()
         # RFC 9110, 8.6: never with 1xx, 204 and what opens a tunnel.
@@ -151,7 +162,12 @@ class Peer:
     def send_frame(
         self, opcode: int, data: str | bytes = b"", fin: bool = True, **bits: bool
     ) -> None:
-        """Send one frame, right or wrong; *bits* are those of ``frame()``."""
+        """Send one frame, right or wrong.
+
+        Args:
+            opcode, data, fin: as for ``frame()``.
+            bits: those that ``frame()`` can set: ``rsv1=True``.
+        """
         self.send_raw(frame(opcode, data, fin, **bits))
 
     def send_message(self, message: str | bytes) -> None:
@@ -163,7 +179,7 @@ class Peer:
         self.send_frame(opcode, data, rsv1=self._deflate is not None)
 
     def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send *data* as it is."""
         self._output(data)
 
     def recv_frame(self) -> Frame:
@@ -215,7 +231,7 @@ class Peer:
         return data.decode() if opcode == Opcode.TEXT else bytes(data)
 
     def close(self, code: int = 1000, reason: str = "") -> Close:
-        """Send a Close frame, with any code, and return what the client's says.
+        """Send a Close frame, with any *code* and *reason*, and return what the client's says.
 
         Frames that come before it are discarded. TCP is closed when the script ends.
         """

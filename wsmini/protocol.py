@@ -165,6 +165,7 @@ class ClientProtocol:
         has_output: whether ``data_to_send()`` may have something.
         sending: the opcode of the fragmented message that has begun and may still be completed; 0
             if there is none.
+        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``.
         latency: seconds from the last ping that was answered to its pong; 0.0 before.
         listener: its ``on_control`` gets the opcode and the data of each ping and pong received, if
             it is set. That and the callbacks of pings must not raise.
@@ -172,9 +173,9 @@ class ClientProtocol:
 
     __slots__ = (
         "_abandoned", "_deflate", "_keepalive", "_now", "_output", "_ping_interval",
-        "_ping_timeout", "_pings", "_pongs", "_reader", "_sending_compressed", "abort",
+        "_ping_timeout", "_pings", "_pongs", "_sending_compressed", "abort",
         "extensions", "failure", "finished", "has_output", "latency", "listener", "rcvd",
-        "rcvd_then_sent", "sending", "sent", "state",
+        "rcvd_then_sent", "reader", "sending", "sent", "state",
     )  # fmt: skip
 
     def __init__(
@@ -194,7 +195,7 @@ class ClientProtocol:
         self.failure: Optional[BaseException] = None
         self.extensions: Sequence[Extension] = ()
         self._deflate: Optional[Callable[[Data], bytes]] = None
-        self._reader = MessageReader(self, limits)
+        self.reader = MessageReader(self, limits)
         self._keepalive: Optional[Keepalive] = None
         self._now = 0.0
         self.has_output = False
@@ -214,7 +215,7 @@ class ClientProtocol:
         self.extensions = extensions or ()
         if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
             self._deflate = extensions[0].deflate
-        self._reader.use(extensions)
+        self.reader.use(extensions)
         if self._ping_interval is not None:
             self._keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
 
@@ -228,12 +229,12 @@ class ClientProtocol:
     @property
     def pending(self) -> bool:
         """Whether ``next_messages`` may have something without more bytes."""
-        return self._reader.pending
+        return self.reader.pending
 
     @property
     def missing(self) -> int:
         """How many bytes the data frame that has begun needs yet: how much to read at once."""
-        return self._reader.missing
+        return self.reader.missing
 
     def receive_data(self, data: bytes, now: float = 0.0) -> None:
         """Take bytes from the network that came at *now*."""
@@ -242,38 +243,52 @@ class ClientProtocol:
         self._now = now
         if self._keepalive is not None:
             self._keepalive.received = now
-        self._reader.receive_data(data)
+        self.reader.receive_data(data)
+
+    def receive_message(self, data: bytes, now: float = 0.0) -> Optional[Message]:
+        """The message, if *data* is one and nothing else; else ``None``: use ``receive_data``.
+
+        For what came at *now*, while nothing is pending.
+        """
+        if self.state is not _OPEN:
+            return None
+        message = self.reader.whole_message(data)
+        if message is not None:
+            self._now = now
+            if self._keepalive is not None:
+                self._keepalive.received = now
+        return message
 
     def next_messages(self) -> List[Message]:
         """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
         try:
-            batch = self._reader.messages()
+            batch = self.reader.messages()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return []
-        if self.state is _CLOSED and not self._reader.pending:
+        if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return batch
 
     def next_chunk(self) -> Optional[Tuple[Message, bool]]:
         """Some of the next message, as it arrives, and whether that ends it; else ``None``."""
         try:
-            chunk = self._reader.next_chunk()
+            chunk = self.reader.next_chunk()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return None
-        if self.state is _CLOSED and not self._reader.pending:
+        if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
 
     @property
     def streaming(self) -> bool:
         """Whether ``next_chunk`` has begun a message that isn't complete."""
-        return self._reader.streaming
+        return self.reader.streaming
 
     def skip(self) -> None:
         """Leave the rest of the message that ``next_chunk`` has begun."""
-        self._reader.skip()
+        self.reader.skip()
 
     def connection_lost(self, exc: Optional[BaseException] = None) -> None:
         """The TCP connection has ended, because of *exc* if that isn't ``None``.
@@ -332,7 +347,7 @@ class ClientProtocol:
     def _finish(self) -> None:
         """Nothing more can come."""
         self.finished = True
-        self._reader.stop()
+        self.reader.stop()
         self._pings.clear()
 
     def _fail(self, exc: Exception) -> None:

@@ -19,15 +19,25 @@ import re
 import sys
 import time
 
-from .exceptions import ConnectionClosed, InvalidHandshake, InvalidProxyStatus, InvalidStatus
+from .exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    InvalidProxyStatus,
+    InvalidStatus,
+)
+from .options import FOREVER
 from .proxy import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Literal, Optional, Protocol
+    from logging import Logger
+    from typing import Callable, Literal, Optional, Protocol, Tuple
 
     from .exceptions import Close
     from .http11 import Response
+
+    Reported = Callable[[int, float, Exception], object]
 
     class Retries(Protocol):
         """What a policy's ``start()`` returns."""
@@ -111,6 +121,25 @@ def closed_by_program(failure: BaseException) -> bool:
         return False
     ours = _sent_first(failure)
     return failure.code == 1000 if ours is None else ours.code in (1000, 1001) or ours.code >= 3000
+
+
+def failure_after(closed: ConnectionClosed, left: bool) -> Tuple[Optional[ConnectionClosed], bool]:
+    """What a loop over connections asks the policy about when one has ended; ``None`` to end.
+
+    Args:
+        closed: how it ended.
+        left: whether the body of the loop came back with a connection that was well. The policy is
+            asked as if it were lost then: a body that always comes back at once must not make a
+            busy loop.
+
+    Returns:
+        The failure, and whether it is only that the body has left.
+    """
+    if not closed_by_program(closed):
+        return closed, False
+    if left and not closed.rcvd_then_sent:
+        return ConnectionClosedError(None, None), True
+    return None, False
 
 
 def _sent_first(closed: ConnectionClosed) -> Optional[Close]:
@@ -233,7 +262,7 @@ class NoReconnect:
         """A connection has opened."""
 
     def next_delay(self, failure: BaseException) -> None:
-        """Give up."""
+        """Give up, whatever the *failure* was."""
 
     def __repr__(self) -> str:
         return "NoReconnect()"
@@ -276,6 +305,77 @@ def check_policy(policy: object) -> None:
 def add_note(exc: BaseException, note: str) -> None:
     """What ``exc.add_note`` does from Python 3.11 on (PEP 678)."""
     exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
+
+
+def check_loop(policy: Optional[Policy], on_reconnect: Optional[Reported]) -> None:
+    """Raise ``TypeError`` unless ``Attempts`` can be made of these, for front ends at once."""
+    if policy is not None:
+        check_policy(policy)
+    if on_reconnect is not None and not callable(on_reconnect):
+        raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
+
+
+class Attempts:
+    """What a loop over connections keeps: the attempts that have failed in a row, and whom to tell.
+
+    Args:
+        loop: its name, for the note on the exception that it ends with.
+        policy: asked after each failure; ``Backoff()`` if it is ``None``.
+        on_reconnect: called with the number of the next attempt, the seconds until then, and the
+            failure.
+        logger: told the same, at info level.
+    """
+
+    def __init__(
+        self,
+        loop: str,
+        policy: Optional[Policy],
+        on_reconnect: Optional[Reported],
+        logger: Optional[Logger],
+    ) -> None:
+        self._loop, self._on_reconnect, self._logger = loop, on_reconnect, logger
+        self._policy: Policy = Backoff() if policy is None else policy
+        self._retries, self._failed = self._policy.start(), 0
+
+    def opened(self) -> None:
+        """A connection has opened."""
+        self._failed = 0
+        self._retries.opened()
+
+    def failed(self, failure: Exception, left: bool = False) -> Optional[Tuple[float, object]]:
+        """A connection couldn't be opened, or has ended; *left* is as in ``failure_after``.
+
+        Returns:
+            The seconds to wait, and what ``on_reconnect`` has returned; ``None`` to end the loop.
+
+        Raises:
+            Exception: *failure*, with a note that tells the attempts, if the policy gives up.
+        """
+        if isinstance(failure, ConnectionClosed):
+            ended, left = failure_after(failure, left)
+            if ended is None:
+                return None
+            failure = ended
+        else:
+            self._failed += 1
+        delay = self._retries.next_delay(failure)
+        if delay is None and left:
+            return None
+        if delay is None:
+            add_note(failure, self._told())
+            raise failure
+        told = None
+        if self._on_reconnect is not None:
+            told = self._on_reconnect(self._failed + 1, delay, failure)
+        if self._logger is not None:
+            self._logger.info("connecting again in %.1f s: %s", delay, failure)
+        return min(max(delay, 0.0), FOREVER), told
+
+    def _told(self) -> str:
+        count, what = self._failed, "after the connection ended"
+        if count:
+            what = f"after {count} failed attempt{'s' * (count > 1)} in a row"
+        return f"{self._loop} gave up {what}, as {self._policy!r} says"
 
 
 # -- Retry-After --

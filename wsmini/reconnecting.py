@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 
 from .connection import Connection, open_connection
-from .exceptions import ConnectionClosedError, InvalidHandshake
-from .options import FOREVER, read_options
+from .exceptions import InvalidHandshake
+from .net import HEED, in_main_thread
+from .options import read_options
 from .protocol import State
-from .reconnect import Backoff, add_note, check_policy, closed_by_program
+from .reconnect import Attempts, check_loop
+
+LOOK = 0.1  # seconds of the main thread's waiting between two looks at *stop*
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Generator, Optional, Protocol
+    from typing import Generator, Optional, Protocol
 
     from typing_extensions import Unpack
 
     from .options import ConnectOptions, Options
-    from .reconnect import Policy
-
-    Reported = Callable[[int, float, Exception], object]
+    from .reconnect import Policy, Reported
 
     class Event(Protocol):
         """What ``threading.Event`` has, and ``multiprocessing.Event``."""
@@ -74,12 +75,9 @@ def reconnect(
         OSError, TimeoutError, InvalidHandshake, ConnectionClosed: in the loop, once *policy* gives
             up.
     """
-    policy = Backoff() if policy is None else policy
-    check_policy(policy)
+    check_loop(policy, on_reconnect)
     if stop is not None and not (hasattr(stop, "is_set") and hasattr(stop, "wait")):
         raise TypeError(f"stop is a threading.Event or the like, not {stop!r}")
-    if on_reconnect is not None and not callable(on_reconnect):
-        raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
     settings = read_options(url, options)
     if settings.sock is not None:
         raise ValueError("sock gives one connection, so there is nothing to reconnect with")
@@ -87,57 +85,46 @@ def reconnect(
 
 
 def _connections(
-    settings: Options, policy: Policy, stop: Optional[Event], on_reconnect: Optional[Reported]
+    settings: Options,
+    policy: Optional[Policy],
+    stop: Optional[Event],
+    on_reconnect: Optional[Reported],
 ) -> Generator[Connection, None, None]:
-    retries, attempts = policy.start(), 0
+    attempts = Attempts("wsmini.reconnect()", policy, on_reconnect, settings.logger)
     while stop is None or not stop.is_set():
-        failure: Exception
         left = False  # whether the body came back with a connection that was well
         try:
             ws = open_connection(settings)
         except (OSError, InvalidHandshake) as exc:
-            failure, attempts = exc, attempts + 1
+            failure: Exception = exc
         else:
-            attempts = 0
-            retries.opened()
+            attempts.opened()
             with ws:
                 yield ws
                 left = ws.state is State.OPEN
-            failure = closed = ws._protocol.close_exc()
+            failure = ws._protocol.close_exc()
             del ws  # its buffers aren't needed while waiting
-            if closed_by_program(closed):
-                if not left or closed.rcvd_then_sent:
-                    return
-                # Which the policy is asked about as if it were lost: a body that always comes back
-                # at once must not make a busy loop.
-                failure = ConnectionClosedError(None, None)
-            else:
-                left = False
-        delay = retries.next_delay(failure)
-        if delay is None and left:
-            return
-        if delay is None:
-            add_note(failure, _told(attempts, policy))
-            raise failure
-        if on_reconnect is not None:
-            on_reconnect(attempts + 1, delay, failure)
-        if settings.logger is not None:
-            settings.logger.info("connecting again in %.1f s: %s", delay, failure)
+        again = attempts.failed(failure, left)
         del failure  # with its traceback, and so its frames
-        _pause(delay, stop)
-
-
-def _told(attempts: int, policy: Policy) -> str:
-    what = "after the connection ended"
-    if attempts:
-        what = f"after {attempts} failed attempt{'s' * (attempts > 1)} in a row"
-    return f"wsmini.reconnect() gave up {what}, as {policy!r} says"
+        if again is None:
+            return
+        _pause(again[0], stop)
 
 
 def _pause(delay: float, stop: Optional[Event]) -> None:
-    """Wait; an exception in a signal handler ends that at once, as does *stop*."""
-    delay = min(max(delay, 0.0), FOREVER)
-    if stop is None:
-        time.sleep(delay)
-    else:
-        stop.wait(delay)
+    """Wait; an exception in a signal handler ends that, as does *stop*.
+
+    In the main thread, a handler may ``set()`` it: that would wait for ever for the lock of an
+    event that it has found within its ``wait()``. So that is not called there.
+    """
+    until, main = time.monotonic() + delay, in_main_thread()
+    while stop is None or not stop.is_set():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        if stop is None:
+            time.sleep(min(left, HEED))
+        elif main:
+            time.sleep(min(left, LOOK))
+        else:
+            stop.wait(left)

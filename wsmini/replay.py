@@ -25,8 +25,12 @@ def replay(
     sent, which the client has to send again: ``AssertionError`` where the ``with`` block ends, if
     it sends something else. Times, and what came through extensions, aren't repeated.
 
+    Args:
+        path: of the file.
+        host, port, ssl: as for ``echo_server``.
+
     Raises:
-        ValueError, OSError: if there is no recorded session in the file *path*.
+        ValueError, OSError: if there is no recorded session in the file.
     """
     return scripted_server(replay_script(path), host=host, port=port, ssl=ssl, strict=True)
 

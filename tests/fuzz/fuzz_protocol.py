@@ -26,7 +26,7 @@ def outcome(chunks, options):
     protocol = ClientProtocol(max_size=LIMITS[(options & 0x3F) % len(LIMITS)], ping_interval=None)
     protocol.open([PerMessageDeflate()] if options & 0x80 else [])
     if options & 0x40:
-        protocol._reader._fast_limit = -1
+        protocol.reader._fast_limit = -1
     messages = []
     for chunk in chunks:
         protocol.receive_data(chunk)

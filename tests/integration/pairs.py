@@ -37,7 +37,7 @@ def tcp_pair():
 def connection(stream, extensions=(), rest=b"", **options):
     """A connection whose opening is behind it."""
     opened = SimpleNamespace(
-        stream=stream, request=None, response=None, subprotocol=None, timings={},
+        stream=stream, request=None, response=None, subprotocol=None, timings={}, ssl_object=None,
         extensions=list(extensions), rest=rest,
     )  # fmt: skip
     return Connection(opened, Options("ws://localhost", **options))

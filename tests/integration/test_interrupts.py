@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from wsmini.testing import IgnoreClose, Stall, echo_server, fault_server
+from wsmini.testing import IgnoreClose, Refuse, Stall, echo_server, fault_server
 
 TESTS = Path(__file__).resolve().parents[1]
 SECOND = 1.0
@@ -90,6 +90,17 @@ CONNECT = "ws = wsmini.connect(url)\n" + READY
 WITH = "with wsmini.connect(url) as ws:\n    " + READY + "    "
 UNVERIFIED = WITH.replace("(url)", "(url, ssl=wsmini.unverified_context())")
 
+
+
+def asynchronous(*lines):
+    """A program that runs *lines* on asyncio."""
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"import asyncio\nfrom wsmini import aio\nasync def main():\n{body}asyncio.run(main())"
+
+
+SAY = READY.rstrip("\n")
+ENTER = "async with aio.connect(url) as ws:"
+
 # Phase: the server, and the program.
 PHASES = {
     "dns": (unknown_name, HANGING_RESOLVER + READY + "wsmini.connect(url)"),
@@ -118,7 +129,39 @@ PHASES = {
         + "Thread(target=list, args=[ws], daemon=True).start()\n"
         "    ws.ping().wait()\n    Event().wait()",
     ),
-}
+    "asyncio, dns": (
+        unknown_name, HANGING_RESOLVER + asynchronous(SAY, "await aio.connect(url)"),
+    ),
+    "asyncio, tls": (silent_tls, asynchronous(SAY, "await aio.connect(url)")),
+    "asyncio, recv": (echo, asynchronous(ENTER, f"    {SAY}", "    await ws.recv()")),
+    "asyncio, iteration": (
+        echo, asynchronous(ENTER, f"    {SAY}", "    async for message in ws: pass"),
+    ),
+    "asyncio, dead server": (stalled, asynchronous(ENTER, f"    {SAY}", "    await ws.recv()")),
+    "asyncio, send": (
+        stalled, asynchronous(ENTER, f"    {SAY}", "    await ws.send(bytes(1 << 26))"),
+    ),
+    "asyncio, close": (
+        serving(then=IgnoreClose()),
+        asynchronous("ws = await aio.connect(url)", SAY, "await ws.close()"),
+    ),
+    "asyncio, with, close": (serving(then=IgnoreClose()), asynchronous(ENTER, f"    {SAY}")),
+    "asyncio, loop": (
+        stalled,
+        asynchronous(
+            "async for ws in aio.connect(url):",
+            f"    async with ws: await ws.recv() if {SAY} is None else None",
+        ),
+    ),
+    "asyncio, waiting": (
+        serving(then=Refuse(503)),
+        asynchronous(
+            f"report = lambda *args: {SAY}",
+            "policy = wsmini.Fixed(60)",
+            "async for ws in aio.connect(url, policy=policy, on_reconnect=report): pass",
+        ),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("phase", PHASES)

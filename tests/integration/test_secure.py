@@ -90,6 +90,18 @@ def test_messages_in_one_record_are_received_though_the_socket_shows_nothing(tls
         done.set()
 
 
+def test_tls_can_be_looked_into(server_context):
+    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    with echo_server(ssl=server_context) as server:
+        ws = connect(server.url, ssl=context)
+        for _ in range(2):
+            pem = ssl.DER_cert_to_PEM_cert(ws.ssl_object.getpeercert(binary_form=True))
+            assert pem in (CERTS / "server.pem").read_text()
+            assert ws.ssl_object.version() in ("TLSv1.2", "TLSv1.3")
+            assert ws.ssl_object.cipher()[2] >= 128
+            ws.close()  # and then it is known still
+
+
 def test_a_record_that_dribbles_in_loses_nothing_to_timeouts(server_context):
     """Between client and server: a relay that passes one byte at a time on."""
     context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from wsmini import Backoff
 from wsmini.aio import Connection, connect
 
@@ -25,7 +27,13 @@ async def read(ws: Connection) -> str:
     return await ws.recv(decode=True)
 
 
-async def reconnect() -> None:
-    async for ws in connect("wss://example.com", policy=Backoff()):
-        await ws.close()
+async def report(attempt: int, delay: float, exc: Exception) -> None:
+    print(attempt, delay, exc)
+
+
+async def reconnect(stop: asyncio.Event) -> None:
+    async for ws in connect("wss://example.com", policy=Backoff(), stop=stop, on_reconnect=report):
+        tls = ws.ssl_object
+        print(tls.version() if tls is not None else "no TLS")
+        await ws.wait_closed()
     connect("ws://example.com", subprotcols=["chat"])  # type: ignore[call-arg]

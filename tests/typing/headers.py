@@ -34,3 +34,13 @@ def where(ws: wsmini.Connection) -> str:
     slowest = max(phases, key=lambda phase: phases[phase])
     names = [extension.name for extension in ws.extensions]
     return f"{ws.id}: {ws.local_address} to {ws.remote_address}, {ws.state}, {slowest}, {names}"
+
+
+def fresh() -> dict[str, str]:
+    return {"Authorization": "Bearer x"}
+
+
+def asked_for(url: str) -> None:
+    wsmini.connect(url, additional_headers=fresh).close()
+    wsmini.connect(url, additional_headers=lambda: [("X-Room", "1")]).close()
+    wsmini.connect(url, additional_headers=lambda: 5)  # type: ignore[arg-type,return-value]
