@@ -4,7 +4,8 @@
 
 Looks for python3.8 ... python3.14 and pypy3 on the PATH, then among the versions of pyenv. A
 version that was asked for must be there; without arguments, those that aren't are left out. Each
-gets an environment of its own under .venvs/.
+gets an environment of its own under .venvs/. ``pypy3-core`` is PyPy with what takes a minute: the
+protocol, and a good deal of what has sockets.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PYPY = "pypy3"
+PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", PYPY]
-MODES = (["-bb"], ["-bb", "-O"])
+# With -O too, but for what runs processes of its own, or is about the tools.
+MODES = (["-bb", "-m", "pytest"], [
+    "-bb", "-O", "-m", "pytest", "--ignore=tests/test_places.py", "--ignore=tests/test_dist.py",
+])  # fmt: skip
 
 # What isn't run under PyPy, and why. It starts slowly, and compiles what is called often.
 NOT_UNDER_PYPY = {
@@ -32,6 +36,11 @@ NOT_UNDER_PYPY = {
     "test_signals.py": "what a signal interrupts is told from stacks, which compiled code has late",
     "test_size.py": "is about the sources",
 }
+
+UNDER_CORE = """
+    client connection deflate exceptions extensions faults frames handshake http11 messages payload
+    protocol reconnect uri
+""".split()
 
 
 def output(*command):
@@ -58,8 +67,10 @@ def find(version):
 
 def runs(version):
     """What to run with that version: lists of arguments."""
+    if version == CORE:
+        return [["-bb", "-m", "pytest", *(f"tests/test_{name}.py" for name in UNDER_CORE)]]
     if version != PYPY:
-        return [[*mode, "-m", "pytest"] for mode in MODES]
+        return MODES
     left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]
     return [["-bb", "-m", "pytest", "--ignore=tests/integration", *left_out]]
 
@@ -82,7 +93,7 @@ def environment(version, python):
 def main(versions):
     status = 0
     for version in versions or VERSIONS:
-        python = find(version)
+        python = find(PYPY if version == CORE else version)
         if python is None:
             print(f"Python {version}: not found", flush=True)
             status |= bool(versions)
