@@ -3,6 +3,7 @@
 PYTHON = python3
 VENV = .venv
 BENCH_VENV = .venvs/bench
+PYODIDE = .venvs/pyodide
 DOCS_VENV = .venvs/docs
 BIN = $(VENV)/bin
 # The stamps name the Python, so that another one gets a new environment.
@@ -11,7 +12,7 @@ BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint docs interop bench guard fuzz soak compat dist clean
+.PHONY: demo test coverage lint docs interop bench guard fuzz soak compat pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -52,12 +53,15 @@ soak: $(STAMP)-test
 compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)
 
+# What does no I/O, on the newest CPython there is for WebAssembly; takes node and npm.
+pyodide: $(PYODIDE)/installed
+	timeout 600 node tests/pyodide.mjs $(PYODIDE) -q $(NO_IO:%=tests/test_%.py)
+
+NO_IO = auth cookies deflate diagnosis exceptions extensions frames handshake http11 messages \
+	payload protocol public reconnect uri
+
 dist: $(STAMP)-dist
-	rm -rf build dist
-	$(BIN)/python -m build -q
-	$(BIN)/python -m pip install -q --no-deps --no-compile --target build/pyz dist/*.whl
-	echo 'from wsmini.cli import main; raise SystemExit(main())' > build/pyz/__main__.py
-	$(BIN)/python -m zipapp build/pyz -c -p '/usr/bin/env python3' -o dist/wsmini.pyz
+	$(BIN)/python tools/dist.py --check
 
 clean:
 	rm -rf .venv .venvs build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -81,6 +85,12 @@ $(BENCH_STAMP): benchmarks/requirements.txt benchmarks/server.c
 	$(PYTHON) -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install -q -r benchmarks/requirements.txt
 	$(CC) -O2 -o $(BENCH_VENV)/server benchmarks/server.c -lssl -lcrypto -lz
+	touch $@
+
+$(PYODIDE)/installed:
+	rm -rf $(PYODIDE)
+	npm install --silent --no-audit --no-fund --prefix $(PYODIDE) pyodide
+	$(PYTHON) -m pip install -q --target $(PYODIDE)/site-packages 'pytest>=7'
 	touch $@
 
 $(DOCS_STAMP): docs/reference/requirements.txt

@@ -1,10 +1,11 @@
-"""Run the tests under every CPython on this machine, plainly and with -O.
+"""Run the tests under every CPython on this machine, plainly and with -O, and most under PyPy.
 
     python tests/check_pythons.py [VERSION...]
 
-Looks for python3.8 ... python3.13 on the PATH, then among the versions of pyenv. A version that
-was asked for must be there; without arguments, those that aren't are left out. Each gets an
-environment of its own under .venvs/.
+Looks for python3.8 ... python3.14 and pypy3 on the PATH, then among the versions of pyenv. A
+version that was asked for must be there; without arguments, those that aren't are left out. Each
+gets an environment of its own under .venvs/. ``pypy3-core`` is PyPy with what takes a minute: the
+protocol, and a good deal of what has sockets.
 """
 
 from __future__ import annotations
@@ -17,8 +18,29 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
-MODES = ([], ["-O"])
+PYPY, CORE = "pypy3", "pypy3-core"
+VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", PYPY]
+# With -O too, but for what runs processes of its own, or is about the tools.
+MODES = (["-bb", "-m", "pytest"], [
+    "-bb", "-O", "-m", "pytest", "--ignore=tests/test_places.py", "--ignore=tests/test_dist.py",
+])  # fmt: skip
+
+# What isn't run under PyPy, and why. It starts slowly, and compiles what is called often.
+NOT_UNDER_PYPY = {
+    "test_benchmark.py": "a process for each test",
+    "test_cli.py": "a process for each test, and PyPy's readline edits lines in its own way",
+    "test_dist.py": "is about the tools",
+    "test_docs.py": "a process for some tests",
+    "test_layers.py": "is about the sources",
+    "test_places.py": "a process for each test",
+    "test_signals.py": "what a signal interrupts is told from stacks, which compiled code has late",
+    "test_size.py": "is about the sources",
+}
+
+UNDER_CORE = """
+    client connection deflate exceptions extensions faults frames handshake http11 messages payload
+    protocol reconnect uri
+""".split()
 
 
 def output(*command):
@@ -33,12 +55,24 @@ def output(*command):
 def find(version):
     """The path of a Python of that version, or None."""
     prefix = output("pyenv", "prefix", version)
-    which = "import sys; print('%d.%d' % sys.version_info[:2])"
+    name = version if version == PYPY else f"python{version}"
+    which = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
     # A pyenv shim may be on the PATH and refuse to run.
-    for path in (f"python{version}", prefix and os.path.join(prefix, "bin", "python")):
-        if path and output(path, "-c", which) == version:
+    for path in (name, prefix and os.path.join(prefix, "bin", "python")):
+        found = (output(path, "-c", which) or "").split() if path else []
+        if found and (found == ["cpython", version] or [found[0], version] == ["pypy", PYPY]):
             return path
     return None
+
+
+def runs(version):
+    """What to run with that version: lists of arguments."""
+    if version == CORE:
+        return [["-bb", "-m", "pytest", *(f"tests/test_{name}.py" for name in UNDER_CORE)]]
+    if version != PYPY:
+        return MODES
+    left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]
+    return [["-bb", "-m", "pytest", "--ignore=tests/integration", *left_out]]
 
 
 def environment(version, python):
@@ -59,18 +93,19 @@ def environment(version, python):
 def main(versions):
     status = 0
     for version in versions or VERSIONS:
-        python = find(version)
+        python = find(PYPY if version == CORE else version)
         if python is None:
-            print(f"CPython {version}: not found", flush=True)
+            print(f"Python {version}: not found", flush=True)
             status |= bool(versions)
             continue
         inside = environment(version, python)
-        for mode in MODES:
+        for arguments in runs(version):
             started = time.monotonic()
-            run = subprocess.run([inside, "-bb", *mode, "-m", "pytest"], cwd=ROOT)
+            run = subprocess.run([inside, *arguments], cwd=ROOT)
             result = f"status {run.returncode}" if run.returncode else "passed"
             seconds = time.monotonic() - started
-            print(f"CPython {version} {' '.join(mode)}: {result}, {seconds:.0f} s", flush=True)
+            mode = " ".join(arguments[: arguments.index("-m")])
+            print(f"Python {version} {mode}: {result}, {seconds:.0f} s", flush=True)
             status |= bool(run.returncode)
     return status
 

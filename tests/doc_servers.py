@@ -19,7 +19,7 @@ USER, PASSWORD = "user", "password"
 
 def server_context(pem="server.pem", **settings):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / pem)
+    context.load_cert_chain(str(CERTS / pem))
     for name, value in settings.items():
         setattr(context, name, value)
     return context

@@ -922,7 +922,7 @@ def test_a_connection_cut_at_every_byte(ending, secure):
     options = {}
     if secure:
         options["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        options["ssl"].load_cert_chain(CERTS / "server.pem")
+        options["ssl"].load_cert_chain(str(CERTS / "server.pem"))
         context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
 
     async def main(url):

@@ -934,7 +934,7 @@ def test_verbose_shows_the_extensions():
 @pytest.fixture
 def secure():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / "server.pem")
+    context.load_cert_chain(str(CERTS / "server.pem"))
     with echo_server(ssl=context) as server:
         yield server
 

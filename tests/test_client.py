@@ -367,7 +367,7 @@ def tls():
     """The context of the server, and the options of the client."""
     ssl = pytest.importorskip("ssl")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / "server.pem")
+    context.load_cert_chain(str(CERTS / "server.pem"))
     return context, {"ssl": ssl.create_default_context(cafile=str(CERTS / "ca.pem"))}
 
 

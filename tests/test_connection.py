@@ -11,7 +11,7 @@ import time
 import zlib
 
 import pytest
-from helpers import SEED, splits
+from helpers import COUNTS_REFERENCES, SEED, splits
 from integration.pairs import Task, closing, connection, pair
 
 import wsmini
@@ -253,6 +253,7 @@ def test_chunks_put_together_are_the_message(opcode, decode):
             sending.result()
 
 
+@pytest.mark.skipif(not COUNTS_REFERENCES, reason="a generator that was left isn't closed at once")
 def test_leaving_early_skips_the_rest():
     with pair() as (ws, peer):
         peer.send_raw(frame(TEXT, "é", fin=False))

@@ -50,7 +50,7 @@ def echo(server, **options):
 
 def server_context():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / "server.pem")
+    context.load_cert_chain(str(CERTS / "server.pem"))
     return context
 
 

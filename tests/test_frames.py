@@ -22,6 +22,7 @@ from wsmini.frames import LANES, PIECE, Frame, Opcode
 BOUNDARIES = [n + d for n in (2048, 4096, 16384, 65536, PIECE) for d in (-1, 0, 1, 2, 3)]
 SIZES = [*range(1101), *BOUNDARIES]
 KEYS = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x01\x02\x03\x04", b"\0\0\0\x80", b"\x80\0\0\0"]
+EMSCRIPTEN = sys.platform == "emscripten"
 CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
@@ -179,6 +180,7 @@ def test_every_bit_of_a_key_varies():
         assert len({key >> bit & 1 for key in keys}) == 2
 
 
+@pytest.mark.skipif(EMSCRIPTEN, reason="no threads here")
 def test_threads_never_share_a_key(counted_keys):
     keys = [[] for _ in range(4)]
 
@@ -213,7 +215,7 @@ assert os.read(read, 400) != mine
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork") or EMSCRIPTEN, reason="no fork here")
 def test_a_forked_child_has_other_keys():
     subprocess.run([sys.executable, "-W", "error", "-c", FORK], check=True)
 

@@ -15,7 +15,7 @@ import time
 import weakref
 
 import pytest
-from helpers import splits
+from helpers import COUNTS_REFERENCES, splits
 
 from wsmini import net
 from wsmini.exceptions import InvalidMessage
@@ -303,6 +303,7 @@ def test_addresses_need_no_lookup(monkeypatch, host, family, expected):
 
 
 @has_ipv6
+@pytest.mark.skipif(not hasattr(socket, "if_nameindex"), reason="PyPy doesn't list interfaces")
 def test_the_zone_of_an_address_is_kept(monkeypatch):
     no_lookups(monkeypatch)
     index, name = socket.if_nameindex()[0]
@@ -403,6 +404,7 @@ def test_a_failed_lookup_raises_where_it_was_asked_for(resolver, exception):
     assert not resolver.open_sockets()
 
 
+@pytest.mark.skipif(not COUNTS_REFERENCES, reason="cycles aren't different there")
 def test_a_failed_lookup_leaves_no_cycle(resolver):
     class Failure(OSError):
         pass
@@ -466,7 +468,7 @@ def test_a_thread_that_cannot_start(resolver, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(RuntimeError, match="can't start"):
+    with pytest.raises(OSError, match="can't start new thread, which a name lookup needs"):
         run(resolve("example.com", 80))
     assert lookups() == 0
     assert not resolver.open_sockets()

@@ -125,10 +125,10 @@ def failure(kind, url, **options):
 
 def server_context(name="server", client_ca=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / f"{name}.pem")
+    context.load_cert_chain(str(CERTS / f"{name}.pem"))
     if client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(CERTS / f"{client_ca}.pem")
+        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
     return context
 
 

@@ -290,7 +290,7 @@ def test_signals_at_random_times_lose_no_message_unless_the_connection_is_closed
     options, context = {}, None
     if secure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTS / "server.pem")
+        context.load_cert_chain(str(CERTS / "server.pem"))
         options["ssl"] = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
     with echo_server(ssl=context) as server:
         for _ in range(30):
@@ -427,6 +427,49 @@ def test_a_forgotten_lock_does_not_stop_threads_that_wait_for_it(monkeypatch):
         for task in tasks:
             task.result()
         assert received == {str(i) for i in range(8)}
+
+
+def test_a_lock_that_was_just_given_to_a_thread_is_left_to_it(monkeypatch):
+    """It has the lock, but doesn't run yet: its stack looks as if it waited."""
+    given, runs, inside, leave = (threading.Event() for _ in range(4))
+
+    class Lock:
+        released = False
+
+        def acquire(self, blocking=True, timeout=-1):
+            if blocking:
+                given.set()
+                runs.wait()
+            return blocking
+
+        def locked(self):
+            return True
+
+        def release(self):
+            self.released = True
+
+    class Holder:
+        def __init__(self, wire):
+            self._wire = wire
+
+        def hold(self):
+            self._wire.lock(lock, None)
+            inside.set()
+            leave.wait()
+
+    def sleep(seconds):
+        runs.set()
+        inside.wait()
+
+    lock = Lock()
+    monkeypatch.setattr(locks, "sleep", sleep)
+    with pair() as (ws, _):
+        holding = Task(Holder(ws._wire).hold)
+        given.wait()
+        ws._wire._free(lock)
+        assert not lock.released
+        leave.set()
+        holding.result()
 
 
 def test_a_lock_that_is_waited_for_is_not_the_one_that_is_held(monkeypatch):

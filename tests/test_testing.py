@@ -101,10 +101,10 @@ def request(line="GET /chat?x=1 HTTP/1.1", **headers):
 
 def server_context(name, client_ca=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / f"{name}.pem")
+    context.load_cert_chain(str(CERTS / f"{name}.pem"))
     if client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(CERTS / f"{client_ca}.pem")
+        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
     return context
 
 
@@ -917,7 +917,7 @@ def test_a_client_certificate():
         peer.accept(headers={"X-Name": peer.sock.getpeercert()["subject"][0][0][1]})
 
     context = client_context()
-    context.load_cert_chain(CERTS / "client.pem")
+    context.load_cert_chain(str(CERTS / "client.pem"))
     with scripted_server(script, ssl=server_context("server", client_ca="ca")) as server:
         with Client(server, context) as client:
             assert client.open()["x-name"] == "wsmini test client"

@@ -10,6 +10,7 @@ import gc
 import random
 import socket
 import ssl
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -31,10 +32,10 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 def server_context(name="server", client_ca=None, version=None):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / f"{name}.pem")
+    context.load_cert_chain(str(CERTS / f"{name}.pem"))
     if client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(CERTS / f"{client_ca}.pem")
+        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
     if version:
         context.minimum_version = context.maximum_version = version
     return context
@@ -43,7 +44,7 @@ def server_context(name="server", client_ca=None, version=None):
 def client_context(ca="ca", certificate=None):
     context = ssl.create_default_context(cafile=str(CERTS / f"{ca}.pem"))
     if certificate:
-        context.load_cert_chain(CERTS / f"{certificate}.pem")
+        context.load_cert_chain(str(CERTS / f"{certificate}.pem"))
     return context
 
 
@@ -192,6 +193,9 @@ def test_a_handshake(version, most):
     assert stream.recv(100) == b"good bye"
 
 
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy names the newest version as that in use"
+)
 def test_facts_before_the_handshake():
     stream = TLSStream(Lower(), client_context(), "localhost", 443)
     assert stream.facts() == {"version": None, "cipher": None, "resumed": False}
@@ -253,7 +257,7 @@ def test_no_idna_codec_is_needed(monkeypatch):
             return super().wrap_bio(*args, server_hostname=server_hostname, **kwargs)
 
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(CERTS / "ca.pem")
+    context.load_verify_locations(str(CERTS / "ca.pem"))
     opened(context)
     assert given == [b"localhost"]
 

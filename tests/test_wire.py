@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-import tracemalloc
 import zlib
 
 import pytest
@@ -229,6 +228,32 @@ def test_who_waits_for_a_pong_leaves_messages_to_who_receives():
         peer.send_raw(frame(PONG, b"!"))
         # Whoever reads it: the thread that waits, or the next to receive.
         assert waiting.result() >= 0
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["recv", "recv_streaming"])
+def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming, monkeypatch):
+    """It may be reading on then, and nothing else need ever come."""
+
+    class Held:
+        """The receiver's lock, at the moment when that has kept something and reads on."""
+
+        def acquire(self, blocking=True, timeout=-1):
+            if not blocking and not len(wire.inbox):
+                wire._read(None)
+                wire.keep()
+            return False
+
+        def locked(self):
+            return True
+
+    with pair() as (ws, peer):
+        wire = ws._wire
+        peer.send_message("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "receiving", Held())
+            chunks = ws.recv_streaming()
+            assert (next(chunks) if streaming else ws.recv(timeout=1)) == "a"
+        chunks.close()
 
 
 def test_a_poll_takes_what_who_waits_for_a_pong_has_kept():
@@ -1229,6 +1254,7 @@ def test_connections_leave_no_descriptors_and_threads():
 
 
 def test_an_idle_connection_is_small():
+    tracemalloc = pytest.importorskip("tracemalloc")  # only CPython counts what is allocated
     socks = [socket.socketpair() for _ in range(50)]
     connection(SocketStream(socks[0][0])).fileno()  # what is loaded once is
     tracemalloc.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from .options import ssl_problem
 from .reconnect import Backoff, Fixed
 from .uri import parse_uri
 from .version import __version__
@@ -303,9 +304,20 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
         parser.error("--raw would let the server drive the terminal: redirect standard output")
     if not args.demo:
         try:
+            _check_json(args)
             args.options = connect_options(args)
         except (ValueError, OSError, ImportError) as exc:
             parser.error(str(exc))
+
+
+def _check_json(args: Namespace) -> None:
+    """Before connecting, not at the first message."""
+    for name in ("ndjson", "json", "record"):
+        if getattr(args, name):
+            try:
+                import json  # noqa: F401  # only these need it
+            except ImportError as exc:
+                raise ValueError(f"--{name} needs the json module: {exc}") from exc
 
 
 def connect_options(args: Namespace) -> ConnectOptions:
@@ -411,6 +423,9 @@ def _context(args: Namespace) -> SSLContext | None:
         return None
     if not parse_uri(args.url).secure:
         raise ValueError("--cafile, --cert and --insecure are for wss:// URLs")
+    problem = ssl_problem()
+    if problem:
+        raise ValueError(problem)
     import ssl  # only now: it is slow to load, and not everywhere
 
     from .tls import unverified_context

@@ -19,6 +19,7 @@ goes back to the front of the outbox as far as that has room, and the rest into 
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock, get_ident
 from functools import partial
 from itertools import chain
@@ -395,12 +396,8 @@ class Client:
             return
         self._slow_known = True
         text = "%s of %s took %.1f s: meanwhile no ping is answered, and the peer may hang up"
-        if options.logger is None:
-            import logging  # only where there is something to say
-
-            logging.getLogger("wsmini").warning(text, name, self._options.uri, duration)
-        else:
-            options.logger.warning(text, name, self._options.uri, duration)
+        warn = _warn if options.logger is None else options.logger.warning
+        warn(text, name, self._options.uri, duration)
 
     # -- sending --
 
@@ -709,6 +706,16 @@ class _Session:
             self._timer.cancel()
         self._ended = True
         self._deliver()
+
+
+def _warn(text: str, *args: object) -> None:
+    try:
+        import logging  # only where there is something to say
+    except ImportError:  # then do what it does for programs that don't set it up
+        if sys.stderr is not None:
+            print(text % args, file=sys.stderr)
+    else:
+        logging.getLogger("wsmini").warning(text, *args)
 
 
 def _ignore(message: Message) -> None:

@@ -1,12 +1,16 @@
 """What to try when a connection can't be opened: one thing, for people.
 
 It looks at the phase, the class and the plain data of the exception. ``ssl`` and ``socket`` aren't
-imported for that: an exception of theirs brings what there is to know.
+imported for that: an exception of theirs brings what there is to know. Only where a certificate
+isn't trusted does it look around: small systems may have no clock, or no authorities.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import sys
+import time
 
 from .exceptions import (
     InvalidHeader,
@@ -32,8 +36,10 @@ _TIMEOUTS = {
 }
 
 # OpenSSL's codes for what is wrong with a certificate (X509_V_ERR_*).
-_CLOCK = "check the clock of this device, then the certificate's dates"
-_TRUST = "for a private CA, pass ssl=ssl.create_default_context(cafile=...)"
+_CLOCK = "check the clock of this device, which says {}, then the certificate's dates"
+_CAFILE = "pass ssl=ssl.create_default_context(cafile=...)"
+_TRUST = f"for a private CA, {_CAFILE}"
+_NOBODY = f"no CAs are installed: set SSL_CERT_FILE or {_CAFILE}"
 _NAME = "is it the right host? server_hostname= names another one to check for"
 _STRICT = "it breaks RFC 5280, which Python 3.13 checks; see ssl.VERIFY_X509_STRICT"
 _CERTIFICATES = {
@@ -124,6 +130,10 @@ def _for_tls(exc: OSError, phase: str) -> str:
     found = ""
     if code:
         found = _CERTIFICATES.get(code, "the certificate isn't acceptable")
+        if found is _CLOCK:
+            found = _CLOCK.format(time.strftime("%Y-%m-%d", time.gmtime()))
+        elif found is _TRUST and not _has_authorities():
+            found = _NOBODY
     elif isinstance(reason, str):
         found = next((text for part, text in _TLS.items() if part in reason.upper()), "")
     if phase == "proxy":  # https proxies have options of their own
@@ -131,6 +141,19 @@ def _for_tls(exc: OSError, phase: str) -> str:
             found = found.replace(option, f" proxy_{option[1:]}")
         found = found.replace("use ws://", "use http:// for the proxy")
     return found
+
+
+def _has_authorities() -> bool:
+    """Whether the system has certificates of authorities, which contexts trust by default."""
+    if sys.platform == "win32":
+        return True  # it keeps them elsewhere
+    import ssl  # which has been loaded: the exception is one of its own
+
+    paths = ssl.get_default_verify_paths()
+    try:
+        return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
+    except OSError:
+        return False
 
 
 def _for_network(exc: OSError, phase: str) -> str:

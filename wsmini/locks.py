@@ -17,7 +17,7 @@ Signals. A handler may run between any two bytecodes of the main thread, also of
 from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
-from time import monotonic
+from time import monotonic, sleep
 
 from .exceptions import ConcurrencyError
 from .net import patience
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from _thread import LockType
     from typing import List, Optional
 
+PAUSES = (0.001, 0.001, 0)  # seconds after each look for the holder of a lock
 SETTLE = 1.0  # seconds until a lock that nobody gives back is suspected of being forgotten
 
 
@@ -96,6 +97,11 @@ class Locks:
         """Whether *lock* is locked, and no other thread is here who could be holding it.
 
         Another thread may leave before it is looked for, and one more come and lock behind that,
-        so one look could be wrong.
+        so one look could be wrong. And whoever has just been given the lock looks as if it waited
+        still, until it gets to run: between the looks, it may.
         """
-        return all(lock.locked() and not others_inside(self, but_for=lock) for _ in range(3))
+        for pause in PAUSES:
+            if not lock.locked() or others_inside(self, but_for=lock):
+                return False
+            sleep(pause)
+        return True

@@ -268,13 +268,13 @@ class Loop:
             self._old_wakeup = old_wakeup
         try:
             previous = signal.signal(number, self._on_signal)
+            if hasattr(signal, "siginterrupt"):
+                signal.siginterrupt(number, False)
         except BaseException:
             if not self._signals:
                 signal.set_wakeup_fd(self._old_wakeup)
             raise
         self._signals[number] = handle, previous
-        if hasattr(signal, "siginterrupt"):
-            signal.siginterrupt(number, False)
 
     def remove_signal_handler(self, number: int) -> bool:
         """Restore what signal *number* did before; whether there was a handler."""

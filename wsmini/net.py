@@ -261,10 +261,12 @@ def _start_lookup(
     _lookups.add(writer)
     try:
         threading.Thread(target=call, name="wsmini-lookup", daemon=True).start()
-    except BaseException:
+    except BaseException as exc:
         _lookups.discard(writer)
         reader.close()
         writer.close()
+        if isinstance(exc, RuntimeError):  # no memory for its stack, mostly: later there may be
+            raise OSError(errno.EAGAIN, f"{exc}, which a name lookup needs") from exc
         raise
     return reader, answer
 

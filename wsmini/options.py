@@ -377,6 +377,8 @@ def _offers(
     for offer in offers:
         if not isinstance(offer, ExtensionOffer):
             raise TypeError(f"extensions takes ExtensionOffer objects, not {offer!r}")
+        if isinstance(offer, Deflate) and not available():
+            raise ValueError("Deflate() needs the zlib module, which this Python lacks")
     if compression not in ("deflate", None):
         raise ValueError(f'compression is "deflate" or None, not {compression!r}')
     mine = Deflate.name not in {offer.name for offer in offers}

@@ -33,7 +33,7 @@ from .protocol import State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Iterator, List, Optional
+    from typing import Callable, Iterator, List, Optional
 
     from .boxes import Chunk
     from .messages import Message
@@ -109,7 +109,8 @@ class Receiving(Locks):
         if self.inbox.messages:
             return self._take()
         if not self.receiving.acquire(False):
-            self._become_receiver(deadline)
+            if not self._become_receiver(deadline, lambda: self.inbox.messages):
+                return self._take()
         try:
             if self.inbox.messages:
                 return self._take()
@@ -127,12 +128,19 @@ class Receiving(Locks):
             if self._waiting:
                 self.notify()
 
-    def _become_receiver(self, deadline: Optional[float]) -> None:
-        """Wait until a thread that has stepped in has read what it is reading."""
+    def _become_receiver(self, deadline: Optional[float], kept: Callable[[], object]) -> bool:
+        """Wait until a thread that has stepped in has read what it is reading.
+
+        Returns ``False`` if it *kept* something before it saw that it should make room: it may be
+        reading on, and wait for more than is needed.
+        """
         self.wanted = True
         try:
+            if kept():
+                return False
             if not self.lock(self.receiving, deadline):
                 raise TimeoutError("no message was complete in time; nothing is lost")
+            return True
         finally:
             self.wanted = False
             self.notify()
@@ -226,14 +234,15 @@ class Receiving(Locks):
             ConnectionClosed: as ``receive``.
         """
         kept = self.inbox.take_chunk(begun)
-        if kept is None:
-            if not self.receiving.acquire(False):
-                self._become_receiver(None)
-            try:
-                kept = self.inbox.take_chunk(begun) or self._receive_chunk()
-                self._critical = 0
-            finally:
-                self.release_receiving()
+        while kept is None:
+            if self.receiving.acquire(False) or self._become_receiver(None, self.inbox.__len__):
+                try:
+                    kept = self.inbox.take_chunk(begun) or self._receive_chunk()
+                    self._critical = 0
+                finally:
+                    self.release_receiving()
+            else:
+                kept = self.inbox.take_chunk(begun)
         self.notify()  # there is room
         return kept
 

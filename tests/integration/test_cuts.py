@@ -60,7 +60,7 @@ class Server:
         self._context = None
         if secure:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(CERTS / "server.pem")
+            self._context.load_cert_chain(str(CERTS / "server.pem"))
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = f"wss://localhost:{port}" if secure else f"ws://127.0.0.1:{port}"

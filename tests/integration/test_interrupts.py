@@ -80,7 +80,7 @@ def serving(*args, **options):
 @contextlib.contextmanager
 def secure_echo():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TESTS / "certs" / "server.pem")
+    context.load_cert_chain(str(TESTS / "certs" / "server.pem"))
     with echo_server(ssl=context) as server:
         yield server.url
 

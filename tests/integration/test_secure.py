@@ -31,7 +31,7 @@ VERSIONS = {"TLS 1.2": "TLSv1_2", "TLS 1.3": "TLSv1_3"}
 @pytest.fixture(params=VERSIONS.values(), ids=VERSIONS)
 def server_context(request):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / "server.pem")
+    context.load_cert_chain(str(CERTS / "server.pem"))
     context.minimum_version = context.maximum_version = ssl.TLSVersion[request.param]
     return context
 

@@ -1,0 +1,160 @@
+"""What is made for others to install: tools/dist.py, and the program in one file."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tokenize
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "wsmini").glob("*.py"))
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("dist", str(ROOT / "tools" / "dist.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+dist = tool()
+
+
+class WithoutHints(ast.NodeTransformer):
+    """Takes out of a tree what may be missing from the program in one file."""
+
+    def documented(self, node):
+        self.generic_visit(node)
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body[:1] = [] if len(node.body) > 1 else [self.nothing(node.body[0])]
+        node.returns = None
+        return node
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = documented
+
+    def nothing(self, node):
+        return ast.copy_location(ast.Pass(), node)
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node):
+        if node.value is None:
+            return self.nothing(node)
+        return ast.copy_location(ast.Assign([node.target], node.value, type_comment=None), node)
+
+    def visit_If(self, node):
+        if getattr(node.test, "id", None) == "TYPE_CHECKING" and not node.orelse:
+            return self.nothing(node)
+        return self.generic_visit(node)
+
+
+def outline(tree):
+    """The whole tree, and in which line each statement begins."""
+    lines = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    return ast.dump(tree, annotate_fields=False), lines
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_nothing_but_comments_docstrings_and_hints_is_stripped(path):
+    source = path.read_text("utf-8")
+    text = dist.stripped(source)
+    expected = WithoutHints().visit(ast.parse(source))
+    assert outline(ast.parse(text)) == outline(expected)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    assert not any(token.type == tokenize.COMMENT for token in tokens)
+
+
+STRIPPED = {
+    "comment": ('x = 1  # one\n# two\ny = "# é"  # three\n', 'x = 1\n\ny = "# é"\n'),
+    "docstring": ('"""Of a\n\nmodule."""\nx = 1\n', "\n\n\nx = 1\n"),
+    "only a docstring": ('class A:\n    """It\n    is A."""\n', "class A:\n    pass\n"),
+    "string": ('x = """a\n    # b"""  # c\n', 'x = """a\n    # b"""\n'),
+    "arguments": (
+        'def f(é: "str", *a: int, b: dict[str, int] = {}, **c: x) -> None: return é\n',
+        "def f(é, *a, b = {}, **c): return é\n",
+    ),
+    "arguments in lines": (
+        "def f(\n    a: int,  # one\n    b=2,\n) -> int:  # two\n    pass\n",
+        "def f(\n    a,\n    b=2,\n):\n    pass\n",
+    ),
+    "variables": ("x: int = 1\nclass A:\n    y: int\n", "x = 1\nclass A:\n    pass\n"),
+    "for type checkers": ("if TYPE_CHECKING:  # é\n    import x  # y\n", "pass\n"),
+}
+
+
+@pytest.mark.parametrize("source, expected", STRIPPED.values(), ids=STRIPPED)
+def test_stripping(source, expected):
+    assert dist.stripped(source) == expected
+
+
+def test_the_program_in_one_file(tmp_path):
+    path = tmp_path / "wsmini.pyz"
+    dist.write_pyz(path, ROOT / "wsmini", 1_500_000_000)
+    assert path.stat().st_size < 120_000
+    done = subprocess.run(
+        [sys.executable, "-I", str(path), "--demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"That works" in done.stdout
+    first = path.read_bytes()
+    assert first.startswith(b"#!/usr/bin/env python3\n")
+    dist.write_pyz(path, ROOT / "wsmini", 1_500_000_000)
+    assert path.read_bytes() == first
+
+
+def archives(folder, mode, mtime):
+    """A wheel and a source distribution as tools may leave them."""
+    wheel, sdist = folder / "a.whl", folder / "a.tar.gz"
+    with zipfile.ZipFile(str(wheel), "w") as archive:
+        for name in ("b", "a") if mtime % 2 else ("a", "b"):
+            info = zipfile.ZipInfo(name, (1980 + mtime % 40, 1, 1, 0, 0, 0))
+            info.external_attr = mode << 16
+            archive.writestr(info, name * 1000)
+    with tarfile.open(str(sdist), "w:gz") as archive:
+        for name in ("b", "a") if mtime % 2 else ("a", "b"):
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime, info.size = mode, mtime + 0.5, 3
+            info.uid, info.uname = mtime, "x"
+            archive.addfile(info, io.BytesIO(name.encode() * 3))
+    return wheel, sdist
+
+
+def test_archives_are_the_same_whoever_makes_them(tmp_path):
+    made = []
+    for mode, mtime in ((0o644, 1), (0o600, 1_600_000_000)):
+        folder = tmp_path / str(mtime)
+        folder.mkdir()
+        wheel, sdist = archives(folder, mode, mtime)
+        before = wheel.read_bytes(), sdist.read_bytes()
+        dist.repack_wheel(wheel, 1_500_000_000)
+        dist.repack_sdist(sdist, 1_500_000_000)
+        made.append((before, (wheel.read_bytes(), sdist.read_bytes())))
+        with zipfile.ZipFile(str(wheel)) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == {
+                "a": b"a" * 1000,
+                "b": b"b" * 1000,
+            }
+        with tarfile.open(str(sdist)) as archive:
+            assert [(m.name, m.mode, m.mtime, m.uid, m.uname) for m in archive] == [
+                ("a", 0o644, 1_500_000_000, 0, ""), ("b", 0o644, 1_500_000_000, 0, ""),
+            ]  # fmt: skip
+            assert archive.extractfile("b").read() == b"bbb"
+    assert made[0][0][0] != made[1][0][0] and made[0][0][1] != made[1][0][1]
+    assert made[0][1] == made[1][1]
+
+
+def test_the_time_is_given_or_that_of_the_commit(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
+    assert dist.commit_time() == 1234567890
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert dist.commit_time() >= dist.FIRST
