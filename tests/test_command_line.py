@@ -701,7 +701,8 @@ def test_the_progress_of_a_pipe_and_an_interrupt():
         argv = [server.url, "--binary"]
         with Terminal(*argv, columns=100, stdin=subprocess.PIPE, controlling=1) as terminal:
             piped = terminal.process.stdin
-            writer = threading.Thread(target=lambda: (piped.write(bytes(MUCH << 20)), piped.flush()))
+            # Without the end, which the process waits for.
+            writer = threading.Thread(target=piped.write, args=(bytes(MUCH << 20),))
             writer.start()
             terminal.wait_until_in_it(" MB/s ")
             writer.join(PATIENCE)
@@ -729,7 +730,7 @@ def test_no_progress_without_a_terminal():
     received = []
     with scripted_server(slow(received)) as server:
         done = subprocess.run(
-            command(server.url, "--binary", "--count=1"), env=environment(),
-            input=bytes(MUCH << 20), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+            command(server.url, "--binary", "--count=1"), env=environment(), timeout=PATIENCE,
+            input=bytes(MUCH << 20), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, b"thank you\n", b"")

@@ -98,7 +98,7 @@ def _bash(actions: list[Action]) -> str:
     )
     policies = " ".join(_POLICIES)
     return f"""\
-# For ~/.bashrc, with: alias wsmini='python3 -m wsmini'
+# For ~/.bashrc, with: wsmini() {{ python3 -m wsmini "$@"; }}
 _wsmini() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
     # --option=value comes as three words.
@@ -137,7 +137,8 @@ def _zsh(actions: list[Action]) -> str:
             specs.append(f"    '*{name}[{text}]{what}' \\\n")
     return (
         "#compdef wsmini\n"
-        "# For ~/.zshrc, behind compinit, with: alias wsmini='python3 -m wsmini'\n"
-        f"_wsmini() {{\n  _arguments \\\n{''.join(specs)}    '1:URL:_urls'\n}}\n"
+        "# For ~/.zshrc, behind compinit, with: wsmini() { python3 -m wsmini \"$@\" }\n"
+        f"_wsmini() {{\n  _arguments \\\n{''.join(specs)}"
+        "    '1:URL:{compadd -S \"\" ws:// wss://}'\n}\n"
         "compdef _wsmini wsmini\n"
     )
