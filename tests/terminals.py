@@ -153,12 +153,21 @@ runpy.run_module("wsmini", run_name="__main__", alter_sys=True)
 """
 
 
+# The same with a shell around it, for Ctrl-Z.
+IN_SHELL = """\
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.environ["PS1"] = "$ "
+os.execvp("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"])
+"""
+
+
 class Terminal:
-    """The command line in a pseudo-terminal."""
+    """The command line in a pseudo-terminal, or a shell that waits for commands."""
 
     def __init__(
         self, *argv, columns=40, rows=8, blocked="", term="xterm", history="", no_color="",
-        controlling=0, **streams,
+        controlling=0, shell=False, **streams,
     ):  # fmt: skip
         self.columns, self.rows = columns, rows
         self.output = b""
@@ -166,8 +175,9 @@ class Terminal:
         size = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, size)
         self.mode = termios.tcgetattr(self.slave)
+        direct = [sys.executable, "-c", IN_TERMINAL, str(controlling), blocked, *argv]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", IN_TERMINAL, str(controlling), blocked, *argv],
+            [sys.executable, "-c", IN_SHELL] if shell else direct,
             env=environment(
                 TERM=term, LC_ALL="C.UTF-8", WSMINI_HISTORY=history, NO_COLOR=no_color
             ),

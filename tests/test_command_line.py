@@ -10,6 +10,8 @@ import http.cookiejar
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import socketserver
@@ -547,7 +549,7 @@ def test_it_connects_again_while_a_line_is_typed():
             terminal.type("half ty")
             terminal.wait_for("> half ty")
             lose.set()
-            terminal.wait_for("connecting again in 0.0 s\n< again\n> half ty")
+            terminal.wait_for("in 0.0 s\nwsmini: connected again\n< again\n> half ty")
             terminal.type("ped\r")
             assert terminal.end() == 0
             assert "< half typed" in terminal.text
@@ -629,6 +631,35 @@ def test_the_terminal_changes_its_size_while_a_line_is_typed(pushed):
         terminal.type("\r\x04")
         assert terminal.end() == 0
     assert pushed.received == ["half typed, and more than fits!"]
+
+
+@needs_pty
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_it_is_stopped_and_continued_by_a_shell(pushed):
+    pytest.importorskip("readline")
+    with Terminal(shell=True, columns=200, rows=30) as terminal:
+        terminal.wait_for("$")
+        terminal.type(f"{shlex.join(command(pushed.server.url))}\r")
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        terminal.type("\x1a")  # Ctrl-Z
+        terminal.wait_for("\n$")
+        terminal.type("fg\r")  # the shell has changed the mode of the terminal meanwhile
+        terminal.wait_for(f"{pushed.server.url}\n> half ty")
+        terminal.type("\x01X")  # to the start of the line
+        terminal.wait_for("\n> Xhalf ty")
+        terminal.type("\x1a")
+        terminal.wait_for("\n$")
+        terminal.type("bg\r")
+        terminal.wait_for("&\n$")
+        pushed.push("news")  # which still comes, and the terminal is the shell's
+        terminal.wait_until_in_it(" news")
+        pushed.close(1000, "")
+        terminal.wait_until_in_it("connection closed")
+        terminal.type("wait; exit\r")
+        assert terminal.end() == 0
+        assert terminal.text.count("  Stopped  ") == 2  # and not once more, at the end
 
 
 @needs_pty

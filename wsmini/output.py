@@ -286,6 +286,8 @@ class Terminal(_Screen):
         from threading import Lock
 
         self.restore = _saved_terminal()
+        self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
+        self.ignore_continue: Callable[[], object] = lambda: None
         self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
         self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
         self.colored = self.smart and not os.environ.get("NO_COLOR")
@@ -294,9 +296,11 @@ class Terminal(_Screen):
         _prepare_readline()
         note("connected; Ctrl-D closes the connection, /help lists commands")
         Terminal.active = self
+        self.ignore_continue = _on_continue(self.resume)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.ignore_continue()
         Terminal.active = None
         self.changing.acquire(timeout=_MODE)
         # Leave the line behind, and readline's mode of the terminal.
@@ -317,12 +321,33 @@ class Terminal(_Screen):
             if changed:
                 changed.pop()()
 
-        if not _hook_readline(hook):
+        def reading() -> None:
+            self.prepare = _saved_terminal()
+            hook()
+
+        if not _hook_readline(reading):
             hook()
         try:
             return input(_PROMPT)
         finally:
+            self.prepare = None
             hook()
+
+    def resume(self) -> None:
+        """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.
+
+        Where in the line the cursor was, only readline knows: the next key has it draw the line
+        anew, since it takes this for a change of the terminal's size.
+        """
+        if self.prepare is None or _in_background():
+            return  # nobody types here
+        import signal
+
+        self.prepare()
+        if self.smart:
+            shown = _wrapped(_printable(_line_buffer()), max(1, _size()[0] - len(_PROMPT) - 1))
+            self.write(f"\r\x1b[K{_PROMPT}{shown[0]}")
+            os.kill(os.getpid(), signal.SIGWINCH)
 
     def message(self, message: str | bytes) -> None:
         self.show("< " + self.text(message).replace("\n", "\n  "))
@@ -379,14 +404,39 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 
 def _saved_terminal() -> Callable[[], None]:
-    """A function that restores the present mode of the terminal."""
+    """A function that restores the present mode of the terminal, unless that is another's now."""
     try:
         import termios
     except ImportError:  # not on Windows, which needs none of it
         return lambda: None
     descriptor = sys.stdin.fileno()
     mode = termios.tcgetattr(descriptor)
-    return lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+    def restore() -> None:
+        if not _in_background():
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+    return restore
+
+
+def _in_background() -> bool:
+    """Whether the terminal is somebody else's, such as the shell's; to set its mode stops us."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:  # it isn't one that has jobs
+        return False
+
+
+def _on_continue(action: Callable[[], None]) -> Callable[[], object]:
+    """Have *action* called in the main thread when the process is continued; what ends that."""
+    import signal
+    import threading
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGCONT"):
+        return lambda: None
+    before = signal.signal(signal.SIGCONT, lambda number, frame: action())
+    return lambda: signal.signal(signal.SIGCONT, before)
 
 
 def _prepare_readline() -> None:

@@ -132,6 +132,7 @@ class Session:
                 failure = exc
                 continue
             self.ws = ws
+            note("connected again")
             return True
         return False
 
@@ -372,11 +373,12 @@ def terminable() -> Iterator[None]:
 
 
 def _block_interrupts() -> None:
-    """Leave SIGINT to the main thread: in another one, it wouldn't interrupt ``recv()``."""
+    """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
     import signal
 
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 
 
 # -- input --
