@@ -39,6 +39,7 @@ from wsmini.exceptions import (
 )
 from wsmini.frames import Opcode
 from wsmini.http11 import Response
+from wsmini.reconnect import Backoff, Fixed
 from wsmini.testing import echo_server, scripted_server
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -86,6 +87,7 @@ WRONG = {
     "--demo with a URL": (["--demo", "ws://localhost"], "expected a URL, or --demo alone"),
     "two URLs": (["ws://a", "ws://b"], "unrecognized arguments"),
     "unknown option": (["--nonsense"], "unrecognized arguments"),
+    "no time at all": (["--timeout=0", "ws://a"], "invalid number of seconds above 0 value: '0'"),
     "negative time": (["--wait=-1", "ws://a"], "invalid number of seconds value: '-1'"),
     "time that is none": (["--idle", "nan", "ws://a"], "invalid number of seconds value: 'nan'"),
     "negative count": (["--count=-1", "ws://a"], "invalid number value: '-1'"),
@@ -98,6 +100,8 @@ WRONG = {
     "CA file without any": (["--cafile", __file__, "wss://a"], "no certificates in"),
     "insecure without TLS": (["--insecure", "ws://a"], "are for wss:// URLs"),
     "resolve without address": (["--resolve", "a:80", "ws://a"], "expected HOST:PORT:ADDR"),
+    "two places": (["--unix", "a", "--resolve", "a:80:b", "ws://a"], "exclude each other"),
+    "a policy that is none": (["--reconnect=-1", "ws://a"], "invalid number of seconds"),
     "key alone": (["--key", CA, "wss://a"], "--key needs --cert"),
     "no certificate": (["--cert", CA, "wss://a"], "no certificate with its key"),
     "passphrase alone": (["--key-password-file", CA, "wss://a"], "-file needs --cert"),
@@ -142,6 +146,22 @@ def test_what_connect_refuses_has_status_2(argv, capsys):
     assert printed.err.startswith("wsmini: cannot connect: ")
     assert "hunter2" not in printed.err
     assert not printed.out
+
+
+RECONNECTS = {
+    "growing": (["--reconnect"], Backoff),
+    "named": (["--reconnect=backoff"], Backoff),
+    "fixed": (["--reconnect=3"], Fixed),
+    "fixed, apart": (["--reconnect", "3"], Fixed),
+}
+
+
+@pytest.mark.parametrize("argv, kind", RECONNECTS.values(), ids=RECONNECTS)
+def test_when_to_reconnect(argv, kind):
+    """A number behind it is its own, and a URL isn't."""
+    for whole in ([*argv, "ws://a"], ["ws://a", *argv]):
+        args = arguments.parsed(arguments.make_parser(), whole)
+        assert (type(args.reconnect), args.url) == (kind, "ws://a")
 
 
 def help_text(capsys, monkeypatch):
@@ -909,7 +929,7 @@ def test_a_certificate_nobody_trusts(secure):
 
 def test_hints_have_what_is_replaced_in_them():
     source = (ROOT / "wsmini" / "diagnosis.py").read_text()
-    assert [name for name in cli._OPTIONS if name not in source] == []
+    assert [n for n in cli._OPTIONS if n.replace("proxy_", "") not in source] == []
 
 
 def test_a_certificate_to_be_trusted(secure):

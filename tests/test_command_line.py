@@ -147,7 +147,10 @@ def test_a_proxy_with_tls_of_its_own():
         argv = [server.url, "--cafile", CA, "--proxy", url, *HELLO]
         status, stdout, stderr = run(*argv)
         assert (status, stdout) == (4, b"") and "certificate verify failed" in stderr
+        assert "use --proxy-cafile" in stderr
         assert run(*argv, "--proxy-cafile", CA) == (0, b"hello\n", "")
+        status, _, stderr = run(*argv, "--proxy-cafile", CA, "--proxy-server-name=wrong.example")
+        assert status == 4 and "--proxy-server-name names another one" in stderr
 
 
 def test_a_proxy_that_refuses(echo):

@@ -7,6 +7,7 @@ table of exit statuses; the tests compare docs/cli.md with them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from .reconnect import Backoff, Fixed
@@ -150,6 +151,8 @@ def _add_connection(add: Callable[..., object]) -> None:
         help="go through this one, 'none' for no proxy in any case")  # fmt: skip
     add("--proxy-cafile", metavar="FILE",
         help="trust these authorities as to an https proxy, and no others")  # fmt: skip
+    add("--proxy-server-name", metavar="NAME",
+        help="what the certificate of an https proxy has to be for")  # fmt: skip
     add(
         "--resolve",
         metavar="HOST:PORT:ADDR",
@@ -161,19 +164,19 @@ def _add_connection(add: Callable[..., object]) -> None:
     add("--source", metavar="ADDR", help="connect from this address")
     add("--max-size", metavar="BYTES", type=natural, default=1 << 20,
         help="largest message to receive, 0 for any (default: %(default)s)")  # fmt: skip
-    for name, default, text in (
-        ("--timeout", 10.0, "for opening the connection, at most (default: 10)"),
-        ("--close-timeout", 10.0, "for closing it, at most (default: 10)"),
-        ("--ping-interval", 20.0, "of silence until a ping is sent, 0 for none (default: 20)"),
-        ("--ping-timeout", 20.0, "from there on until the peer counts as dead (default: 20)"),
+    for name, kind, default, text in (
+        ("--timeout", limit, 10.0, "for opening the connection, at most (default: 10)"),
+        ("--close-timeout", seconds, 10.0, "for closing it, at most (default: 10)"),
+        ("--ping-interval", seconds, 20.0, "of silence until a ping, 0 for none (default: 20)"),
+        ("--ping-timeout", limit, 20.0, "from there on until the peer is dead (default: 20)"),
     ):
-        add(name, metavar="SECONDS", type=seconds, default=default, help=text)
+        add(name, metavar="SECONDS", type=kind, default=default, help=text)
     add("--happy-eyeballs-delay", metavar="SECONDS", type=seconds,
         help="until the next address of a name is tried, too (default: 0.25)")  # fmt: skip
     add("--busy-poll", metavar="SECONDS", type=seconds,
         help="poll so long before each wait: quicker, but keeps the processor busy")  # fmt: skip
     add("--reconnect", metavar="[=SECONDS]", type=policy,
-        help="connect again when that may help, after so many seconds; without =SECONDS after"
+        help="connect again when that may help, after so many seconds; without SECONDS after"
         " longer and longer; -m is sent again, too")  # fmt: skip
 
 
@@ -260,6 +263,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def limit(text: str) -> float:
+    """A duration that isn't 0."""
+    value = seconds(text)
+    if not value:
+        raise ValueError
+    return value
+
+
 def natural(text: str) -> int:
     """A number from 0 on."""
     value = int(text)
@@ -285,6 +296,7 @@ def close_reason(text: str) -> str:
 
 # What argparse calls the type when a value is wrong.
 policy.__name__ = seconds.__name__ = "number of seconds"
+limit.__name__ = "number of seconds above 0"
 natural.__name__ = "number"
 close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
 close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
@@ -299,12 +311,20 @@ _EXCLUSIVE = (
     ("cafile", "insecure"),
     ("input", "interactive"),
     ("input", "message"),
+    ("unix", "resolve"),
 )
 
 
 def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """The arguments in *argv*; a bare ``--reconnect`` doesn't take the next one for its own."""
-    args = parser.parse_args(["--reconnect=backoff" if a == "--reconnect" else a for a in argv])
+    """The arguments in *argv*; a bare ``--reconnect`` takes the next one if that is a number."""
+    given: list[str] = []
+    for argument in argv:
+        if given[-1:] == ["--reconnect"] and re.fullmatch(r"[0-9.]+", argument):
+            given[-1] += f"={argument}"
+        else:
+            given.append(argument)
+    given = ["--reconnect=backoff" if a == "--reconnect" else a for a in given]
+    args = parser.parse_args(given)
     check(parser, args)
     return args
 
@@ -364,6 +384,8 @@ def _add_given(args: Namespace, options: ConnectOptions) -> None:
             options[name] = getattr(args, name)
     if args.cookie_jar is not None:
         options["cookies"] = _cookie_jar(args.cookie_jar)
+    if args.proxy_server_name is not None:
+        options["proxy_server_hostname"] = args.proxy_server_name
     if args.proxy_cafile is not None:
         options["proxy_ssl"] = _trusting(args.proxy_cafile, "--proxy-cafile")
     if args.user_agent is not None:

@@ -58,8 +58,15 @@ if TYPE_CHECKING:
 # What hints call it -> what it is called here.
 _OPTIONS = {
     "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
+    "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
+    " ssl= with load_cert_chain()": " --cert",
+    " server_hostname=": " --server-name",
+    " proxy_server_hostname=": " --proxy-server-name",
     "origin=": "--origin",
     "auth=(user, password) passes them": "--user passes them",
+    "cookies= or auth=": "--cookie or --user",
+    "source_address": "--source",
+    "max_redirects=0": "--max-redirects 0",
     "raise open_timeout": "raise --timeout",
     "proxy=None goes without": "--proxy none goes without",
 }
