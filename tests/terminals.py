@@ -243,7 +243,11 @@ class Terminal:
 
     def end(self):
         """Wait for the process, and return its status."""
-        status = self.process.wait(PATIENCE)
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.read(0)
+            raise AssertionError(f"it doesn't end:\n{self.text}") from None
         while self.read(0):
             pass
         assert termios.tcgetattr(self.slave) == self.mode, "the terminal's mode isn't restored"
@@ -257,6 +261,7 @@ class Pushed:
         self.peers = []
         self.ready = threading.Event()
         self.received = []
+        self.arrived = threading.Condition()
         self.server = scripted_server(self.script)
 
     def script(self, peer):
@@ -264,7 +269,10 @@ class Pushed:
         self.peers.append(peer)
         self.ready.set()
         while True:
-            self.received.append(peer.recv_message())
+            message = peer.recv_message()
+            with self.arrived:
+                self.received.append(message)
+                self.arrived.notify_all()
 
     def __enter__(self):
         self.server.__enter__()
@@ -272,6 +280,11 @@ class Pushed:
 
     def __exit__(self, *exc_info):
         self.server.__exit__(*exc_info)
+
+    def wait_for(self, count):
+        """Wait until so many messages were received."""
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.received) >= count, PATIENCE)
 
     def push(self, *messages):
         assert self.ready.wait(PATIENCE)
