@@ -448,6 +448,21 @@ def test_the_end_is_recorded_when_a_signal_comes(number, answers, tmp_path):
 
 
 @posix_only
+def test_the_end_is_told_once_though_an_interrupt_follows():
+    def script(peer):
+        peer.accept()
+        peer.close(1012)
+
+    with scripted_server(script) as server:
+        process = start(server.url, "--ndjson", "--reconnect=1000")
+        close = process.stdout.readline()
+        assert b"connecting again in" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert finish(process)[:2] == (arguments.INTERRUPTED, b"")
+    assert [record["code"] for record in journal(close)] == [1012]
+
+
+@posix_only
 def test_nobody_reads_the_json_of_what_is_sent():
     def script(peer):
         peer.accept()

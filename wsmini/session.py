@@ -65,6 +65,7 @@ class Session:
         self.recorder = recorder
 
         self.ws = ws
+        self.told: Connection | None = None  # the last one whose end is written down
         self.args = args
         self.output = output
         self.heard = monotonic()  # when the last message came
@@ -200,7 +201,10 @@ class Session:
         return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
 
     def tell_end(self, end: ConnectionClosed) -> int:
-        """Write how a connection ended to those who want to know; the status if that fails."""
+        """Write once how the connection ended for who wants to know; the status if that fails."""
+        if self.told is self.ws:  # an interrupt came before there was another one
+            return OK
+        self.told = self.ws
         fields = close_record(end)
         try:
             self.recorder.write(fields)
