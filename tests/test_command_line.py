@@ -673,7 +673,7 @@ def test_it_is_stopped_and_continued_by_a_shell(pushed):
         terminal.wait_for("&\n$")
         pushed.push("news")  # which still comes, and the terminal is the shell's
         terminal.wait_until_in_it(" news")
-        # What is typed now stops it, as anything that reads from the terminal: no "wait", no "exit".
+        # What is typed now stops it, as anything that reads from the terminal: no "wait".
         terminal.type("kill -9 %1 $$\r")
         assert terminal.end() == -signal.SIGKILL
         assert "Traceback" not in terminal.text
