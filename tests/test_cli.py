@@ -7,17 +7,27 @@ import json
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
+from terminals import (
+    PATIENCE,
+    Pushed,
+    Terminal,
+    command,
+    environment,
+    finish,
+    needs_pty,
+    posix_only,
+    run,
+    start,
+)
 
 from wsmini import arguments, cli, session
 from wsmini.exceptions import (
@@ -29,23 +39,12 @@ from wsmini.exceptions import (
 )
 from wsmini.frames import Opcode
 from wsmini.http11 import Response
+from wsmini.reconnect import Backoff, Fixed
 from wsmini.testing import echo_server, scripted_server
-
-try:
-    import fcntl
-    import pty
-    import struct
-    import termios
-except ImportError:
-    pty = None
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 CA = str(CERTS / "ca.pem")
-PATIENCE = 30.0  # seconds for what happens at once
-
-posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-needs_pty = pytest.mark.skipif(pty is None, reason="needs pseudo-terminals")
 
 
 # -- arguments --
@@ -88,6 +87,7 @@ WRONG = {
     "--demo with a URL": (["--demo", "ws://localhost"], "expected a URL, or --demo alone"),
     "two URLs": (["ws://a", "ws://b"], "unrecognized arguments"),
     "unknown option": (["--nonsense"], "unrecognized arguments"),
+    "no time at all": (["--timeout=0", "ws://a"], "invalid number of seconds above 0 value: '0'"),
     "negative time": (["--wait=-1", "ws://a"], "invalid number of seconds value: '-1'"),
     "time that is none": (["--idle", "nan", "ws://a"], "invalid number of seconds value: 'nan'"),
     "negative count": (["--count=-1", "ws://a"], "invalid number value: '-1'"),
@@ -100,9 +100,18 @@ WRONG = {
     "CA file without any": (["--cafile", __file__, "wss://a"], "no certificates in"),
     "insecure without TLS": (["--insecure", "ws://a"], "are for wss:// URLs"),
     "resolve without address": (["--resolve", "a:80", "ws://a"], "expected HOST:PORT:ADDR"),
+    "two places": (["--unix", "a", "--resolve", "a:80:b", "ws://a"], "exclude each other"),
+    "a policy that is none": (["--reconnect=-1", "ws://a"], "invalid number of seconds"),
     "key alone": (["--key", CA, "wss://a"], "--key needs --cert"),
     "no certificate": (["--cert", CA, "wss://a"], "no certificate with its key"),
-    "nobody to ask": (["-u", "me", "ws://a"], "no terminal to ask for the password"),
+    "passphrase alone": (["--key-password-file", CA, "wss://a"], "-file needs --cert"),
+    "no file with a passphrase": (
+        ["--cert", CA, "--key-password-file", "/no/such/file", "wss://a"],
+        "No such file",
+    ),
+    "proxy's CA missing": (["--proxy-cafile", "/no/such", "ws://a"], "no certificates in /no/such"),
+    "no cookies in it": (["--cookie-jar", CA, "ws://a"], "does not look like a Netscape format"),
+    "cookies that can't be read": (["--cookie-jar", str(CERTS), "ws://a"], "Is a directory"),
     "password alone": (["--password-file", CA, "ws://a"], "--password-file needs --user"),
     "two formats": (["--hex", "--binary", "ws://a"], "--binary and --hex exclude each other"),
     "insecure, but verify": (["--insecure", "--cafile", CA, "wss://a"], "exclude each other"),
@@ -137,6 +146,22 @@ def test_what_connect_refuses_has_status_2(argv, capsys):
     assert printed.err.startswith("wsmini: cannot connect: ")
     assert "hunter2" not in printed.err
     assert not printed.out
+
+
+RECONNECTS = {
+    "growing": (["--reconnect"], Backoff),
+    "named": (["--reconnect=backoff"], Backoff),
+    "fixed": (["--reconnect=3"], Fixed),
+    "fixed, apart": (["--reconnect", "3"], Fixed),
+}
+
+
+@pytest.mark.parametrize("argv, kind", RECONNECTS.values(), ids=RECONNECTS)
+def test_when_to_reconnect(argv, kind):
+    """A number behind it is its own, and a URL isn't."""
+    for whole in ([*argv, "ws://a"], ["ws://a", *argv]):
+        args = arguments.parsed(arguments.make_parser(), whole)
+        assert (type(args.reconnect), args.url) == (kind, "ws://a")
 
 
 def help_text(capsys, monkeypatch):
@@ -195,6 +220,11 @@ COMPLETED = {
     "a file": (f"wsmini --cafile {CERTS}/ca.p", f"{CERTS}/ca.pem"),
     "a shell": ("wsmini --completion z", "zsh"),
     "nothing": ("wsmini --count ", ""),
+    "a value behind an equals sign": ("wsmini --completion = b", "bash"),
+    "a file behind an equals sign": (f"wsmini --cafile = {CERTS}/ca.p", f"{CERTS}/ca.pem"),
+    "when to reconnect": ("wsmini --reconnect = b", "backoff"),
+    "when to reconnect, nothing yet": ("wsmini --reconnect =", "backoff 1 5 30 60"),
+    "behind a bare --reconnect": ("wsmini --reconnect --rec", "--reconnect --record"),
 }
 
 
@@ -211,7 +241,7 @@ def test_bash_completes(line, expected, capfdbinary):
 
 def test_zsh_completion_has_every_option(capfdbinary):
     script = output_of(capfdbinary, "--completion", "zsh")
-    assert [name for name in option_names() if f"'*{name}[" not in script] == []
+    assert [n for n in option_names() if not re.search(rf"'\*{n}(=-)?\[", script)] == []
     if shutil.which("zsh"):
         subprocess.run(["zsh", "-n", "-c", script], check=True)
 
@@ -318,43 +348,6 @@ def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monke
 
 
 # -- the process on pipes --
-
-
-def environment(**changes):
-    dropped = ("COLUMNS", "PYTHONUNBUFFERED", "NO_COLOR")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "PYTHONPATH": str(ROOT), "INPUTRC": os.devnull, "WSMINI_HISTORY": "", **changes}
-
-
-def command(*argv):
-    return [sys.executable, "-W", "error", "-m", "wsmini", *argv]
-
-
-def run(*argv, data=b"", **options):
-    """Run the command line: (status, stdout, stderr)."""
-    if "stdin" not in options:
-        options["input"] = data
-    options.setdefault("env", environment())
-    done = subprocess.run(
-        command(*argv), stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
-        timeout=PATIENCE, **options,
-    )  # fmt: skip
-    # On Windows, text streams write CR LF; standard output is written as bytes.
-    return done.returncode, done.stdout, done.stderr.replace(b"\r\n", b"\n").decode()
-
-
-def start(*argv, **options):
-    """Start the command line with pipes."""
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    return subprocess.Popen(command(*argv), env=environment(), **{**pipes, **options})
-
-
-def finish(process):
-    """Wait for it: (status, rest of stdout, stderr). Its standard input stays open."""
-    with process:
-        status = process.wait(PATIENCE)
-        rest = process.stdout.read() if not process.stdout.closed else b""
-        return status, rest, process.stderr.read().decode()
 
 
 def test_the_reply_is_printed_and_the_count_ends_it(echo):
@@ -705,18 +698,6 @@ def test_formats(argv, data, expected, echo):
     assert run(echo.url, "--idle=0", *argv, data=data) == (0, expected, "")
 
 
-def test_lines_of_json(echo):
-    data = b'{"payload": "a\\nb"}\n{"type": "binary", "payload": "AP8="}\n'
-    status, stdout, stderr = run(echo.url, "--idle=0", "--ndjson", data=data)
-    assert (status, stderr) == (0, "")
-    records = [json.loads(line) for line in stdout.splitlines()]
-    assert all(abs(record.pop("time") - time.time()) < PATIENCE for record in records)
-    assert records == [
-        {"direction": "received", "type": "text", "payload": "a\nb"},
-        {"direction": "received", "type": "binary", "payload": "AP8="},
-    ]
-
-
 BAD_INPUT = {
     "hex": (["--hex"], b"0g\n", "isn't hexadecimal"),
     "base64": (["--base64"], b"A\n", "isn't base64"),
@@ -729,7 +710,7 @@ BAD_INPUT = {
 @pytest.mark.parametrize("argv, data, problem", BAD_INPUT.values(), ids=BAD_INPUT)
 def test_input_that_cannot_be_read_that_way(argv, data, problem, echo):
     status, stdout, stderr = run(echo.url, *argv, data=data)
-    assert (status, stdout) == (1, b"")
+    assert (status, b"received" in stdout) == (1, False)
     assert stderr.startswith("wsmini: standard input: ") and problem in stderr
 
 
@@ -793,6 +774,7 @@ def test_a_record_has_the_session_without_its_secrets(echo, tmp_path):
     assert opened["type"] == "open"
     shown = [(m["direction"], m["type"], m["payload"]) for m in messages]
     assert shown == [("sent", "text", "a"), ("received", "text", "a")]
+    close.pop("time")
     assert close == {"type": "close", "direction": "sent", "code": 1000, "reason": ""}
     assert path.stat().st_mode & 0o77 == 0 or os.name != "posix"
 
@@ -948,7 +930,7 @@ def test_a_certificate_nobody_trusts(secure):
 
 def test_hints_have_what_is_replaced_in_them():
     source = (ROOT / "wsmini" / "diagnosis.py").read_text()
-    assert [name for name in cli._OPTIONS if name not in source] == []
+    assert [n for n in cli._OPTIONS if n.replace("proxy_", "") not in source] == []
 
 
 def test_a_certificate_to_be_trusted(secure):
@@ -982,155 +964,6 @@ def test_demo():
 
 
 # -- on a terminal --
-
-
-TOKEN = re.compile(r"\x1b\[([?\d;]*)([@-~])|\x1b([78])|\x1b.?|([\r\n\b\a])|(.)", re.S)
-
-
-class Screen:
-    """What a terminal shows after some output: as much of a VT100 as is in use here."""
-
-    def __init__(self, columns, rows, output):
-        self.columns, self.rows = columns, rows
-        self.lines = [[" "] * columns for _ in range(rows)]
-        self.row = self.column = 0
-        self.saved = 0, 0
-        for numbers, final, private, control, character in TOKEN.findall(output):
-            if final:
-                self.sequence(final, int(numbers) if numbers.isdigit() else 1, numbers)
-            elif private == "7":
-                self.saved = self.row, self.column
-            elif private == "8":
-                self.row, self.column = self.saved
-            elif control:
-                self.control(control)
-            elif character:
-                self.put(character)
-
-    def control(self, control):
-        if control == "\r":
-            self.column = 0
-        elif control == "\b":
-            self.column = max(0, self.column - 1)
-        elif control == "\n":
-            self.row += 1
-            if self.row == self.rows:
-                self.row -= 1
-                self.lines = [*self.lines[1:], [" "] * self.columns]
-
-    def put(self, character):
-        if self.column == self.columns:
-            self.control("\r")
-            self.control("\n")
-        self.lines[self.row][self.column] = character
-        self.column += 1
-
-    def sequence(self, final, number, numbers):
-        line = self.lines[self.row]
-        if final == "A":
-            self.row = max(0, self.row - number)
-        elif final == "B":
-            self.row = min(self.rows - 1, self.row + number)
-        elif final == "C":
-            self.column = min(self.columns - 1, self.column + number)
-        elif final == "D":
-            self.column = max(0, self.column - number)
-        elif final == "K":
-            line[self.column :] = [" "] * (self.columns - self.column)
-        elif final == "P":
-            del line[self.column : self.column + number]
-            line += [" "] * (self.columns - len(line))
-        elif final == "@":
-            line[self.column : self.column] = [" "] * number
-            del line[self.columns :]
-        elif final == "L":
-            self.lines[self.row : self.row] = [[" "] * self.columns for _ in range(number)]
-            del self.lines[self.rows :]
-        else:
-            assert final in "hlm", f"unknown sequence {numbers}{final}"
-
-    @property
-    def text(self):
-        """The lines, without blanks at their ends and empty lines at the end."""
-        return "\n".join("".join(line).rstrip() for line in self.lines).rstrip("\n")
-
-    @property
-    def cursor(self):
-        return self.row, self.column
-
-
-# Standard input becomes the controlling terminal, so that Ctrl-C does what it does.
-IN_TERMINAL = """\
-import fcntl, runpy, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-for name in sys.argv.pop(1).split():
-    sys.modules[name] = None
-runpy.run_module("wsmini", run_name="__main__", alter_sys=True)
-"""
-
-
-class Terminal:
-    """The command line in a pseudo-terminal."""
-
-    def __init__(
-        self, *argv, columns=40, rows=8, blocked="", term="xterm", history="", no_color="",
-        **streams,
-    ):  # fmt: skip
-        self.columns, self.rows = columns, rows
-        self.output = b""
-        self.master, self.slave = pty.openpty()
-        size = struct.pack("HHHH", rows, columns, 0, 0)
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, size)
-        self.mode = termios.tcgetattr(self.slave)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", IN_TERMINAL, blocked, *argv],
-            env=environment(
-                TERM=term, LC_ALL="C.UTF-8", WSMINI_HISTORY=history, NO_COLOR=no_color
-            ),
-            start_new_session=True,
-            **{**dict.fromkeys(["stdin", "stdout", "stderr"], self.slave), **streams},
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
-
-    @property
-    def screen(self):
-        return Screen(self.columns, self.rows, self.output.decode("utf-8", "ignore"))
-
-    @property
-    def text(self):
-        return self.screen.text
-
-    def type(self, text):
-        os.write(self.master, text.encode())
-
-    def wait_for(self, text):
-        """Wait until the screen ends with *text*."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.text.endswith(text):
-            if not self.read(deadline - time.monotonic()):
-                raise AssertionError(f"the screen doesn't end with {text!r}:\n{self.text}")
-
-    def read(self, patience):
-        if not select.select([self.master], [], [], max(0, patience))[0]:
-            return False
-        self.output += os.read(self.master, 65536)
-        return True
-
-    def end(self):
-        """Wait for the process, and return its status."""
-        status = self.process.wait(PATIENCE)
-        while self.read(0):
-            pass
-        assert termios.tcgetattr(self.slave) == self.mode, "the terminal's mode isn't restored"
-        return status
 
 
 NORMAL = "1000 (normal closure)"
@@ -1213,39 +1046,6 @@ def test_colors(no_color, echo):
         assert (b"\x1b[36m" in terminal.output) is (not no_color)
         terminal.type("\x04")
         assert terminal.end() == 0
-
-
-class Pushed:
-    """A server that sends what the test tells it to, and keeps what it gets."""
-
-    def __init__(self):
-        self.peers = []
-        self.ready = threading.Event()
-        self.received = []
-        self.server = scripted_server(self.script)
-
-    def script(self, peer):
-        peer.accept()
-        self.peers.append(peer)
-        self.ready.set()
-        while True:
-            self.received.append(peer.recv_message())
-
-    def __enter__(self):
-        self.server.__enter__()
-        return self
-
-    def __exit__(self, *exc_info):
-        self.server.__exit__(*exc_info)
-
-    def push(self, *messages):
-        assert self.ready.wait(PATIENCE)
-        for message in messages:
-            self.peers[0].send_message(message)
-
-    def close(self, code, reason):
-        assert self.ready.wait(PATIENCE)
-        self.peers[0].send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 @pytest.fixture

@@ -43,6 +43,20 @@ def test_what_was_recorded_is_served_again(tmp_path):
             assert raised.value.rcvd == (4001, "bye")
 
 
+def test_the_connections_of_a_session_follow_each_other(tmp_path):
+    def received(text):
+        return {"direction": "received", "type": "text", "payload": text}
+
+    lost = {"direction": "received", "type": "close", "code": 1006, "reason": ""}
+    path = written(tmp_path, OPEN, received("a"), lost, OPEN, received("b"), lost)
+    with replay(path) as server:
+        for text in "aba":
+            with wsmini.connect(server.url) as ws:
+                assert ws.recv(5) == text
+                with pytest.raises(wsmini.ConnectionClosedError, match="no close frame received"):
+                    ws.recv(5)
+
+
 WRONG = {
     "another message": ({"direction": "sent", "type": "text", "payload": "a"}, "from the client"),
     "another code": ({"direction": "sent", "type": "close", "code": 1001, "reason": ""}, "a Close"),

@@ -34,6 +34,23 @@ def test_what_a_clean_close_is(rcvd, sent, first, clean):
     assert session._is_clean(connection_closed(*closes, first), 4001) is clean
 
 
+RECORDED = {  # received, sent, received first -> what is written down
+    "by them": (1000, 1000, True, ("received", 1000)),
+    "by them, not answered": (4001, None, None, ("received", 4001)),
+    "by us": (1000, 4001, False, ("sent", 4001)),
+    "by us, not answered": (None, 1000, None, ("sent", 1000)),
+    "lost": (None, None, None, ("received", 1006)),
+}
+
+
+@pytest.mark.parametrize("rcvd, sent, first, expected", RECORDED.values(), ids=RECORDED)
+def test_who_began_a_close(rcvd, sent, first, expected):
+    closes = [None if code is None else Close(code, "why") for code in (rcvd, sent)]
+    fields = formats.close_record(connection_closed(*closes, first))
+    assert (fields["direction"], fields["code"]) == expected
+    assert fields["reason"] == ("" if expected[1] == 1006 else "why")
+
+
 # -- input --
 
 

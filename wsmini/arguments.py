@@ -6,6 +6,8 @@ table of exit statuses; the tests compare docs/cli.md with them.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 
 from .options import ssl_problem
@@ -16,6 +18,7 @@ from .version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from http.cookiejar import MozillaCookieJar
     from ssl import SSLContext
     from typing import Callable, Iterator, Sequence
 
@@ -51,8 +54,10 @@ message, sent while it is read; a line typed on a terminal is one, too.
 Standard output gets messages and nothing else, one per line: text as it is,
 binary messages in hex. On a terminal, control characters are escaped. Notes
 and errors go to standard error. With --ndjson, input and output are lines of
-JSON: {"direction": ..., "time": ..., "type": "text" or "binary", "payload":
-...}, where binary payloads are in base64; input needs "payload" alone.
+JSON: {"direction": "sent" or "received", "time": ..., "type": "text" or
+"binary", "payload": ...}, where binary payloads are in base64; input needs
+"payload" alone. Output has the messages sent, too, and a last line, of type
+"close", with "code" and "reason" (1006: lost) and who began as direction.
 
 After the end of input, replies are awaited: until none came for 1 second since
 the server answered a ping. --idle S makes that S seconds, --wait S waits for S
@@ -129,15 +134,26 @@ def _add_handshake(add: Callable[..., object]) -> None:
         action="append",
         help="send this cookie; may be repeated",
     )
+    add(
+        *("-c", "--cookie-jar"),
+        metavar="FILE",
+        help="send the cookies in this file (in Netscape's format, as curl and browsers have it),"
+        " and keep those that the server sets",
+    )
     add("--origin", help="send this Origin")
     add("--subprotocol", metavar="NAME", action="append", help="offer it; may be repeated")
-    add("--user-agent", metavar="TEXT", help="send this User-Agent, none if it is empty")
+    add("-A", "--user-agent", metavar="TEXT", help="send this User-Agent, none if it is empty")
     add("--no-compression", action="store_true", help="don't offer permessage-deflate")
     add("--max-redirects", metavar="N", type=natural, help="follow so many at most (default: 5)")
 
 
 def _add_connection(add: Callable[..., object]) -> None:
-    add("--proxy", metavar="URL", help="go through this one, 'none' for no proxy in any case")
+    add("-x", "--proxy", metavar="URL",
+        help="go through this one, 'none' for no proxy in any case")  # fmt: skip
+    add("--proxy-cafile", metavar="FILE",
+        help="trust these authorities as to an https proxy, and no others")  # fmt: skip
+    add("--proxy-server-name", metavar="NAME",
+        help="what the certificate of an https proxy has to be for")  # fmt: skip
     add(
         "--resolve",
         metavar="HOST:PORT:ADDR",
@@ -149,17 +165,19 @@ def _add_connection(add: Callable[..., object]) -> None:
     add("--source", metavar="ADDR", help="connect from this address")
     add("--max-size", metavar="BYTES", type=natural, default=1 << 20,
         help="largest message to receive, 0 for any (default: %(default)s)")  # fmt: skip
-    for name, default, text in (
-        ("--timeout", 10.0, "for opening the connection, at most (default: 10)"),
-        ("--close-timeout", 10.0, "for closing it, at most (default: 10)"),
-        ("--ping-interval", 20.0, "of silence until a ping is sent, 0 for none (default: 20)"),
-        ("--ping-timeout", 20.0, "from there on until the peer counts as dead (default: 20)"),
+    for name, kind, default, text in (
+        ("--timeout", limit, 10.0, "for opening the connection, at most (default: 10)"),
+        ("--close-timeout", seconds, 10.0, "for closing it, at most (default: 10)"),
+        ("--ping-interval", seconds, 20.0, "of silence until a ping, 0 for none (default: 20)"),
+        ("--ping-timeout", limit, 20.0, "from there on until the peer is dead (default: 20)"),
     ):
-        add(name, metavar="SECONDS", type=seconds, default=default, help=text)
-
-
+        add(name, metavar="SECONDS", type=kind, default=default, help=text)
+    add("--happy-eyeballs-delay", metavar="SECONDS", type=seconds,
+        help="until the next address of a name is tried, too (default: 0.25)")  # fmt: skip
+    add("--busy-poll", metavar="SECONDS", type=seconds,
+        help="poll so long before each wait: quicker, but keeps the processor busy")  # fmt: skip
     add("--reconnect", metavar="[=SECONDS]", type=policy,
-        help="connect again when that may help, after so many seconds; without =SECONDS after"
+        help="connect again when that may help, after so many seconds; without SECONDS after"
         " longer and longer; -m is sent again, too")  # fmt: skip
 
 
@@ -172,8 +190,11 @@ def _add_security(add: Callable[..., object]) -> None:
     add("--cafile", metavar="FILE", help="trust the authorities in this PEM file, and no others")
     add("--cert", metavar="FILE", help="our certificate, in PEM, and its key unless --key has it")
     add("--key", metavar="FILE", help="the key of --cert")
+    add("--key-password-file", metavar="FILE",
+        help="whose first line is the passphrase of the key, which is asked for otherwise"
+        " if it has one")  # fmt: skip
     add("--server-name", metavar="NAME", help="what the certificate has to be for, and SNI says")
-    add("--insecure", action="store_true", help="don't verify who the server is (wss)")
+    add("-k", "--insecure", action="store_true", help="don't verify who the server is (wss)")
 
 
 def _add_sending(add: Callable[..., object]) -> None:
@@ -196,7 +217,8 @@ def _add_sending(add: Callable[..., object]) -> None:
 
 
 def _add_receiving(add: Callable[..., object]) -> None:
-    add("--output", metavar="FILE", help="write messages to this file, not to standard output")
+    add("-o", "--output", metavar="FILE",
+        help="write messages to this file, not to standard output")  # fmt: skip
     add("--raw", action="store_true",
         help="write messages as they are, binary ones too, and nothing between them")  # fmt: skip
     add("--json", action="store_true", help="indent messages that are JSON")
@@ -205,7 +227,8 @@ def _add_receiving(add: Callable[..., object]) -> None:
 
 
 def _add_ending(add: Callable[..., object]) -> None:
-    add("--count", metavar="N", type=natural, default=0, help="end after receiving N messages")
+    add("-n", "--count", metavar="N", type=natural, default=0,
+        help="end after receiving N messages")  # fmt: skip
     for name, text in (
         ("--idle", "after the end of input, end when no message came for so long"),
         ("--wait", "after the end of input, end when this has passed"),
@@ -223,7 +246,7 @@ def _add_ending(add: Callable[..., object]) -> None:
 
 def _add_insight(add: Callable[..., object]) -> None:
     add("-v", "--verbose", action="count", default=0,
-        help="show the handshake, without its secrets, and what took how long;"
+        help="show the handshake, without its secrets, TLS, and what took how long;"
         " -vv: each frame")  # fmt: skip
     add("--record", metavar="FILE",
         help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
@@ -237,6 +260,14 @@ def seconds(text: str) -> float:
     """A duration, perhaps ``inf``."""
     value = float(text)
     if not value >= 0:
+        raise ValueError
+    return value
+
+
+def limit(text: str) -> float:
+    """A duration that isn't 0."""
+    value = seconds(text)
+    if not value:
         raise ValueError
     return value
 
@@ -266,6 +297,7 @@ def close_reason(text: str) -> str:
 
 # What argparse calls the type when a value is wrong.
 policy.__name__ = seconds.__name__ = "number of seconds"
+limit.__name__ = "number of seconds above 0"
 natural.__name__ = "number"
 close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
 close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
@@ -280,12 +312,20 @@ _EXCLUSIVE = (
     ("cafile", "insecure"),
     ("input", "interactive"),
     ("input", "message"),
+    ("unix", "resolve"),
 )
 
 
 def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """The arguments in *argv*; a bare ``--reconnect`` doesn't take the next one for its own."""
-    args = parser.parse_args(["--reconnect=backoff" if a == "--reconnect" else a for a in argv])
+    """The arguments in *argv*; a bare ``--reconnect`` takes the next one if that is a number."""
+    given: list[str] = []
+    for argument in argv:
+        if given[-1:] == ["--reconnect"] and re.fullmatch(r"[0-9.]+", argument):
+            given[-1] += f"={argument}"
+        else:
+            given.append(argument)
+    given = ["--reconnect=backoff" if a == "--reconnect" else a for a in given]
+    args = parser.parse_args(given)
     check(parser, args)
     return args
 
@@ -345,15 +385,27 @@ def connect_options(args: Namespace) -> ConnectOptions:
         "max_size": args.max_size or None,
         "auth": _credentials(args),
     }
-    if args.max_redirects is not None:
-        options["max_redirects"] = args.max_redirects
+    _add_given(args, options)
+    return options
+
+
+def _add_given(args: Namespace, options: ConnectOptions) -> None:
+    """Add what has no default here."""
+    for name in ("max_redirects", "happy_eyeballs_delay", "busy_poll"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    if args.cookie_jar is not None:
+        options["cookies"] = _cookie_jar(args.cookie_jar)
+    if args.proxy_server_name is not None:
+        options["proxy_server_hostname"] = args.proxy_server_name
+    if args.proxy_cafile is not None:
+        options["proxy_ssl"] = _trusting(args.proxy_cafile, "--proxy-cafile")
     if args.user_agent is not None:
         options["user_agent_header"] = args.user_agent or None
     if args.source is not None:
         options["source_address"] = (args.source, 0)
     if args.proxy is not None:
         options["proxy"] = None if args.proxy == "none" else args.proxy
-    return options
 
 
 def _limit(value: float) -> float | None:
@@ -397,6 +449,19 @@ def _resolved(args: Namespace) -> str | None:
     return address
 
 
+def _cookie_jar(path: str) -> MozillaCookieJar:
+    """The cookies in the file *path*, if it is there; those of a session are kept there, too."""
+    from http.cookiejar import MozillaCookieJar  # only users of the option need it
+
+    jar = MozillaCookieJar(path)
+    if os.path.exists(path) and os.path.getsize(path):
+        try:
+            jar.load(ignore_discard=True)
+        except (OSError, UnicodeError) as exc:  # LoadError is an OSError
+            raise ValueError(f"--cookie-jar: {exc}") from exc
+    return jar
+
+
 def _credentials(args: Namespace) -> tuple[str, str] | None:
     if args.user is None:
         if args.password_file:
@@ -404,21 +469,53 @@ def _credentials(args: Namespace) -> tuple[str, str] | None:
         return None
     name, colon, password = args.user.partition(":")
     if args.password_file:
-        with open(args.password_file, encoding="utf-8") as file:
-            password = file.readline().rstrip("\r\n")
+        password = _first_line(args.password_file)
     elif not colon:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise ValueError("--user: no terminal to ask for the password; use --password-file")
-        from getpass import getpass
-
-        password = getpass(f"Password of {name}: ")
+        password = _asked(f"Password of {name}: ", "--user", "--password-file")
     return name, password
+
+
+def _first_line(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.readline().rstrip("\r\n")
+
+
+def _asked(prompt: str, option: str, instead: str) -> str:
+    """A secret, from whoever is at the terminal; standard input may be something else.
+
+    Raises:
+        ValueError: if there is no terminal, or no answer.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR))
+        except OSError:
+            problem = f"{option}: no terminal to ask for the password; use {instead}"
+            raise ValueError(problem) from None
+    from getpass import getpass
+
+    try:
+        return getpass(prompt)
+    except EOFError:
+        raise ValueError(f"{option}: no password was given") from None
+
+
+def _trusting(path: str | None, option: str) -> SSLContext:
+    """A context that trusts the authorities in a file, or those of the system."""
+    import ssl  # only now: it is slow to load, and not everywhere
+
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as exc:  # SSLError is one
+        raise ValueError(f"{option}: no certificates in {path}: {exc}") from exc
 
 
 def _context(args: Namespace) -> SSLContext | None:
     """The TLS context that was asked for, if any."""
     if args.key and not args.cert:
         raise ValueError("--key needs --cert")
+    if args.key_password_file and not args.cert:
+        raise ValueError("--key-password-file needs --cert")
     if not (args.cafile or args.insecure or args.cert):
         return None
     if not parse_uri(args.url).secure:
@@ -426,21 +523,18 @@ def _context(args: Namespace) -> SSLContext | None:
     problem = ssl_problem()
     if problem:
         raise ValueError(problem)
-    import ssl  # only now: it is slow to load, and not everywhere
+    from .tls import unverified_context  # which loads ssl
 
-    from .tls import unverified_context
-
-    try:
-        context = (
-            unverified_context()
-            if args.insecure
-            else ssl.create_default_context(cafile=args.cafile)
-        )
-    except OSError as exc:  # SSLError is one
-        raise ValueError(f"--cafile: no certificates in {args.cafile}: {exc}") from exc
+    context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
     if args.cert:
+        known = args.key_password_file and _first_line(args.key_password_file)
+
+        def passphrase() -> str:  # called if the key has one
+            prompt = f"Passphrase of {args.key or args.cert}: "
+            return known or _asked(prompt, "--cert", "--key-password-file")
+
         try:
-            context.load_cert_chain(args.cert, args.key)
+            context.load_cert_chain(args.cert, args.key, passphrase)
         except OSError as exc:
             raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc
     return context

@@ -5,6 +5,7 @@ Its arguments are in ``arguments``; what happens once the connection is open is 
 
 from __future__ import annotations
 
+import os
 import sys
 from time import monotonic, sleep
 
@@ -32,7 +33,17 @@ from .exceptions import (
     WebSocketException,
 )
 from .http11 import redacted
-from .output import Output, described, displayed, note, output_for, write
+from .net import shown_address
+from .output import (
+    Output,
+    OutputError,
+    described,
+    displayed,
+    note,
+    output_failed,
+    output_for,
+    write,
+)
 from .session import Recorder, Session, Terminated, terminable
 
 TYPE_CHECKING = False
@@ -47,8 +58,15 @@ if TYPE_CHECKING:
 # What hints call it -> what it is called here.
 _OPTIONS = {
     "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
+    "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
+    " ssl= with load_cert_chain()": " --cert",
+    " server_hostname=": " --server-name",
+    " proxy_server_hostname=": " --proxy-server-name",
     "origin=": "--origin",
     "auth=(user, password) passes them": "--user passes them",
+    "cookies= or auth=": "--cookie or --user",
+    "source_address": "--source",
+    "max_redirects=0": "--max-redirects 0",
     "raise open_timeout": "raise --timeout",
     "proxy=None goes without": "--proxy none goes without",
 }
@@ -61,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: as argparse does, for ``--help``, ``--version`` and wrong arguments.
     """
     parser = make_parser()
-    args = parsed(parser, sys.argv[1:] if argv is None else argv)
     try:
+        args = parsed(parser, sys.argv[1:] if argv is None else argv)
         if args.man or args.completion:
             from .manual import completion, man_page  # rarely needed
 
@@ -92,24 +110,45 @@ def _run(args: Namespace) -> int:
         note(f"cannot write: {exc}")
         return LOCAL
     retries = None if args.reconnect is None else args.reconnect.start()
+    cookies = _cookies(args)
     try:
         with terminable():
-            return _talk(args, output, recorder, retries)
+            status = _talk(args, output, recorder, retries)
+    except OutputError as exc:
+        status = output_failed(exc)
     finally:
         recorder.end()
         output.close()
+        kept = _cookies(args) == cookies or _save_cookies(args)
+    return status if kept else status or LOCAL
+
+
+def _cookies(args: Namespace) -> list[str]:
+    """What the jar holds."""
+    jar = args.options["cookies"] if args.cookie_jar else ()
+    return [repr(cookie) for cookie in jar]
+
+
+def _save_cookies(args: Namespace) -> bool:
+    """Write the jar to its file, for its user alone if there was none; whether that worked."""
+    try:
+        os.close(os.open(args.cookie_jar, os.O_WRONLY | os.O_CREAT, 0o600))
+        args.options["cookies"].save(ignore_discard=True)
+    except OSError as exc:
+        note(f"cannot write: {exc}")
+        return False
+    return True
 
 
 def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries | None) -> int:
     def open_connection() -> Connection:
-        if args.verbose > 1:
+        if args.verbose:
             from .tracing import connect_traced  # rarely needed
 
-            ws = connect_traced(args.url, args.options, note)
+            ws = connect_traced(args.url, args.options, note, frames=args.verbose > 1)
+            _show_handshake(ws)
         else:
             ws = connect(args.url, **args.options)
-        if args.verbose:
-            _show_handshake(ws)
         recorder.open(ws)
         return ws
 
@@ -174,6 +213,7 @@ def _show_handshake(ws: Connection) -> None:
     _show_headers(">", ws.request.headers)
     note(f"HTTP/{ws.response.http_version} {_status_line(ws.response)}", "<")
     _show_headers("<", ws.response.headers)
+    note(f"connected to: {shown_address(ws.remote_address)}", "*")
     note(f"subprotocol: {ws.subprotocol or 'none'}", "*")
     took = ", ".join(f"{phase} {t * 1000:.1f} ms" for phase, t in ws.timings.items())
     note(f"timings: {took}", "*")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Callable, Iterable, Iterator, Union
 
+    from .exceptions import ConnectionClosed
+
     Sendable = Union[str, bytes, Iterable[str], Iterable[bytes]]
 
 CHUNK = 1 << 16  # bytes read from standard input at once
@@ -188,6 +190,19 @@ def record(direction: str, message: str | bytes) -> dict[str, object]:
         "time": round(time.time(), 6),
         "type": "binary" if binary else "text",
         "payload": encoded64(message) if isinstance(message, bytes) else message,
+    }
+
+
+def close_record(exc: ConnectionClosed) -> dict[str, object]:
+    """How a connection ended: what whoever began it said, or 1006 if it was lost."""
+    ours = exc.sent is not None and not (exc.rcvd is not None and exc.rcvd_then_sent)
+    close = exc.sent if ours else exc.rcvd
+    return {
+        "direction": "sent" if ours else "received",
+        "time": round(time.time(), 6),
+        "type": "close",
+        "code": 1006 if close is None else close.code,
+        "reason": "" if close is None else close.reason,
     }
 
 

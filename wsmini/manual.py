@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from typing import Iterator
 
 _FILES = {"FILE", "PATH"}  # what shells complete with names of files
+_POLICIES = ("backoff", "1", "5", "30", "60")  # some values of --reconnect
+
+
+def _is_optional(action: Action) -> bool:
+    """Whether the argument may be left out; then it comes behind an equals sign."""
+    return str(action.metavar).startswith("[=")
 
 
 def _options(parser: ArgumentParser) -> Iterator[tuple[str, list[Action]]]:
@@ -58,7 +64,8 @@ def man_page(parser: ArgumentParser) -> str:
         for action in actions:
             metavar = _metavar(action)
             names = ", ".join(rf"\fB{_roff(name)}\fR" for name in action.option_strings)
-            lines += [".TP", f"{names} \\fI{_roff(metavar)}\\fR" if metavar else names]
+            space = "" if _is_optional(action) else " "
+            lines += [".TP", f"{names}{space}\\fI{_roff(metavar)}\\fR" if metavar else names]
             lines.append(_roff(_help(action)))
     lines.append(".SH EXIT STATUS")
     for status, text in STATUSES.items():
@@ -86,13 +93,22 @@ def _bash(actions: list[Action]) -> str:
     others = "|".join(
         name
         for action in actions
-        if _metavar(action) and action.metavar not in _FILES
+        if _metavar(action) and not _is_optional(action) and action.metavar not in _FILES
         for name in action.option_strings
     )
+    policies = " ".join(_POLICIES)
     return f"""\
-# For ~/.bashrc, with: alias wsmini='python3 -m wsmini'
+# For ~/.bashrc, with: wsmini() {{ python3 -m wsmini "$@"; }}
 _wsmini() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+    # --option=value comes as three words.
+    if [[ $word == = ]]; then word=
+    elif [[ $before == = ]]; then before=${{COMP_WORDS[COMP_CWORD-2]}}=; fi
+    [[ ${{COMP_WORDS[COMP_CWORD]}} == = ]] && before+==
+    case $before in
+        --reconnect=) COMPREPLY=($(compgen -W '{policies}' -- "$word")); return ;;
+        *=) before=${{before%=}} ;;
+    esac
     case $before in
         --completion) COMPREPLY=($(compgen -W 'bash zsh' -- "$word")) ;;
         {files}) COMPREPLY=($(compgen -f -- "$word")) ;;
@@ -110,15 +126,19 @@ def _zsh(actions: list[Action]) -> str:
         text = _help(action).replace("\\", "").replace("[", "(").replace("]", ")")
         text = text.replace(":", "\\:").replace("'", "'\\''")
         what = _metavar(action).replace(":", " ").replace("'", "").replace("|", " ")
-        if action.choices:
+        if _is_optional(action):  # "=-": only behind an equals sign
+            what = f"::when:({' '.join(_POLICIES)})"
+        elif action.choices:
             what = f":{action.dest}:({what})"
         elif what:
             what = f":{what}:_files" if action.metavar in _FILES else f":{what}: "
         for name in action.option_strings:
+            name += "=-" if _is_optional(action) else ""
             specs.append(f"    '*{name}[{text}]{what}' \\\n")
     return (
         "#compdef wsmini\n"
-        "# For ~/.zshrc, behind compinit, with: alias wsmini='python3 -m wsmini'\n"
-        f"_wsmini() {{\n  _arguments \\\n{''.join(specs)}    '1:URL:_urls'\n}}\n"
+        "# For ~/.zshrc, behind compinit, with: wsmini() { python3 -m wsmini \"$@\" }\n"
+        f"_wsmini() {{\n  _arguments \\\n{''.join(specs)}"
+        "    '1:URL:{compadd -S \"\" ws:// wss://}'\n}\n"
         "compdef _wsmini wsmini\n"
     )

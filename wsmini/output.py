@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
+from _thread import allocate_lock
+from contextlib import contextmanager
+from time import monotonic
 
 from .arguments import BROKEN_PIPE, LOCAL
-from .formats import clock, dumped, indented, writing_for
+from .formats import as_json, clock, dumped, indented, record, writing_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import BinaryIO, Callable, TextIO
+    from typing import BinaryIO, Callable, Iterator, TextIO
 
 _PROMPT = "> "
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
@@ -27,6 +31,7 @@ _PROMPT = "> "
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _MODE = 1.0  # seconds for readline to set the mode of the terminal
 _SHOWN = 64  # bytes of a binary message that a terminal shows
+_PROGRESS = 0.2  # seconds between two lines of progress
 
 
 def described(exc: BaseException) -> str:
@@ -47,8 +52,9 @@ def note(text: str, mark: str = "wsmini:") -> None:
     if terminal is not None and is_terminal(sys.stderr):
         terminal.show(line)
         return
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    with Progress.out_of_the_way():
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _printable(text: str) -> str:
@@ -76,16 +82,32 @@ def output_for(args: Namespace) -> Output:
     return _Screen(args)
 
 
-def output_failed(exc: OSError) -> int:
-    """The exit status for an error of standard output."""
-    if isinstance(exc, BrokenPipeError):
+def output_failed(exc: OutputError) -> int:
+    """The exit status for an error of standard output, or of a file that was written to."""
+    problem = exc.problem
+    if isinstance(problem, BrokenPipeError):
         return BROKEN_PIPE
-    note(f"standard output: {exc}")
+    note(str(problem) if problem.filename else f"standard output: {problem}")
     return LOCAL
 
 
-def write(data: bytes, file: BinaryIO | None = None) -> None:
-    """Write to *file* or standard output, leaving nothing in a buffer for the end."""
+class OutputError(Exception):
+    """What was received or sent couldn't be written down; ``problem`` says why.
+
+    No ``OSError``, for those are about the connection where this passes through.
+    """
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = None) -> None:
+    """Write to *file* or standard output, leaving nothing in a buffer for the end.
+
+    An exception of a signal handler finds the sizes of what was written until then in *parts*.
+    """
+    parts = [] if parts is None else parts
     if file is not None:
         write = file.write
     elif sys.stdout is not None:
@@ -94,10 +116,14 @@ def write(data: bytes, file: BinaryIO | None = None) -> None:
         raise OSError("it is closed")
     view = memoryview(data)
     while view:
-        written = write(view)
-        if written is None:
+        try:
+            parts.extend(map(write, (view,)))  # in one step: nothing comes in between
+        except OSError as exc:
+            exc.filename = None if file is None else file.name
+            raise
+        if parts[-1] is None:
             raise BlockingIOError("it is in non-blocking mode, and full")
-        view = view[written:]
+        view = view[parts[-1] :]
 
 
 class Output:
@@ -106,6 +132,10 @@ class Output:
     def __init__(self, args: Namespace, file: BinaryIO | None = None) -> None:
         self.file = file
         self.format = writing_for(args)
+        self.journal = args.ndjson  # whether it shows more than the messages received
+        self.writing = allocate_lock()
+        self.size, self.parts = 0, [0]  # of what was written last, and of the parts of it
+        self.failed = False
 
     def __enter__(self) -> Output:
         return self
@@ -119,7 +149,30 @@ class Output:
             self.file.close()
 
     def message(self, message: str | bytes) -> None:
-        write(self.format(message), self.file)
+        """Write a message that was received."""
+        self.emit(self.format(message))
+
+    def sent(self, message: str | bytes) -> None:
+        """Write a message that is being sent, where that is wanted; in the input thread."""
+        if self.journal:
+            self.emit(as_json(record("sent", message)) + b"\n")
+
+    def closed(self, fields: dict[str, object]) -> None:
+        """Write how the connection ended, where that is wanted."""
+        torn = 0 < sum(self.parts) < self.size  # an interrupt came when somebody didn't read on
+        if self.journal and not torn and not self.failed:
+            self.emit(as_json(fields) + b"\n")
+
+    def emit(self, data: bytes) -> None:
+        """Write *data* in one piece; two threads may do it."""
+        with self.writing:
+            self.parts = []
+            self.size = len(data)
+            try:
+                write(data, self.file, self.parts)
+            except OSError as exc:
+                self.failed = True
+                raise OutputError(exc) from exc
 
 
 class _Screen(Output):
@@ -140,10 +193,79 @@ class _Screen(Output):
         return f"{clock()} {text}" if self.args.timestamps else text
 
     def message(self, message: str | bytes) -> None:
-        self.write(f"{self.text(message)}\n")
+        with Progress.out_of_the_way():
+            self.write(f"{self.text(message)}\n")
 
     def write(self, text: str) -> None:
-        write(text.encode(sys.stdout.encoding, "backslashreplace"))
+        try:
+            write(text.encode(sys.stdout.encoding, "backslashreplace"))
+        except OSError as exc:
+            raise OutputError(exc) from exc
+
+
+class Progress:
+    """A line on standard error, if that is a terminal, about a large input that is being sent.
+
+    The input thread draws it; whoever writes a line to the terminal removes it before.
+    """
+
+    active: Progress | None = None  # the one that is shown now
+    _drawing = allocate_lock()
+
+    def __init__(self, args: Namespace) -> None:
+        self.on = is_terminal(sys.stderr)
+        self.whole = args.binary or args.text
+        self.count, self.size = 0, 0
+        self.started = self.next = 0.0
+
+    def begin(self, descriptor: int) -> None:
+        """What is read from *descriptor* is counted from now on, if it is worth a line.
+
+        Lines that trickle through a pipe aren't.
+        """
+        try:
+            status = os.fstat(descriptor)
+        except OSError:
+            status = None
+        if status is not None and stat.S_ISREG(status.st_mode):
+            self.size = status.st_size
+        self.on = self.on and (self.whole or self.size > 0)
+        self.started = monotonic()
+        self.next = self.started + _PROGRESS
+
+    def add(self, count: int) -> None:
+        """So many bytes more were read."""
+        self.count += count
+        now = monotonic()
+        if self.on and now >= self.next:
+            self.next = now + _PROGRESS
+            self.draw(now - self.started)
+
+    def draw(self, took: float) -> None:
+        done, size = self.count / 1e6, self.size / 1e6
+        part = f" of {size:.1f} MB sent, {min(1.0, done / size):.0%}" if size else " MB sent"
+        with Progress._drawing:
+            if self.on:
+                Progress.active = self
+                sys.stderr.write(f"\r{done:.1f}{part}, {done / took:.1f} MB/s \x1b[K")
+                sys.stderr.flush()
+
+    def end(self) -> None:
+        """Remove it, for good."""
+        self.on = False
+        with Progress.out_of_the_way():
+            pass
+
+    @staticmethod
+    @contextmanager
+    def out_of_the_way() -> Iterator[None]:
+        """Keep it off the screen in this block, in which a line is written."""
+        with Progress._drawing:
+            if Progress.active is not None:
+                Progress.active = None
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            yield
 
 
 def displayed(message: str | bytes) -> str:
@@ -164,6 +286,8 @@ class Terminal(_Screen):
         from threading import Lock
 
         self.restore = _saved_terminal()
+        self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
+        self.ignore_continue: Callable[[], object] = lambda: None
         self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
         self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
         self.colored = self.smart and not os.environ.get("NO_COLOR")
@@ -172,9 +296,11 @@ class Terminal(_Screen):
         _prepare_readline()
         note("connected; Ctrl-D closes the connection, /help lists commands")
         Terminal.active = self
+        self.ignore_continue = _on_continue(self.resume)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.ignore_continue()
         Terminal.active = None
         self.changing.acquire(timeout=_MODE)
         # Leave the line behind, and readline's mode of the terminal.
@@ -195,12 +321,33 @@ class Terminal(_Screen):
             if changed:
                 changed.pop()()
 
-        if not _hook_readline(hook):
+        def reading() -> None:
+            self.prepare = _saved_terminal()
+            hook()
+
+        if not _hook_readline(reading):
             hook()
         try:
             return input(_PROMPT)
         finally:
+            self.prepare = None
             hook()
+
+    def resume(self) -> None:
+        """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.
+
+        Where in the line the cursor was, only readline knows: the next key has it draw the line
+        anew, since it takes this for a change of the terminal's size.
+        """
+        if self.prepare is None or _in_background():
+            return  # nobody types here
+        import signal
+
+        self.prepare()
+        if self.smart:
+            shown = _wrapped(_printable(_line_buffer()), max(1, _size()[0] - len(_PROMPT) - 1))
+            self.write(f"\r\x1b[K{_PROMPT}{shown[0]}")
+            os.kill(os.getpid(), signal.SIGWINCH)
 
     def message(self, message: str | bytes) -> None:
         self.show("< " + self.text(message).replace("\n", "\n  "))
@@ -257,14 +404,39 @@ def _wrapped(text: str, columns: int) -> list[str]:
 
 
 def _saved_terminal() -> Callable[[], None]:
-    """A function that restores the present mode of the terminal."""
+    """A function that restores the present mode of the terminal, unless that is another's now."""
     try:
         import termios
     except ImportError:  # not on Windows, which needs none of it
         return lambda: None
     descriptor = sys.stdin.fileno()
     mode = termios.tcgetattr(descriptor)
-    return lambda: termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+    def restore() -> None:
+        if not _in_background():
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+    return restore
+
+
+def _in_background() -> bool:
+    """Whether the terminal is somebody else's, such as the shell's; to set its mode stops us."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:  # it isn't one that has jobs
+        return False
+
+
+def _on_continue(action: Callable[[], None]) -> Callable[[], object]:
+    """Have *action* called in the main thread when the process is continued; what ends that."""
+    import signal
+    import threading
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGCONT"):
+        return lambda: None
+    before = signal.signal(signal.SIGCONT, lambda number, frame: action())
+    return lambda: signal.signal(signal.SIGCONT, before)
 
 
 def _prepare_readline() -> None:

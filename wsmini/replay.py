@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 import json
 
 from .exceptions import ConnectionClosed, shown
@@ -23,7 +24,9 @@ def replay(
 
     Each connection gets the messages that were received then, in their order among those that were
     sent, which the client has to send again: ``AssertionError`` where the ``with`` block ends, if
-    it sends something else. Times, and what came through extensions, aren't repeated.
+    it sends something else. If the session had several connections (``--reconnect``), they are
+    served in their order, then from the first again. Times, and what came through extensions,
+    aren't repeated.
 
     Args:
         path: of the file.
@@ -38,7 +41,8 @@ def replay(
 def replay_script(path: str) -> Callable[[Peer], None]:
     """A script that plays the server of the session in the file *path*, for each connection.
 
-    It sends what was received, and expects what was sent, in the order of the file.
+    It sends what was received, and expects what was sent, in the order of the file; the next
+    connection of the file for the next connection.
 
     Raises:
         ValueError: if the file isn't a recorded session.
@@ -46,19 +50,34 @@ def replay_script(path: str) -> Callable[[Peer], None]:
     """
     with open(path, encoding="utf-8") as file:
         try:
-            records = [json.loads(line) for line in file if line.strip()]
-            opened = [r for r in records if r["type"] == "open"]
-            events = [_event(r) for r in records if r["type"] != "open"]
-            subprotocol = opened[0]["subprotocol"]
+            sessions = _sessions([json.loads(line) for line in file if line.strip()])
         except (ValueError, KeyError, TypeError, IndexError) as exc:
             raise ValueError(f"{path} isn't a recorded session: {exc!r}") from exc
+    following = itertools.cycle(sessions)
 
     def script(peer: Peer) -> None:
+        subprotocol, events = next(following)
         peer.accept(subprotocol=subprotocol)
         for received, event in events:
             _play(peer, received, event)
 
     return script
+
+
+def _sessions(
+    records: list[dict[str, object]],
+) -> list[tuple[str | None, list[tuple[bool, object]]]]:
+    """For each connection, the subprotocol and the events."""
+    sessions: list[tuple[str | None, list[tuple[bool, object]]]] = []
+    for record in records:
+        if record["type"] == "open":
+            subprotocol = record["subprotocol"]
+            sessions.append((None if subprotocol is None else str(subprotocol), []))
+        else:
+            sessions[-1][1].append(_event(record))
+    if not sessions:
+        raise IndexError("it has no connection")
+    return sessions
 
 
 def _event(record: dict[str, object]) -> tuple[bool, object]:
@@ -74,7 +93,8 @@ def _play(peer: Peer, received: bool, event: object) -> None:
     if isinstance(event, tuple):
         if received:
             code, reason = event
-            peer.close(1000 if code == 1005 else code, reason)
+            if code != 1006:  # that is no Close frame: the connection was lost
+                peer.close(1000 if code == 1005 else code, reason)
             return
         try:
             message = peer.recv_message()

@@ -19,10 +19,10 @@ from time import monotonic
 
 from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
-from .exceptions import Close, ConnectionClosed, WebSocketException
-from .formats import CHUNK, as_json, parser_for, reading_for, record
+from .exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
+from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
 from .http11 import redacted
-from .output import Terminal, described, is_terminal, note, output_failed
+from .output import OutputError, Progress, Terminal, described, note, output_failed, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ _PONG = 10.0  # seconds for a server to answer the ping after the end of input
 _PART = 2.0  # seconds for the closing handshake when its result doesn't matter
 _GRACE = 0.2  # seconds for the input thread to find that the connection is closed
 _OFFLINE = 0.05  # seconds between two looks for the next connection
-_PROGRESS = 0.2  # seconds between two lines of progress
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
 _TICK: float | None = 0.5 if os.name == "nt" else None
 
@@ -66,6 +65,7 @@ class Session:
         self.recorder = recorder
 
         self.ws = ws
+        self.told: Connection | None = None  # the last one whose end is written down
         self.args = args
         self.output = output
         self.heard = monotonic()  # when the last message came
@@ -104,6 +104,9 @@ class Session:
             try:
                 return self.receive()
             except ConnectionClosed as exc:
+                problem = self.tell_end(exc)
+                if problem:
+                    return problem
                 if self.closing or self.failure is not None or not self.reconnect(exc):
                     raise
 
@@ -123,12 +126,14 @@ class Session:
                 continue
             self.retries.opened()
             try:
-                for text in self.args.message if self.greeted else ():
-                    ws.send(text.encode() if self.args.binary else text)
+                for message in self.greetings() if self.greeted else ():
+                    self.tell_sent(message)
+                    ws.send(message)
             except ConnectionClosed as exc:
                 failure = exc
                 continue
             self.ws = ws
+            note("connected again")
             return True
         return False
 
@@ -143,7 +148,7 @@ class Session:
             try:
                 self.recorder.message("received", message)
                 self.output.message(message)
-            except OSError as exc:
+            except OutputError as exc:
                 return self.part(output_failed(exc))
             self.count += 1
             if self.count == self.args.count:
@@ -152,7 +157,6 @@ class Session:
     def closed(self, exc: ConnectionClosed) -> int:
         """Say how the connection ended, as far as that matters; return the exit status."""
         self.progress.end()
-        self.recorder.close(exc)
         if self.failure is not None:
             return self.failed(self.failure)
         clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
@@ -167,6 +171,8 @@ class Session:
         return OK if clean else ABNORMAL
 
     def failed(self, exc: Exception) -> int:
+        if isinstance(exc, OutputError):
+            return output_failed(exc)
         if not isinstance(exc, (OSError, UnicodeError)):
             raise exc
         note(f"{self.args.input or 'standard input'}: {exc}")
@@ -179,7 +185,33 @@ class Session:
         closer = Thread(target=self.close, name="wsmini-close", daemon=True)
         closer.start()
         closer.join(_PART)
-        return status
+        self.progress.end()
+        problem = self.tell_end(self.end_so_far(closer.is_alive()))
+        return status or problem
+
+    def end_so_far(self, closing: bool) -> ConnectionClosed:
+        """How the connection ended, or is about to if it is *closing* still."""
+        try:
+            while not closing:
+                self.ws.recv(0)  # what came behind the last message wanted
+        except ConnectionClosed as exc:
+            return exc
+        except TimeoutError:
+            pass
+        return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
+
+    def tell_end(self, end: ConnectionClosed) -> int:
+        """Write once how the connection ended for who wants to know; the status if that fails."""
+        if self.told is self.ws:  # an interrupt came before there was another one
+            return OK
+        self.told = self.ws
+        fields = close_record(end)
+        try:
+            self.recorder.write(fields)
+            self.output.closed(fields)
+        except OutputError as exc:
+            return output_failed(exc)
+        return OK
 
     # -- the input thread (close() runs in others, too) --
 
@@ -189,7 +221,7 @@ class Session:
         try:
             for message in self.messages():
                 if isinstance(message, (str, bytes)):
-                    self.recorder.message("sent", message)  # first: the answer may be quick
+                    self.tell_sent(message)  # first: the answer may be quick
                     self.send(message)
                 else:
                     self.ws.send(self.recorder.parts(message))
@@ -200,6 +232,11 @@ class Session:
             self.close()
         else:
             self.linger()
+
+    def tell_sent(self, message: str | bytes) -> None:
+        """Write a message that is about to be sent to those who want to know."""
+        self.recorder.message("sent", message)
+        self.output.sent(message)
 
     def send(self, message: str | bytes) -> None:
         """Send *message*; if the connection is lost before it went out, over the next one."""
@@ -217,20 +254,26 @@ class Session:
 
     def messages(self) -> Iterator[Sendable]:
         """What is to be sent: ``-m``, then standard input."""
-        for text in self.args.message:
-            yield text.encode() if self.args.binary else text
+        yield from self.greetings()
         self.greeted = True
         if self.args.message and not self.args.interactive:
             return
         if self.args.input:
             with open(self.args.input, "rb", buffering=0) as file:
+                self.progress.begin(file.fileno())
                 yield from self.read(file.read)
         elif isinstance(self.output, Terminal):
             for line in _typed(History(), self.output):
                 yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
             stdin = sys.stdin.buffer
+            self.progress.begin(0)
             yield from self.read(getattr(stdin, "raw", stdin).read)
+
+    def greetings(self) -> Iterator[str | bytes]:
+        """The messages of ``-m``."""
+        for text in self.args.message:
+            yield text.encode() if self.args.binary else text
 
     def typed(self, line: str) -> Iterator[str | bytes]:
         """What a line typed on a terminal sends, after it was obeyed if it is a command."""
@@ -334,11 +377,12 @@ def terminable() -> Iterator[None]:
 
 
 def _block_interrupts() -> None:
-    """Leave SIGINT to the main thread: in another one, it wouldn't interrupt ``recv()``."""
+    """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
     import signal
 
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 
 
 # -- input --
@@ -360,32 +404,6 @@ def _typed(history: History, terminal: Terminal) -> Iterator[str]:
             yield line
 
 
-class Progress:
-    """A line on standard error, if that is a terminal, about a large input that is being sent."""
-
-    def __init__(self, args: Namespace) -> None:
-        # Not between what is typed or shown.
-        shown = is_terminal(sys.stderr) and not (is_terminal(sys.stdout) and not args.output)
-        self.on = shown and (args.input is not None or not is_terminal(sys.stdin))
-        self.count, self.started = 0, monotonic()
-        self.next = self.started + _PROGRESS
-        self.shown = False
-
-    def add(self, count: int) -> None:
-        self.count += count
-        now = monotonic()
-        if self.on and now >= self.next:
-            self.next, self.shown = now + _PROGRESS, True
-            rate = self.count / (now - self.started) / 1e6
-            sys.stderr.write(f"\r{self.count / 1e6:.1f} MB sent, {rate:.1f} MB/s \x1b[K")
-            sys.stderr.flush()
-
-    def end(self) -> None:
-        self.on = False
-        if self.shown:
-            sys.stderr.write("\r\x1b[K")
-
-
 class Recorder:
     """The file of ``--record``: a line of JSON for each event; nothing without a file.
 
@@ -397,7 +415,9 @@ class Recorder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         self.file: BinaryIO | None = None
         if path is not None:
-            self.file = open(os.open(path, flags, 0o600), "wb", buffering=0)
+            self.file = open(
+                path, "wb", buffering=0, opener=lambda path, _: os.open(path, flags, 0o600)
+            )
 
     def end(self) -> None:
         """Close the file; what comes later isn't recorded."""
@@ -407,7 +427,10 @@ class Recorder:
 
     def write(self, fields: dict[str, object]) -> None:
         if self.file is not None:
-            self.file.write(as_json(fields) + b"\n")
+            try:
+                write(as_json(fields) + b"\n", self.file)
+            except OSError as exc:
+                raise OutputError(exc) from exc
 
     def open(self, ws: Connection) -> None:
         """The handshake, without its secrets."""
@@ -431,10 +454,3 @@ class Recorder:
             first = kept[0]
             whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore
             self.message("sent", whole)
-
-    def close(self, exc: ConnectionClosed) -> None:
-        direction = "received" if exc.rcvd is not None and exc.rcvd_then_sent else "sent"
-        close = exc.rcvd if direction == "received" else exc.sent
-        if close is not None:
-            fields = {"type": "close", "direction": direction}
-            self.write({**fields, "code": close.code, "reason": close.reason})

@@ -1,4 +1,4 @@
-"""``-vv``: each frame on the wire, shown as it passes between the connection and its stream.
+"""``-v``: what TLS has agreed on; ``-vv``: each frame, shown as it passes to and from the stream.
 
 A connection whose stream isn't wrapped pays nothing for this.
 """
@@ -13,7 +13,8 @@ from .options import read_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from ssl import SSLObject
+    from typing import Any, Callable, Iterator
 
     from .frames import Data
     from .net import Stream
@@ -23,18 +24,49 @@ _SHOWN = 32  # bytes of a payload
 
 
 def connect_traced(
-    url: str, options: ConnectOptions, say: Callable[[str, str], None]
+    url: str, options: ConnectOptions, say: Callable[[str, str], None], *, frames: bool
 ) -> Connection:
-    """As ``connect()``; *say* gets a line for each frame, and ``<`` or ``>`` for its direction."""
+    """As ``connect()``; *say* gets lines about TLS, if there is any, with the mark ``*``.
+
+    If *frames* are wanted, it gets a line for each, too, and ``<`` or ``>`` for its direction.
+    """
     settings = read_options(url, options)
     opened = run(Opening(settings).steps())
     try:
-        opened.stream = stream = TracedStream(opened.stream, say)  # type: ignore[assignment]
-        stream.received(opened.rest)
+        tls = getattr(opened.stream, "ssl_object", None)
+        for line in tls_facts(tls) if tls is not None else ():
+            say(line, "*")
+        if frames:
+            opened.stream = stream = TracedStream(opened.stream, say)  # type: ignore[assignment]
+            stream.received(opened.rest)
         return Connection(opened, settings)
     except BaseException:
         opened.stream.close()
         raise
+
+
+def tls_facts(tls: SSLObject) -> Iterator[str]:
+    """Lines about a TLS connection: its version and cipher, and who the server is."""
+    cipher = tls.cipher()
+    resumed = ", a resumed session" if tls.session_reused else ""
+    yield f"TLS: {tls.version()}, {cipher[0] if cipher else 'no cipher'}{resumed}"
+    certificate: dict[str, Any] = tls.getpeercert() or {}
+    if certificate:
+        yield f"certificate: {_named(certificate['subject'])}"
+        names = [f"{name}" for _, name in certificate.get("subjectAltName", ())]
+        yield f"certificate for: {', '.join(names) or 'no names'}"
+        yield f"certificate by: {_named(certificate['issuer'])}"
+        yield f"certificate valid: {certificate['notBefore']} to {certificate['notAfter']}"
+    else:  # what it says is only to be had if it is verified
+        import hashlib
+
+        digest = hashlib.sha256(tls.getpeercert(True) or b"").hexdigest()
+        yield f"certificate: not verified, its SHA-256 is {digest}"
+
+
+def _named(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """A distinguished name."""
+    return ", ".join(f"{key}={value}" for part in name for key, value in part) or "nobody"
 
 
 class TracedStream:

@@ -37,7 +37,7 @@ class Authority:
         start: datetime.datetime = START,
         end: datetime.datetime = END,
         client: bool = False,
-    ) -> None:
+    ) -> ec.EllipticCurvePrivateKey:
         key = ec.generate_private_key(ec.SECP256R1())
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         certificate = (
@@ -50,6 +50,7 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         write(file, certificate, key)
+        return key
 
 
 def named(name: str) -> x509.Name:
@@ -120,6 +121,15 @@ def write(
     (HERE / f"{file}.pem").write_bytes(pem)
 
 
+def write_encrypted(file: str, key: ec.EllipticCurvePrivateKey) -> None:
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"passphrase"),
+    )
+    (HERE / f"{file}.pem").write_bytes(pem)
+
+
 def self_signed() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = named("wsmini test self-signed")
@@ -142,7 +152,8 @@ def main() -> None:
     ca.issue("expired", LOCAL, end=datetime.datetime(2001, 1, 1))
     ca.issue("not-yet-valid", LOCAL, start=datetime.datetime(2124, 1, 1))
     ca.issue("wrong-host", ["wrong.example"])
-    ca.issue("client", ["client.example"], client=True)
+    client = ca.issue("client", ["client.example"], client=True)
+    write_encrypted("client-key-encrypted", client)
     other.issue("other-server", LOCAL)
     self_signed()
 

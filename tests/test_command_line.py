@@ -1,0 +1,783 @@
+"""What people do with a command-line client: each by the real process, on pipes and a terminal.
+
+``test_cli`` has the details of each option; here is what needs more than an echo server: proxies,
+certificates, secrets that are typed, and terminals that change while somebody types.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import socketserver
+import ssl
+import subprocess
+import threading
+import time
+
+import doc_servers
+import pytest
+from terminals import (
+    PATIENCE,
+    Pushed,
+    Terminal,
+    command,
+    environment,
+    finish,
+    needs_pty,
+    posix_only,
+    run,
+    start,
+)
+
+from wsmini import arguments
+from wsmini.frames import Opcode
+from wsmini.testing import echo_server, replay, scripted_server
+
+CERTS = doc_servers.CERTS
+CA, CLIENT = str(CERTS / "ca.pem"), str(CERTS / "client.pem")
+ENCRYPTED = str(CERTS / "client-key-encrypted.pem")
+HELLO = ["-m", "hello", "--count=1"]
+
+
+@pytest.fixture
+def echo():
+    with echo_server() as server:
+        yield server
+
+
+@pytest.fixture
+def pushed():
+    with Pushed() as pushed:
+        yield pushed
+
+
+def shown_by(*argv):
+    """What a terminal shows of a process that ends by itself with the status 0."""
+    with Terminal(*argv, columns=100, rows=50) as terminal:
+        assert terminal.end() == 0, terminal.text
+        return terminal.text
+
+
+# -- the handshake --
+
+
+def test_headers_cookies_and_the_rest_of_the_handshake(echo, tmp_path):
+    (tmp_path / "headers").write_text("X-File: 2\n")
+    argv = [
+        *("-H", "X-One: 1", "-H", f"@{tmp_path / 'headers'}", "-b", "a=1", "-A", "agent"),
+        *("--origin", "https://example.com", "--no-compression", echo.url),
+    ]
+    assert run(*argv, *HELLO) == (0, b"hello\n", "")
+    if os.name == "posix":
+        assert shown_by(*argv, *HELLO) == "hello"
+    for request in echo.requests:
+        expected = {"X-One": "1", "X-File": "2", "Cookie": "a=1", "User-Agent": "agent",
+                    "Origin": "https://example.com"}  # fmt: skip
+        assert {name: request.headers[name] for name in expected} == expected
+
+
+def setting(value, *messages):
+    """A script that sets a cookie, sends what cookies it got, and closes."""
+
+    def script(peer):
+        cookie = peer.request().headers.get("Cookie")
+        peer.accept(headers={"Set-Cookie": value})
+        peer.send_message(cookie or "none")
+        peer.close()
+
+    return script
+
+
+def test_a_jar_keeps_cookies_from_one_run_to_the_next(tmp_path):
+    jar = tmp_path / "jar"
+    with scripted_server(setting("session=hunter2")) as server:
+        assert run(server.url, "-c", str(jar), "--wait=inf") == (0, b"none\n", "")
+        assert os.name != "posix" or jar.stat().st_mode & 0o77 == 0
+        written = jar.stat().st_mtime_ns
+        assert run(server.url, "-c", str(jar), "--wait=inf") == (0, b"session=hunter2\n", "")
+    assert jar.stat().st_mtime_ns == written, "nothing changed, and it was written"
+    # Others read it, too.
+    loaded = http.cookiejar.MozillaCookieJar(str(jar))
+    loaded.load(ignore_discard=True)
+    assert [(cookie.name, cookie.value) for cookie in loaded] == [("session", "hunter2")]
+
+
+def test_a_jar_that_cannot_be_written(tmp_path):
+    with scripted_server(setting("session=hunter2")) as server:
+        path = str(tmp_path / "none" / "jar")
+        status, stdout, stderr = run(server.url, "-c", path, "--wait=inf")
+    assert (status, stdout) == (1, b"none\n")
+    assert re.fullmatch(r"wsmini: cannot write: .*No such file.*\n", stderr)
+
+
+# -- ways to the server --
+
+
+def secure_server(context=None):
+    return echo_server(ssl=context or doc_servers.server_context())
+
+
+IN_THE_WAY = {
+    "http": (doc_servers.http_connect, "http://user:password@{}"),
+    "socks5h": (doc_servers.socks5, "socks5h://{}"),
+}
+
+
+@pytest.mark.parametrize("connect, url", IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_a_proxy(connect, url):
+    with secure_server() as server, doc_servers.Proxy(connect) as proxy:
+        argv = [server.url, "--cafile", CA, "-x", url.format(proxy.address), *HELLO]
+        assert run(*argv) == (0, b"hello\n", "")
+        assert proxy.used == 1
+        if os.name == "posix":
+            assert shown_by(*argv) == "hello"
+            assert proxy.used == 2
+
+
+def test_a_proxy_with_tls_of_its_own():
+    own = doc_servers.server_context()
+    with secure_server() as server, doc_servers.Proxy(doc_servers.http_connect, own) as proxy:
+        url = f"https://user:password@{proxy.address}"
+        argv = [server.url, "--cafile", CA, "--proxy", url, *HELLO]
+        status, stdout, stderr = run(*argv)
+        assert (status, stdout) == (4, b"") and "certificate verify failed" in stderr
+        assert "use --proxy-cafile" in stderr
+        assert run(*argv, "--proxy-cafile", CA) == (0, b"hello\n", "")
+        status, _, stderr = run(*argv, "--proxy-cafile", CA, "--proxy-server-name=wrong.example")
+        assert status == 4 and "--proxy-server-name names another one" in stderr
+
+
+def test_a_proxy_that_refuses(echo):
+    with doc_servers.Proxy(doc_servers.http_connect) as proxy:
+        status, stdout, stderr = run(echo.url, "-x", f"http://{proxy.address}", *HELLO)
+    assert (status, stdout) == (5, b"")
+    assert "407" in stderr
+
+
+def test_the_proxy_of_the_environment_and_none(echo):
+    with doc_servers.Proxy(doc_servers.http_connect) as proxy:
+        env = environment(http_proxy=f"http://user:password@{proxy.address}", no_proxy="")
+        assert run(echo.url, *HELLO, env=env) == (0, b"hello\n", "")
+        assert proxy.used == 1
+        assert run(echo.url, "--proxy=none", *HELLO, env=env) == (0, b"hello\n", "")
+        assert proxy.used == 1
+
+
+@pytest.fixture
+def unix_socket(echo, tmp_path):
+    """The path of a Unix socket in front of the echo server."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.create_connection(("127.0.0.1", echo.port)) as target:
+                doc_servers._relay(self.request, target)
+
+    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        daemon_threads = True
+
+    with Server(str(tmp_path / "socket"), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address
+        server.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+def test_a_unix_socket(unix_socket, echo):
+    assert run("ws://name.invalid/path", "--unix", unix_socket, *HELLO) == (0, b"hello\n", "")
+    assert shown_by(f"ws+unix:{unix_socket}:/path", *HELLO) == "hello"
+    assert [request.target for request in echo.requests] == ["/path", "/path"]
+    assert echo.requests[0].headers["Host"] == "name.invalid"
+
+
+def test_the_finer_points_of_connecting(echo):
+    argv = ["--happy-eyeballs-delay=0.01", "--busy-poll=0.001", "--source=127.0.0.1"]
+    assert run(echo.url.replace("127.0.0.1", "localhost"), *argv, *HELLO) == (0, b"hello\n", "")
+
+
+def test_pings_of_our_own():
+    def script(peer):
+        peer.accept()
+        ping = peer.recv_frame()
+        assert ping.opcode == Opcode.PING
+        peer.send_frame(Opcode.PONG, ping.data)
+        assert peer.recv_frame().opcode == Opcode.PING  # and no answer: the server is dead
+        peer.recv_frame()
+
+    with scripted_server(script) as server:
+        argv = ["--ping-interval=0.05", "--ping-timeout=0.2", "--wait=inf"]
+        status, stdout, stderr = run(server.url, *argv)
+    assert (status, stdout) == (6, b"")
+    assert "no answer" in stderr or "keepalive" in stderr or "ping" in stderr
+
+
+# -- certificates --
+
+
+@pytest.fixture
+def mutual():
+    with secure_server(doc_servers.mutual_context()) as server:
+        yield server
+
+
+CERTIFICATES = {
+    "with its key": ["--cert", CLIENT],
+    "and a key": ["--cert", CLIENT, "--key", CLIENT],
+}
+
+
+@pytest.mark.parametrize("argv", CERTIFICATES.values(), ids=CERTIFICATES)
+def test_a_certificate_of_the_client(argv, mutual):
+    argv = [mutual.url, "--cafile", CA, *argv, *HELLO]
+    assert run(*argv) == (0, b"hello\n", "")
+    if os.name == "posix":
+        assert shown_by(*argv) == "hello"
+
+
+def test_no_certificate_where_one_is_needed(mutual):
+    status, stdout, stderr = run(mutual.url, "--cafile", CA, *HELLO)
+    assert (status, stdout) == (4, b""), stderr
+
+
+def test_a_key_with_a_passphrase_from_a_file(mutual, tmp_path):
+    (tmp_path / "passphrase").write_text("passphrase\n")
+    (tmp_path / "wrong").write_text("hunter2\n")
+    argv = [mutual.url, "--cafile", CA, "--cert", CLIENT, "--key", ENCRYPTED, *HELLO]
+    right = f"--key-password-file={tmp_path / 'passphrase'}"
+    assert run(*argv, right) == (0, b"hello\n", "")
+    status, stdout, stderr = run(*argv, f"--key-password-file={tmp_path / 'wrong'}")
+    assert (status, stdout) == (2, b"")
+    assert "no certificate with its key" in stderr and "hunter2" not in stderr
+
+
+@posix_only
+@pytest.mark.parametrize("argv", [["-u", "me"], ["--cert", CLIENT, "--key", ENCRYPTED]])
+def test_nobody_to_ask_for_a_password(argv):
+    # A session of its own has no terminal, even if the tests have one.
+    status, stdout, stderr = run("wss://localhost", *argv, start_new_session=True)
+    assert (status, stdout) == (2, b"")
+    assert "no terminal to ask for the password; use --" in stderr
+
+
+@needs_pty
+def test_a_passphrase_is_asked_for_and_not_shown(mutual):
+    argv = ["--cafile", CA, "--cert", CLIENT, "--key", ENCRYPTED, *HELLO]
+    with Terminal(mutual.url, *argv, columns=200) as terminal:
+        terminal.wait_for(f"Passphrase of {ENCRYPTED}:")
+        terminal.type("passphrase\r")
+        assert terminal.end() == 0
+        assert terminal.text == f"Passphrase of {ENCRYPTED}:\nhello"
+
+
+# -- passwords --
+
+
+def asking(peer):
+    """Echo for who has the password."""
+    if peer.request().headers.get("Authorization") != "Basic bWU6aHVudGVyMg==":
+        peer.respond(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return
+    peer.accept()
+    while True:
+        peer.send_message(peer.recv_message())
+
+
+@needs_pty
+def test_a_password_is_asked_for_and_not_shown():
+    with scripted_server(asking) as server, Terminal(server.url, "-u", "me") as terminal:
+        terminal.wait_for("Password of me:")
+        terminal.type("hunter2\r")
+        terminal.wait_for("\n>")
+        terminal.type("hello\r")
+        terminal.wait_for("> hello\n< hello\n>")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert b"hunter2" not in terminal.output
+
+
+@needs_pty
+def test_a_password_is_asked_for_on_the_terminal_though_the_input_is_a_pipe():
+    """The terminal of the process is another descriptor than its standard input."""
+    with scripted_server(asking) as server:
+        argv = [server.url, "-u", "me", "--count=1"]
+        with Terminal(*argv, stdin=subprocess.PIPE, controlling=1) as terminal:
+            terminal.wait_for("Password of me:")
+            terminal.type("hunter2\r")
+            terminal.process.stdin.write(b"piped\n")
+            terminal.process.stdin.close()
+            assert terminal.end() == 0
+            assert terminal.text == "Password of me:\npiped"
+
+
+@needs_pty
+@pytest.mark.parametrize("key, status", [("\x03", 130), ("\x04", 2)], ids=["Ctrl-C", "Ctrl-D"])
+def test_whoever_does_not_want_to_tell_the_password(key, status):
+    with Terminal("ws://localhost", "-u", "me", rows=30, columns=100) as terminal:
+        terminal.wait_for("Password of me:")
+        terminal.type(key)
+        assert terminal.end() == status
+        assert "Traceback" not in terminal.text
+
+
+# -- TLS, as -v tells --
+
+
+def test_the_certificate_is_shown():
+    with secure_server() as server:
+        argv = [server.url, "-v", "--cafile", CA, *HELLO]
+        status, stdout, stderr = run(*argv)
+        if os.name == "posix":
+            assert "\n* certificate: commonName=wsmini test server\n" in shown_by(*argv)
+    assert (status, stdout) == (0, b"hello\n")
+    lines = stderr.splitlines()
+    assert re.fullmatch(r"\* TLS: TLSv1\.[23], \w+[-\w]*", lines[0])
+    assert lines[1:5] == [
+        "* certificate: commonName=wsmini test server",
+        "* certificate for: localhost, 127.0.0.1, 0:0:0:0:0:0:0:1",
+        "* certificate by: commonName=wsmini test CA",
+        "* certificate valid: Jan  1 00:00:00 2000 GMT to Jan  1 00:00:00 2125 GMT",
+    ]
+    assert f"* connected to: 127.0.0.1:{server.port}" in lines
+
+
+def test_a_certificate_that_nobody_verified_is_shown_by_its_digest():
+    import hashlib
+
+    with secure_server() as server:
+        status, _, stderr = run(server.url, "-kv", *HELLO)
+    assert status == 0
+    der = ssl.PEM_cert_to_DER_cert((CERTS / "server.pem").read_text().partition("-----BEGIN P")[0])
+    assert hashlib.sha256(der).hexdigest() in stderr
+
+
+# -- lines of JSON --
+
+
+def journal(data):
+    """The records in lines of JSON, without their times, which have to be in order."""
+    records = [json.loads(line) for line in data.splitlines()]
+    times = [record.pop("time") for record in records]
+    assert times == sorted(times) and abs(times[0] - time.time()) < PATIENCE
+    return records
+
+
+def test_json_has_both_directions_and_the_end(echo):
+    data = b'{"payload": "a\\nb"}\n{"type": "binary", "payload": "AP8="}\n'
+    status, stdout, stderr = run(echo.url, "--idle=0", "--ndjson", data=data)
+    assert (status, stderr) == (0, "")
+    records = journal(stdout)
+    sent = [
+        {"direction": "sent", "type": "text", "payload": "a\nb"},
+        {"direction": "sent", "type": "binary", "payload": "AP8="},
+    ]
+    close = {"direction": "sent", "type": "close", "code": 1000, "reason": ""}
+    assert [r for r in records if r["direction"] == "sent"] == [*sent, close]
+    received = [r for r in records if r["direction"] == "received"]
+    assert received == [{**record, "direction": "received"} for record in sent]
+    assert records[0] == sent[0] and records[-1] == close
+
+
+ENDS = {
+    "by the server": (lambda peer: peer.close(4001, "bye"), "received", 4001, "bye", 6),
+    "lost": (lambda peer: None, "received", 1006, "", 6),
+}
+
+
+@pytest.mark.parametrize("end, direction, code, reason, status", ENDS.values(), ids=ENDS)
+def test_json_and_the_record_tell_how_it_ended(end, direction, code, reason, status, tmp_path):
+    def script(peer):
+        peer.accept()
+        end(peer)
+
+    path = tmp_path / "record"
+    with scripted_server(script) as server:
+        argv = [server.url, "--ndjson", "--wait=inf", f"--record={path}"]
+        result, stdout, _ = run(*argv)
+    assert result == status
+    close = {"direction": direction, "type": "close", "code": code, "reason": reason}
+    assert journal(stdout) == [close]
+    opened, recorded = map(json.loads, path.read_text().splitlines())
+    recorded.pop("time")
+    assert opened["type"] == "open" and recorded == close
+
+
+def test_the_end_is_recorded_when_the_count_is_reached(echo, tmp_path):
+    path = tmp_path / "record"
+    argv = ["--ndjson", "-n", "1", "--close-code=4242", f"--record={path}"]
+    status, stdout, stderr = run(echo.url, *argv, data=b'{"payload": "a"}\n')
+    assert (status, stderr) == (0, "")
+    records = journal(stdout)
+    assert records[-1] == {"direction": "sent", "type": "close", "code": 4242, "reason": ""}
+    assert journal("\n".join(path.read_text().splitlines()[1:])) == records
+
+
+@posix_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("answers", [True, False], ids=["answered", "unanswered"])
+def test_the_end_is_recorded_when_a_signal_comes(number, answers, tmp_path):
+    released = threading.Event()
+
+    def script(peer):
+        peer.accept()
+        peer.send_message("ready")
+        close = peer.recv_frame()
+        if answers:
+            peer.send_frame(Opcode.CLOSE, close.data)
+        else:
+            released.wait(PATIENCE)
+
+    path = tmp_path / "record"
+    with scripted_server(script) as server:
+        process = start(server.url, "--ndjson", f"--record={path}")
+        first = process.stdout.readline()
+        process.send_signal(number)
+        status, rest, stderr = finish(process)
+        released.set()
+    assert (status, stderr) == (128 + number, "")
+    records = journal(first + rest)
+    assert records == [
+        {"direction": "received", "type": "text", "payload": "ready"},
+        {"direction": "sent", "type": "close", "code": 1000, "reason": ""},
+    ]
+    assert journal("\n".join(path.read_text().splitlines()[1:])) == records
+
+
+@posix_only
+def test_the_end_is_told_once_though_an_interrupt_follows():
+    def script(peer):
+        peer.accept()
+        peer.close(1012)
+
+    with scripted_server(script) as server:
+        process = start(server.url, "--ndjson", "--reconnect=1000")
+        close = process.stdout.readline()
+        assert b"connecting again in" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert finish(process)[:2] == (arguments.INTERRUPTED, b"")
+    assert [record["code"] for record in journal(close)] == [1012]
+
+
+@posix_only
+def test_nobody_reads_the_json_of_what_is_sent():
+    def script(peer):
+        peer.accept()
+        while True:
+            peer.recv_message()
+
+    with scripted_server(script) as server:
+        process = start(server.url, "--ndjson")
+        process.stdout.close()
+        process.stdin.write(b'{"payload": "a"}\n')
+        process.stdin.flush()
+        assert finish(process) == (arguments.BROKEN_PIPE, b"", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--record", "--output"])
+def test_a_full_disk_is_named(option, echo):
+    status, stdout, stderr = run(echo.url, f"{option}=/dev/full", *HELLO)
+    assert (status, stdout) == (1, b"")
+    assert re.match(r"wsmini: .*No space left on device.*'/dev/full'\n", stderr), stderr
+
+
+def test_each_connection_is_recorded_and_served_again(tmp_path):
+    """--reconnect: what was sent again counts, and each connection is one when it is replayed."""
+    codes = iter([1012, 4001])
+
+    def script(peer):
+        peer.accept()
+        assert peer.recv_message() == "subscribe"
+        peer.send_message("news")
+        peer.close(next(codes))
+
+    path = tmp_path / "record"
+    argv = ["-m", "subscribe", "--wait=inf", "--reconnect=0.01"]
+    with scripted_server(script) as server:
+        assert run(server.url, *argv, f"--record={path}")[:2] == (6, b"news\nnews\n")
+    kinds = [json.loads(line)["type"] for line in path.read_text().splitlines()]
+    assert kinds == ["open", "text", "text", "close"] * 2
+    with replay(str(path)) as server:
+        assert run(server.url, *argv)[:2] == (6, b"news\nnews\n")
+
+
+def test_a_lost_connection_is_served_again(tmp_path):
+    def script(peer):
+        peer.accept()
+        peer.send_message("news")
+
+    path = tmp_path / "record"
+    with scripted_server(script) as server:
+        assert run(server.url, "--wait=inf", f"--record={path}")[:2] == (6, b"news\n")
+    with replay(str(path)) as server:
+        status, stdout, stderr = run(server.url, "--wait=inf")
+    assert (status, stdout) == (6, b"news\n")
+    assert "no close frame received or sent" in stderr
+
+
+# -- staying --
+
+
+def test_a_first_message_and_then_staying(pushed):
+    process = start(pushed.server.url, "-m", "subscribe", "--wait=inf")
+    pushed.push("news")
+    assert process.stdout.readline() == b"news\n"
+    pushed.close(1000, "")
+    assert finish(process) == (0, b"", "")
+    assert pushed.received == ["subscribe"]
+
+
+@needs_pty
+def test_the_end_of_typing_can_be_followed_by_a_wait(pushed):
+    with Terminal(pushed.server.url, "--wait=inf", columns=100) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("subscribe\r")
+        terminal.wait_for("> subscribe\n>")
+        terminal.type("\x04")
+        pushed.push("news")
+        terminal.wait_until_in_it("news")
+        pushed.close(1000, "")
+        assert terminal.end() == 0
+    assert pushed.received == ["subscribe"]
+
+
+@needs_pty
+def test_it_connects_again_while_a_line_is_typed():
+    """The connection is lost, and found again, and the line that is typed meanwhile goes out."""
+    served, lose = [], threading.Event()
+
+    def script(peer):
+        peer.accept()
+        served.append(peer)
+        if len(served) == 1:
+            assert lose.wait(PATIENCE)
+            peer.close(1012)
+            return
+        peer.send_message("again")
+        peer.send_message(peer.recv_message())
+        peer.close()
+
+    with scripted_server(script) as server:
+        with Terminal(server.url, "--reconnect=0.01", columns=120) as terminal:
+            terminal.wait_for("\n>")
+            terminal.type("half ty")
+            terminal.wait_for("> half ty")
+            lose.set()
+            terminal.wait_for("in 0.0 s\nwsmini: connected again\n< again\n> half ty")
+            terminal.type("ped\r")
+            assert terminal.end() == 0
+            assert "< half typed" in terminal.text
+
+
+# -- what messages look like on a terminal --
+
+
+LOOKS = {
+    "time stamps": (["--timestamps"], "a", r"\d\d:\d\d:\d\d\.\d\d\d a"),
+    "JSON": (["--json"], '{"a":[1]}', r'\{\n  "a": \[\n    1\n  \]\n\}'),
+    "hex dump": (["--dump", "--binary"], "a\x01", r"\[2 bytes\]\n00000000  61 01 +\|a\.\|"),
+    "binary": (["--binary"], "a\x01", r"\[2 bytes\] 6101"),
+    "controls": ([], "\x1b[2J\x07", r"\\x1b\[2J\\x07"),
+}
+
+
+@needs_pty
+@pytest.mark.parametrize("argv, message, expected", LOOKS.values(), ids=LOOKS)
+def test_looks(argv, message, expected, echo):
+    text = shown_by(echo.url, *argv, "-m", message, "--count=1")
+    assert re.fullmatch(expected, text), text
+
+
+@needs_pty
+def test_looks_while_typing(pushed):
+    argv = [pushed.server.url, "--json", "--dump", "--timestamps"]
+    with Terminal(*argv, columns=100, rows=30) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half")
+        terminal.wait_for("> half")
+        pushed.push('{"a":1}', b"a\x01")
+        terminal.wait_for("|a.|\n> half")
+        clock = r"< \d\d:\d\d:\d\d\.\d\d\d "
+        expected = rf'{clock}\{{\n    "a": 1\n  \}}\n{clock}\[2 bytes\]\n  00000000  61 01 +\|a\.\|'
+        assert re.search(rf"\n{expected}\n> half$", terminal.text), terminal.text
+
+
+@needs_pty
+def test_a_refusal_on_a_terminal():
+    def script(peer):
+        peer.respond(403, "Forbidden", body=b"Not you,\x1b[2J")
+
+    with scripted_server(script) as server:
+        with Terminal(server.url, columns=100, rows=30) as terminal:
+            assert terminal.end() == 5
+            assert terminal.text.endswith("< Not you,\\x1b[2J")
+
+
+@needs_pty
+def test_a_measurement_with_its_bar(echo):
+    with Terminal(echo.url, "--bench=0.3", columns=100, rows=30) as terminal:
+        terminal.wait_until_in_it("###")
+        assert terminal.end() == 0
+        assert re.search(r"\nthroughput: [\d,]+ messages/s", terminal.text)
+        assert "#" not in terminal.text
+
+
+# -- a terminal that changes, and much that is typed at once --
+
+
+@needs_pty
+def test_the_terminal_changes_its_size_while_a_line_is_typed(pushed):
+    pytest.importorskip("readline")
+    with Terminal(pushed.server.url, columns=80) as terminal:
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        terminal.resize(20, 10)
+        pushed.push("x" * 30)
+        terminal.wait_for(f"\n< {'x' * 18}\n{'x' * 12}\n> half ty")
+        terminal.type("ped, and more than fits")
+        terminal.wait_for(" fits")
+        terminal.resize(60, 10)
+        pushed.push("y" * 40)
+        terminal.wait_until_in_it("y" * 40)
+        terminal.type("!")
+        terminal.wait_for("> half typed, and more than fits!")
+        terminal.type("\r\x04")
+        assert terminal.end() == 0
+    assert pushed.received == ["half typed, and more than fits!"]
+
+
+@needs_pty
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_it_is_stopped_and_continued_by_a_shell(pushed):
+    pytest.importorskip("readline")
+    with Terminal(shell=True, columns=200, rows=30) as terminal:
+        terminal.wait_for("$")
+        terminal.type(f"{shlex.join(command(pushed.server.url))}\r")
+        terminal.wait_for("\n>")
+        terminal.type("half ty")
+        terminal.wait_for("> half ty")
+        terminal.type("\x1a")  # Ctrl-Z
+        terminal.wait_for("\n$")
+        terminal.type("fg\r")  # the shell has changed the mode of the terminal meanwhile
+        terminal.wait_for(f"{pushed.server.url}\n> half ty")
+        terminal.type("\x01X")  # to the start of the line
+        terminal.wait_for("\n> Xhalf ty")
+        terminal.type("\x1a")
+        terminal.wait_for("\n$")
+        terminal.type("bg\r")
+        terminal.wait_for("&\n$")
+        pushed.push("news")  # which still comes, and the terminal is the shell's
+        terminal.wait_until_in_it(" news")
+        # What is typed now stops it, as anything that reads from the terminal: no "wait".
+        terminal.type("kill -9 %1 $$\r")
+        assert terminal.end() == -signal.SIGKILL
+        assert "Traceback" not in terminal.text
+
+
+@needs_pty
+def test_a_long_line_is_pasted_while_messages_come(pushed):
+    pytest.importorskip("readline")
+    line = "".join(f"{number} " for number in range(2500))
+    with Terminal(pushed.server.url) as terminal:
+        terminal.wait_for("\n>")
+        terminal.paste(line[:5000])
+        pushed.push("news")
+        terminal.paste(f"{line[5000:]}\r")
+        terminal.wait_for("\n>")
+        terminal.paste("first\rsecond\r")
+        terminal.wait_for("> second\n>")
+        pushed.wait_for(3)
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert pushed.received == [line, "first", "second"]
+
+
+# -- progress --
+
+
+MUCH = 32  # MiB: more than fits into the buffers of sockets
+
+
+def slow(received):
+    """A script that takes one message, slowly enough for its progress to be shown."""
+
+    def script(peer):
+        peer.accept()
+        frame = peer.recv_frame()
+        received.append(frame.data)
+        time.sleep(0.3)  # until the next line of progress is due
+        while not frame.fin:
+            frame = peer.recv_frame()
+            received.append(frame.data)
+        peer.send_message("thank you")
+        peer.recv_frame()
+
+    return script
+
+
+@needs_pty
+@pytest.mark.parametrize("quiet", [False, True], ids=["screen", "file"])
+def test_an_upload_shows_its_progress(quiet, tmp_path):
+    data = os.urandom(1 << 20) * MUCH
+    (tmp_path / "file").write_bytes(data)
+    received = []
+    streams = {"stdout": subprocess.PIPE} if quiet else {}
+    with scripted_server(slow(received)) as server:
+        argv = [server.url, "--binary", f"--input={tmp_path / 'file'}", "--count=1"]
+        with Terminal(*argv, columns=100, **streams) as terminal:
+            terminal.wait_until_in_it(" MB/s ")
+            assert terminal.end() == 0
+            assert re.search(rb"\r\d+\.\d of 33\.6 MB sent, \d+%, \d+\.\d MB/s ", terminal.output)
+            assert terminal.text == ("" if quiet else "thank you")
+            if quiet:
+                with terminal.process.stdout as stdout:
+                    assert stdout.read() == b"thank you\n"
+    assert b"".join(received) == data
+
+
+@needs_pty
+def test_the_progress_of_a_pipe_and_an_interrupt():
+    """How much is to come isn't known; Ctrl-C leaves no line of progress behind."""
+    received = []
+    with scripted_server(slow(received)) as server:
+        argv = [server.url, "--binary"]
+        with Terminal(*argv, columns=100, stdin=subprocess.PIPE, controlling=1) as terminal:
+            piped = terminal.process.stdin
+            # Without the end, which the process waits for.
+            writer = threading.Thread(target=piped.write, args=(bytes(MUCH << 20),))
+            writer.start()
+            terminal.wait_until_in_it(" MB/s ")
+            writer.join(PATIENCE)
+            assert re.search(rb"\r\d+\.\d MB sent, \d+\.\d MB/s ", terminal.output)
+            terminal.type("\x03")
+            assert terminal.end() == arguments.INTERRUPTED
+            assert "MB" not in terminal.text
+            piped.close()
+
+
+@needs_pty
+def test_lines_that_trickle_have_no_progress(echo):
+    with Terminal(echo.url, "--count=2", stdin=subprocess.PIPE, controlling=1) as terminal:
+        terminal.process.stdin.write(b"a\n")
+        terminal.process.stdin.flush()
+        terminal.wait_for("a")
+        time.sleep(0.25)  # until it would be shown
+        terminal.process.stdin.write(b"b\n")
+        terminal.process.stdin.close()
+        assert terminal.end() == 0
+        assert b"MB" not in terminal.output
+
+
+def test_no_progress_without_a_terminal():
+    received = []
+    with scripted_server(slow(received)) as server:
+        done = subprocess.run(
+            command(server.url, "--binary", "--count=1"), env=environment(), timeout=PATIENCE,
+            input=bytes(MUCH << 20), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"thank you\n", b"")
