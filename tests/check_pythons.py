@@ -1,6 +1,6 @@
 """Run the tests under every CPython on this machine, plainly and with -O, and most under PyPy.
 
-    python tests/check_pythons.py [VERSION...]
+    python tests/check_pythons.py [VERSION[:plain|:-O]...]
 
 Looks for python3.8 ... python3.14 and pypy3 on the PATH, then among the versions of pyenv. A
 version that was asked for must be there; without arguments, those that aren't are left out. Each
@@ -28,6 +28,8 @@ MODES = (["-bb", "-m", "pytest"], [
 # What isn't run under PyPy, and why. It starts slowly, and compiles what is called often.
 NOT_UNDER_PYPY = {
     "test_benchmark.py": "a process for each test",
+    "test_command_line.py": "a process for each test",
+    "test_examples.py": "a process for each test",
     "test_cli.py": "a process for each test, and PyPy's readline edits lines in its own way",
     "test_dist.py": "is about the tools",
     "test_docs.py": "a process for some tests",
@@ -65,12 +67,12 @@ def find(version):
     return None
 
 
-def runs(version):
-    """What to run with that version: lists of arguments."""
+def runs(version, mode):
+    """What to run with that version: lists of arguments. *mode*: one of two, if it isn't empty."""
     if version == CORE:
         return [["-bb", "-m", "pytest", *(f"tests/test_{name}.py" for name in UNDER_CORE)]]
     if version != PYPY:
-        return MODES
+        return [MODES[mode == "-O"]] if mode else MODES
     left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]
     return [["-bb", "-m", "pytest", "--ignore=tests/integration", *left_out]]
 
@@ -92,20 +94,21 @@ def environment(version, python):
 
 def main(versions):
     status = 0
-    for version in versions or VERSIONS:
+    for wanted in versions or VERSIONS:
+        version, _, mode = wanted.partition(":")
         python = find(PYPY if version == CORE else version)
         if python is None:
             print(f"Python {version}: not found", flush=True)
             status |= bool(versions)
             continue
         inside = environment(version, python)
-        for arguments in runs(version):
+        for arguments in runs(version, mode):
             started = time.monotonic()
             run = subprocess.run([inside, *arguments], cwd=ROOT)
             result = f"status {run.returncode}" if run.returncode else "passed"
             seconds = time.monotonic() - started
-            mode = " ".join(arguments[: arguments.index("-m")])
-            print(f"Python {version} {mode}: {result}, {seconds:.0f} s", flush=True)
+            flags = " ".join(arguments[: arguments.index("-m")])
+            print(f"Python {version} {flags}: {result}, {seconds:.0f} s", flush=True)
             status |= bool(run.returncode)
     return status
 
