@@ -46,7 +46,7 @@ OPENING = (
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
     ("boxes", "stacks", "locks", "keeper", "receiving", "wire", "connection", "reconnecting"),
-    ("loop", "client"),
+    ("loop", "delivery", "client"),
     ("selecting", "aio"),
     ("peer", "servers", "faults", "replay", "testing"),
 )

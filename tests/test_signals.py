@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import random
 import signal
 import ssl
+import sys
 import threading
 import time
 
@@ -554,3 +556,71 @@ def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, 
             other.result()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loss_ends_the_connection_before_another_thread_can_receive(monkeypatch):
+    """Who is the receiver next would be the critical one, and the loss forgotten."""
+    states = []
+    with pair(ping_interval=None) as (ws, peer):
+        call = ClientProtocol.receive_message
+
+        def interrupted(*args):
+            call(*args)
+            monkeypatch.undo()
+            raise Left
+
+        monkeypatch.setattr(ClientProtocol, "receive_message", interrupted)
+        ws._wire._waiting += 1  # as if a thread waited for a pong
+        ws._wire.notify = lambda: states.append((ws._wire.receiving.locked(), ws.state))
+        peer.send_message("lost")
+        with pytest.raises(Left):
+            ws.recv()
+        assert states[-1] == (False, State.CLOSED)
+        ws._wire._waiting -= 1
+        del ws._wire.notify
+        with pytest.raises(ConnectionClosed):
+            ws.recv()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="handlers may run between any two bytecodes")
+def test_a_message_that_is_handed_out_is_lost_only_with_the_connection():
+    """A signal in one of the last steps of recv(): the next call must not go on behind a gap."""
+    ends = {"kept": 0, "closed": 0}
+    for step in range(200):
+        with pair(ping_interval=None, close_timeout=0.2) as (ws, peer):
+            peer.send_raw(frame(TEXT, b"first"))
+            got = interrupted_at(step, ws.recv)
+            if got == "first":
+                break
+            with contextlib.suppress(OSError):
+                peer.send_raw(frame(TEXT, b"second"))
+            try:
+                assert ws.recv() == "first", step
+                ends["kept"] += 1
+            except ConnectionClosed:
+                ends["closed"] += 1
+    assert got == "first" and ends["kept"] > 3 and ends["closed"] > 3
+
+
+def interrupted_at(step, function):
+    """Call *function*, and raise behind its *step*th call of anything; what it returns if at all.
+
+    Python looks for signals there, when a call begins or has returned to Python code.
+    """
+    count = 0
+
+    def profile(frame, event, argument):
+        nonlocal count
+        if event in ("call", "c_return") and "wsmini" in frame.f_code.co_filename:
+            count += 1
+            if count == step + 1:
+                sys.setprofile(None)
+                raise Left
+
+    sys.setprofile(profile)
+    try:
+        return function()
+    except Left:
+        return None
+    finally:
+        sys.setprofile(None)

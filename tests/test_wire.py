@@ -188,8 +188,8 @@ def test_closing_ends_a_receive_though_the_server_is_silent(way):
 def test_a_dead_peer_is_found_while_receiving(way):
     options = {**way, "ping_interval": 0.05, "ping_timeout": 0.05}
     for receive in (lambda ws: ws.recv(), lambda ws: ws.recv(timeout=20), list):
+        started = time.monotonic()
         with pair(**options) as (ws, peer):
-            started = time.monotonic()
             with pytest.raises(ConnectionClosedError) as caught:
                 receive(ws)
             assert 0.09 < time.monotonic() - started < 2

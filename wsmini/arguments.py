@@ -512,10 +512,8 @@ def _trusting(path: str | None, option: str) -> SSLContext:
 
 def _context(args: Namespace) -> SSLContext | None:
     """The TLS context that was asked for, if any."""
-    if args.key and not args.cert:
-        raise ValueError("--key needs --cert")
-    if args.key_password_file and not args.cert:
-        raise ValueError("--key-password-file needs --cert")
+    if not args.cert and (args.key or args.key_password_file):
+        raise ValueError(f"{'--key' if args.key else '--key-password-file'} needs --cert")
     if not (args.cafile or args.insecure or args.cert):
         return None
     if not parse_uri(args.url).secure:
@@ -527,14 +525,19 @@ def _context(args: Namespace) -> SSLContext | None:
 
     context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
     if args.cert:
-        known = args.key_password_file and _first_line(args.key_password_file)
-
-        def passphrase() -> str:  # called if the key has one
-            prompt = f"Passphrase of {args.key or args.cert}: "
-            return known or _asked(prompt, "--cert", "--key-password-file")
-
-        try:
-            context.load_cert_chain(args.cert, args.key, passphrase)
-        except OSError as exc:
-            raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc
+        _identify(context, args)
     return context
+
+
+def _identify(context: SSLContext, args: Namespace) -> None:
+    """Load the client certificate."""
+    known = args.key_password_file and _first_line(args.key_password_file)
+
+    def passphrase() -> str:  # called if the key has one
+        prompt = f"Passphrase of {args.key or args.cert}: "
+        return known or _asked(prompt, "--cert", "--key-password-file")
+
+    try:
+        context.load_cert_chain(args.cert, args.key, passphrase)
+    except OSError as exc:
+        raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc

@@ -9,7 +9,7 @@ Everything happens in the thread that runs the loop. Other threads leave what th
       └─────────────────────┴──────  is over  ─────┴──────────▲─────────┘
       └────────────────── the policy says when ───────────────┘
 
-What belongs to one connection is in its ``_Session``, which is thrown away with it. Whatever is
+What belongs to one connection is in its ``Session``, which is thrown away with it. Whatever is
 waited for can be cancelled at once: the opening (``Drive.cancel``), the delay (a timer), and the
 closing handshake (``Link.abort``).
 
@@ -22,12 +22,11 @@ from __future__ import annotations
 import sys
 from _thread import allocate_lock, get_ident
 from functools import partial
-from itertools import chain
 
+from .delivery import Session
 from .driving import drive
 from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
 from .frames import MAX_CONTROL, Opcode, close_payload
-from .link import Link
 from .loop import Loop
 from .opening import Opening
 from .options import read_options
@@ -37,33 +36,28 @@ from .reconnect import Backoff
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+    from typing import Any, Callable, Dict, List, Optional, Union
 
     from typing_extensions import Unpack
 
+    from .delivery import Item
     from .driving import Drive
     from .http11 import Request, Response
     from .loop import Timer
     from .messages import Message
     from .net import Steps
     from .opening import Opened
-    from .options import ConnectOptions, Options
+    from .options import ConnectOptions
     from .reconnect import Policy, Retries
 
     BytesLike = Union[bytes, bytearray, memoryview]
-    Item = Tuple[int, bytes, Optional[bool]]  # opcode, payload, compress
 
 MAX_SEND_BUFFER = 1 << 24  # bytes
-SMALL = 4096  # bytes; what a shorter message takes may be freed later,
-MOST_SMALL = 64  # if there are not more of them
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
 _BACKOFF = Backoff()
-# What all the idle share.
-_NOTHING: Iterator[Any] = iter(())
-_NO_FLIGHT: List[Tuple[int, Item]] = []
-_NO_ITEMS: List[Item] = []
+_NO_ITEMS: List[Item] = []  # which all the idle share
 
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
@@ -164,7 +158,7 @@ class Client:
         self._attempts: Optional[Retries] = None
         self._attempt = 0
         self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
-        self._session: Optional[_Session] = None
+        self._session: Optional[Session] = None
         self._slow_known = False
         self._full = False  # on_drain is due when the session has written all
 
@@ -294,7 +288,7 @@ class Client:
         self.request, self.response = opened.request, opened.response
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
         self._attempt, self._unsent = 0, None
-        session = self._session = _Session(self, self.loop, opened, self._options)
+        session = self._session = Session(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
         try:
@@ -357,11 +351,13 @@ class Client:
 
     def _callback(self, name: str) -> Optional[Callable[..., object]]:
         """The callback *name*, to be called without the client."""
-        # Not by __dict__: to ask for that makes one, for each client.
-        found, of_class = getattr(self, name), getattr(type(self), name)
-        if found is None or found is of_class or getattr(found, "__func__", found) is of_class:
-            method: Optional[Callable[..., object]] = found
-            return method
+        found: Optional[Callable[..., object]] = getattr(self, name)
+        if found is None:
+            return None
+        if getattr(type(self), name) is not None:  # a subclass has one
+            given = self.__dict__.get(name)  # only here: to ask for that makes one for each client
+            if given is None:
+                return found
         return partial(found, self)
 
     def _call(self, name: str, *args: object) -> None:
@@ -441,7 +437,7 @@ class Client:
         """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
         self._full = True
         if self.loop is not None and self._session is not None:
-            self.loop.call_soon(self._session.trim)
+            self._session.trim_soon()
 
     def _send_from_elsewhere(self, item: Item) -> None:
         """Leave *item* to the loop's thread."""
@@ -480,7 +476,9 @@ class Client:
             self._queued += sum(len(item[1]) for item in items)
 
     def _serve(self) -> None:
-        """Send what other threads have left."""
+        """Send what other threads have left, but not before what is in the outbox."""
+        if self._outbox and self._session is not None:
+            return  # _send_kept comes back here
         with self._mutex:
             items, self._requests = self._requests, _NO_ITEMS
             self._queued -= sum(len(item[1]) for item in items)
@@ -492,10 +490,15 @@ class Client:
 
     def _send_kept(self) -> None:
         """Send what is in the outbox, on the new connection."""
-        session, items = self._session, self._outbox
-        while items and session is not None and session.send(items[0]):
+        session, items, count, size = self._session, self._outbox, 0, 0
+        while session is not None and count < len(items) and session.send(items[count]):
+            size += len(items[count][1])
+            count += 1
+        if count:
             with self._mutex:
-                self._queued -= len(items.pop(0)[1])
+                self._queued -= size
+                del items[:count]
+        self._serve()
 
     def _trim_outbox(self) -> None:
         """Hand back what has no room; all, if there won't be a connection."""
@@ -584,130 +587,6 @@ class Client:
 CALLBACKS = tuple(name for name in vars(Client) if name.startswith("on_"))
 
 
-class _Session:
-    """One connection of a client: its link, and what goes through it."""
-
-    __slots__ = (
-        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trim_at", "_unread", "link",
-        "ssl_object",
-    )  # fmt: skip
-
-    def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
-        self._client, self._loop = client, loop
-        self._unread: Iterator[Message] = _NOTHING
-        self._paused = self._ended = False
-        self._timer: Optional[Timer] = None
-        # What the link has accepted: how many bytes it will have written when each is sent.
-        self._flight = _NO_FLIGHT
-        self._trim_at = MOST_SMALL
-        self.ssl_object = opened.ssl_object
-        self.link = Link(loop, opened, options, self, gather=True)
-        self.link.start()
-
-    # -- for the client --
-
-    def send(self, item: Item) -> bool:
-        """Send it; ``False`` if the connection is closing."""
-        link, flight = self.link, self._flight
-        try:
-            link.send(*item)
-        except ConnectionClosed:
-            return False
-        if not flight:
-            self._flight = flight = []
-        elif flight[-1][0] <= link.written:
-            flight.clear()
-        flight.append((link.accepted, item))
-        # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        if len(item[1]) > SMALL or len(flight) >= self._trim_at:
-            self._loop.call_soon(self.trim)
-        return True
-
-    def trim(self) -> None:
-        """Forget what is written; and tell the client if it waits for that."""
-        flight, written = self._flight, self.link.written
-        if flight and flight[-1][0] <= written:
-            self._flight = flight = _NO_FLIGHT
-        else:
-            self._flight = flight = [entry for entry in flight if entry[0] > written]
-        self._trim_at = max(MOST_SMALL, 2 * len(flight))
-        if not flight and self._client._full:
-            self._client._full = False
-            self._client._call("on_drain")
-
-    def ping(self, data: Optional[bytes]) -> None:
-        self.link.ping(data)
-
-    def pause(self) -> None:
-        self._paused = True
-        self.link.pause()
-
-    def resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self.link.resume()
-            self._loop.call_soon(self._deliver)
-
-    def close(self, code: int, reason: str) -> None:
-        self.resume()
-        self.link.close(code, reason)
-
-    def limit_close(self, grace: float) -> None:
-        """Leave the server in *grace* seconds, whether it has answered or not."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(grace, self.link.abort)
-
-    # -- for the link --
-
-    def on_messages(self, messages: List[Message]) -> None:
-        none = self._unread is _NOTHING
-        self._unread = iter(messages) if none else chain(self._unread, messages)
-        self._deliver()
-
-    def _deliver(self) -> None:
-        """Hand over what is unread; and tell the end behind it."""
-        if self._paused:
-            return
-        client, start = self._client, self._loop.time()
-        callback = client._callback("on_message") or _ignore
-        try:
-            for message in self._unread:
-                callback(message)
-                if self._paused:
-                    break
-            else:
-                self._unread = _NOTHING  # which all the idle share
-        except BaseException as exc:
-            self._loop.call_soon(self._deliver)  # the rest
-            if not isinstance(exc, Exception):
-                raise
-            client._failed(exc)
-            return
-        finally:
-            client._watch("on_message", start)
-        if self._ended and not self._paused:
-            self._ended = False
-            written = self.link.written
-            unsent = [item for end, item in self._flight if end > written]
-            client._ended(self.link.protocol.close_exc(), unsent)
-
-    def on_ping(self, data: bytes) -> None:
-        self._client._call("on_ping", data)
-
-    def on_pong(self, data: bytes) -> None:
-        self._client._call("on_pong", data)
-
-    def on_drain(self) -> None:
-        self._client._full = True
-        self.trim()
-
-    def on_end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._ended = True
-        self._deliver()
-
-
 def _warn(text: str, *args: object) -> None:
     try:
         import logging  # only where there is something to say
@@ -716,10 +595,6 @@ def _warn(text: str, *args: object) -> None:
             print(text % args, file=sys.stderr)
     else:
         logging.getLogger("wsmini").warning(text, *args)
-
-
-def _ignore(message: Message) -> None:
-    """For a client without ``on_message``."""
 
 
 def _item(message: Union[str, BytesLike], text: Optional[bool], compress: Optional[bool]) -> Item:

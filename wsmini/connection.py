@@ -18,7 +18,7 @@ from time import monotonic
 from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from .facts import Facts
 from .frames import close_payload
-from .net import deadline_after, patience, run
+from .net import HEED, deadline_after, patience, run
 from .opening import Opening
 from .options import read_options
 from .payload import chunk_converter, converted, encoded
@@ -183,36 +183,45 @@ class Connection(Facts):
         """
         for message in self._wire.ready:
             return message if decode is None else converted(message, decode)
-        message = self._receive(None if timeout is None else deadline_after(timeout))
-        return message if decode is None else converted(message, decode)
-
-    def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
-        """Wait for a message, as the consumer; *room*: how many bytes it may have."""
         wire = self._wire
         try:
-            if not self._start_receiving(False):
-                self._start_consuming()
-            try:
-                if room is not None:
-                    return self._receive_within(room, deadline)
-                for message in wire.ready:
-                    return message  # another thread has made it ready since
-                return wire.receive(deadline)
-            finally:
-                self._consuming.release()
+            message = self._receive(None if timeout is None else deadline_after(timeout))
         except BaseException:
             wire.interrupted()
             raise
+        wire.handing = 0
+        return message if decode is None else converted(message, decode)
+
+    def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
+        """Wait for a message, as the consumer; *room*: how many bytes it may have.
+
+        For who then sets ``wire.handing`` to 0, or calls ``wire.interrupted()`` if it raises.
+        """
+        wire = self._wire
+        if not self._start_receiving(False):
+            self._start_consuming()
+        try:
+            if room is not None:
+                return self._receive_within(room, deadline)
+            wire.handing = get_ident()
+            for message in wire.ready:
+                return message  # another thread has made it ready since
+            wire.handing = 0
+            return wire.receive(deadline)
+        finally:
+            self._consuming.release()
 
     def _receive_within(self, room: int, deadline: Optional[float]) -> bytes:
         """A message as bytes, which stays where it is unless it fits."""
         wire = self._wire
+        wire.handing = get_ident()
         message = next(wire.ready, None)
         if message is None:
+            wire.handing = 0
             message = wire.receive(deadline)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > room:
-            wire.ready = iter([message, *wire.ready])
+            wire.ready, wire.handing = iter([message, *wire.ready]), 0
             raise ValueError(f"a message of {len(data)} bytes doesn't fit into {room}")
         return data
 
@@ -243,9 +252,14 @@ class Connection(Facts):
         while True:
             yield self._wire.ready
             try:
-                yield iter((self._receive(None),))
+                messages = iter((self._receive(None),))
             except ConnectionClosedOK:
                 return
+            except BaseException:
+                self._wire.interrupted()
+                raise
+            self._wire.handing = 0
+            yield messages
 
     if TYPE_CHECKING:
 
@@ -313,8 +327,13 @@ class Connection(Facts):
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
         deadline = None if timeout is None else deadline_after(timeout)
-        data = self._receive(deadline, len(view))
-        view[: len(data)] = data  # type: ignore[assignment]  # bytes, with room
+        try:
+            data = self._receive(deadline, len(view))
+            view[: len(data)] = data  # type: ignore[assignment]  # bytes, with room
+        except BaseException:
+            self._wire.interrupted()
+            raise
+        self._wire.handing = 0
         return len(data)
 
     # -- sending --
@@ -422,7 +441,7 @@ class Connection(Facts):
             if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("another thread's fragmented message didn't end in time")
             wire.flush_as_writer()  # which this thread stops being now
-            wire.fragments.wait(None if deadline is None else patience(deadline))
+            wire.fragments.wait(HEED if deadline is None else min(HEED, patience(deadline)))
 
     def _send_fragments(
         self,
@@ -449,12 +468,12 @@ class Connection(Facts):
                     self._start_sending(deadline)
                     first = opcode
                 elif opcode == first:
-                    self._acquire_sending()
+                    self._wire.lock(self._wire.sending, None)
                 else:
                     raise TypeError("the fragments of a message are all str or all bytes-like")
                 self._send_fragment(opcode, data, False, compress, deadline)
             if first:
-                self._acquire_sending()
+                self._wire.lock(self._wire.sending, None)
                 self._send_fragment(first, b"", True, compress, deadline)
         except BaseException as exc:
             self._wire.interrupted()

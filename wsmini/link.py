@@ -153,6 +153,11 @@ class Link:
         return self._write_error is not None
 
     @property
+    def blocked(self) -> bool:
+        """Whether something waits for room; the handler hears when there is some."""
+        return self._blocked
+
+    @property
     def written(self) -> int:
         """Bytes that the stream has taken of these."""
         return self._queue.written
@@ -199,7 +204,7 @@ class Link:
             if size != READ_SIZE or len(data) >= READ_SIZE:
                 self._adapt(size, missing, len(data))
             now = self._loop.time()
-            if not (self.streaming or self._busy):
+            if not (self.streaming or self._busy or self._events):
                 message = protocol.receive_message(data, now)
                 if message is not None:
                     self._process([message])
@@ -363,7 +368,7 @@ class Link:
         self._queue.written += sent
         if sent == len(frames) and not self.stream.unsent:
             return True
-        self._queue.begin(memoryview(frames)[sent:])
+        self._queue.begin(memoryview(frames)[sent:], len(frames) - sent)
         self._wait_for_room()
         return False
 
@@ -411,9 +416,7 @@ class Link:
                 if protocol.has_output and queue.between_frames():
                     # A Close has to be the last frame.
                     if protocol.state is OPEN or not queue:
-                        data = protocol.data_to_send()
-                        queue.accepted += len(data)
-                        queue.begin(memoryview(data))
+                        queue.begin(memoryview(protocol.data_to_send()), 0)
                 head = queue.head()
                 if not head:
                     if not protocol.has_output:

@@ -8,8 +8,8 @@ Signals. A handler may run between any two bytecodes of the main thread, also of
 * If it raises, as Ctrl-C does, the connection stays usable where nothing is in the air: in every
   wait, and in the system call that waits for bytes (what that returns goes into ``_landed`` without
   a bytecode in between). Where a thread has bytes or messages in local variables only,
-  ``_critical`` names it, and an exception that passes ends the connection: it never goes on with
-  something missing.
+  ``_critical`` names it, or ``handing`` where it is about to return one, and an exception that
+  passes ends the connection: it never goes on with something missing.
 * A lock that is left locked, since the exception came between its ``acquire`` and the ``try``, is
   released when no thread is inside that could be holding it.
 """
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PAUSES = (0.001, 0.001, 0)  # seconds after each look for the holder of a lock
 SETTLE = 1.0  # seconds until a lock that nobody gives back is suspected of being forgotten
 
+LOST = "interrupted between receiving something and delivering it"
+
 
 class Locks:
     """What a ``Wire`` is built on.
@@ -45,6 +47,7 @@ class Locks:
         self.mutex = allocate_lock()
         self._landed: List[bytes] = []  # what was read last, until the protocol has it
         self._critical = 0  # the thread that has bytes or messages in local variables only
+        self.handing = 0  # the consumer's thread, while it has the message that it returns
         self._repairing = allocate_lock()
         self._repaired = 0.0  # when a lock was released for whoever had forgotten it
 
@@ -74,16 +77,22 @@ class Locks:
 
     def interrupted(self) -> None:
         """An exception leaves the methods of the connection: see above, "Signals"."""
-        lost = self._critical == get_ident()
+        lost = get_ident() in (self._critical, self.handing)
         if not (lost or self.receiving.locked() or self.sending.locked()):
             return  # nearly always
         if interrupted(self):
             return  # it leaves those of a signal handler
         if lost:
-            self._critical = 0
-            self.cut(InterruptedError("interrupted between receiving something and delivering it"))
+            self._critical = self.handing = 0
+            self.cut(InterruptedError(LOST))
         self._free(self.receiving)
         self._free(self.sending)
+
+    def end_if_lost(self) -> None:
+        """The same, before another thread can become the receiver, and be ``_critical``."""
+        if self._critical == get_ident():
+            self._critical = 0
+            self.cut(InterruptedError(LOST))
 
     def _free(self, lock: LockType) -> None:
         """Release *lock* if it was forgotten; this thread doesn't hold it."""

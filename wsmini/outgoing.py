@@ -19,8 +19,9 @@ class Queue:
     """Frames that are encoded and not taken by the stream yet, in order.
 
     Attributes:
-        accepted, written: bytes that came in, and of these, that the stream has taken; a message
-            that is encoded piece by piece counts with the size it had before.
+        accepted, written: bytes that came in, and of these, that the stream has taken. A message
+            that is encoded piece by piece counts with the size it had before. What the protocol
+            says by itself goes in front of what waits, and doesn't count.
     """
 
     __slots__ = ("_cost", "_items", "_pieces", "_tail", "_view", "accepted", "written")
@@ -74,34 +75,42 @@ class Queue:
 
     def between_frames(self) -> bool:
         """Whether something else may go out now."""
-        return not (self._view or self._cost)
+        self._advance()
+        return not self._view
 
-    def begin(self, data: memoryview) -> None:
-        """Put *data*, which is counted as accepted, in front of all, while ``between_frames``."""
-        self._view, self._cost = data, len(data)
-
-    def head(self) -> memoryview:
-        """What to write next; empty if there is nothing."""
-        while not self._view:
+    def _advance(self) -> None:
+        """Go on in the frame that has begun; it is complete if there is no more of it."""
+        if not self._view:
             piece = next(self._pieces, None)
             if piece is not None:
                 self._view = memoryview(piece)
-                continue
+                return
             self.written += self._cost
             self._cost, self._pieces = 0, _NO_PIECES
+
+    def begin(self, data: memoryview, cost: int) -> None:
+        """Put *data* in front of all, while ``between_frames``; *cost* of it was accepted."""
+        self._view, self._cost = data, cost
+
+    def head(self) -> memoryview:
+        """What to write next; empty if there is nothing."""
+        self._advance()
+        while not self._view:
             if not self._items:
                 self._seal()
                 if not self._items:
                     break
             frames, self._cost = self._items.pop(0)
             self._pieces = iter((frames,)) if isinstance(frames, (bytes, bytearray)) else frames
+            self._advance()
         return self._view
 
     def took(self, count: int) -> None:
         """The stream has taken *count* bytes of ``head``."""
         # An empty slice would keep the frame.
         self._view = self._view[count:] if count < len(self._view) else _NO_BYTES
-        counted = min(count, self._cost)
+        # The last one counts when all is taken: the header of what comes in pieces has no cost.
+        counted = min(count, max(0, self._cost - 1))
         self._cost -= counted
         self.written += counted
 

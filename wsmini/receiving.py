@@ -115,15 +115,17 @@ class Receiving(Locks):
             if self.inbox.messages:
                 return self._take()
             batch = self._receive(deadline)
-            if len(batch) == 1:
-                self._critical = 0
-                return batch.pop()  # and no second reference to what may be large
-            ready = iter(batch)
-            message = next(ready)
-            self.ready = ready
-            self._critical = 0
-            return message
+            if len(batch) > 1:
+                ready = iter(batch)
+                message = next(ready)
+                self.ready = ready
+                self.handing, self._critical = self._critical, 0
+                return message
+            self.handing, self._critical = self._critical, 0
+            return batch.pop()  # and no second reference to what may be large
         finally:
+            if self._critical:
+                self.end_if_lost()
             self.receiving.release()
             if self._waiting:
                 self.notify()
@@ -147,11 +149,14 @@ class Receiving(Locks):
 
     def release_receiving(self) -> None:
         """Stop being the receiver; who waits for something may go on as one."""
+        if self._critical:
+            self.end_if_lost()
         self.receiving.release()
         if self._waiting:
             self.notify()
 
     def _take(self) -> Message:
+        self.handing = get_ident()
         message = self.inbox.take()
         self.notify()  # there is room
         return message

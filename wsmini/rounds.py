@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Rounds:
-    """The times at which somebody is due on one loop. Only for the loop's thread."""
+    """The times at which somebody is due on one loop. Only for the loop's thread.
+
+    The links and the loop's timers keep it; it must not be kept otherwise, as it keeps these.
+    """
 
     def __init__(self) -> None:
         self._due: Dict[float, Tuple[Cancellable, Dict[Member, None]]] = {}
@@ -53,14 +56,16 @@ class Rounds:
             loop.call_soon(member.on_time)  # one may raise
 
 
-_rounds: Dict[ref[HostLoop], Rounds] = {}
+_rounds: Dict[ref[HostLoop], ref[Rounds]] = {}
 
 
 def rounds_of(loop: HostLoop) -> Rounds:
-    """Those of *loop*, which has them until its end."""
-    rounds = _rounds.get(ref(loop))
+    """Those of *loop*."""
+    known = _rounds.get(ref(loop))
+    rounds = None if known is None else known()
     if rounds is None:
-        rounds = _rounds[ref(loop, _forget)] = Rounds()
+        rounds = Rounds()
+        _rounds[ref(loop, _forget)] = ref(rounds)
     return rounds
 
 

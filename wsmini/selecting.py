@@ -25,17 +25,22 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-_hosts: MutableMapping[asyncio.AbstractEventLoop, HostLoop] = weakref.WeakKeyDictionary()
+# The hosts are kept by the links: they keep their loops, which must not be kept from here.
+_hosts: MutableMapping[asyncio.AbstractEventLoop, weakref.ref[SelectingLoop]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
     """*loop* itself if it can watch sockets, else what can for it."""
-    host = _hosts.get(loop)
+    known = _hosts.get(loop)
+    host = None if known is None else known()
     if host is not None:
         return host
     if _watches(loop):
         return loop
-    host = _hosts[loop] = SelectingLoop(loop)
+    host = SelectingLoop(loop)
+    _hosts[loop] = weakref.ref(host)
     return host
 
 

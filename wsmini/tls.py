@@ -189,7 +189,7 @@ class TLSStream:
                 except OSError:
                     self._busy = False
                     raise
-                self._busy = False
+            self._busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return data
             # In one step, see "Signals" in wire.
