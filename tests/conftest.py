@@ -12,8 +12,10 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -28,6 +30,7 @@ GRACE = 2.0  # seconds that a thread which has been told to end may take
 
 # The stacks go where stderr went before pytest began to capture it.
 _stderr = pytest.StashKey[int]()
+_compiled = pytest.StashKey[str]()
 _sockets = 0
 
 
@@ -42,10 +45,14 @@ def pytest_configure(config):
     # A shell without job control ignores it for what runs in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(_count_sockets)
+    # Processes that tests start would else compile wsmini each time, where nothing may be written.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = config.stash[_compiled] = tempfile.mkdtemp()
 
 
 def pytest_unconfigure(config):
     os.close(config.stash[_stderr])
+    shutil.rmtree(config.stash[_compiled], ignore_errors=True)
 
 
 def pytest_collection_finish(session):

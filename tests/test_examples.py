@@ -90,15 +90,6 @@ class Program:
         return self.end()  # communicate() closes it
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Let programs share what is compiled, wherever Python may not write it: it takes most time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("compiled")))
-        yield
-
-
 @pytest.fixture
 def heard():
     """What scripts have heard, in a queue."""
