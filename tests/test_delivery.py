@@ -161,6 +161,7 @@ def test_on_drain_comes_though_something_small_is_sent_just_then():
     drained, sent = [], []
     with Joined(small=True, max_send_buffer=20000, on_drain=lambda client: drained.append(1)) as it:
         it.call(lambda: fill(it.client, "x" * 1000))
+
         def write():
             if not sent and not it.client.buffered_amount:
                 sent.append(1)
@@ -171,6 +172,26 @@ def test_on_drain_comes_though_something_small_is_sent_just_then():
         it.take()
         assert sent and drained
         assert not it.client._full
+
+
+def test_a_refusal_on_a_connection_that_is_lost_is_made_up_for_on_the_next_one():
+    drained = []
+    with Joined(
+        small=True, max_send_buffer=200000, on_drain=lambda client: drained.append(1)
+    ) as it:
+        it.call(lambda: fill(it.client))
+        it.peer.close()
+        while it.client.state is not State.CLOSED:
+            it.loop.run_once(5)
+        it.spin()
+        assert not it.loop._ready  # it has stopped asking for that
+        assert it.client._full and not drained
+        ours, it.peer = socket.socketpair()
+        it.peer.setblocking(False)
+        it._stream = SocketStream(ours)
+        it.call(lambda: it.client.start(it.loop))
+        it.open()
+        assert drained == [1]
 
 
 def test_messages_of_a_thread_stay_in_order_when_it_connects_again():

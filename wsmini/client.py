@@ -499,6 +499,8 @@ class Client:
                 self._queued -= size
                 del items[:count]
         self._serve()
+        if self._full and session is not None:
+            session.trim_soon()  # somebody may wait for on_drain since before
 
     def _trim_outbox(self) -> None:
         """Hand back what has no room; all, if there won't be a connection."""

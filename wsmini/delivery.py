@@ -79,12 +79,13 @@ class Session:
             self._flight = flight = _NO_FLIGHT
         else:
             del flight[: _written(flight, written)]
-        if not self._client._full:
+        link, client = self.link, self._client
+        if not client._full or link.closed or link.broken:
             return
         if not flight:
-            self._client._full = False
-            self._client._call("on_drain")
-        elif not self.link.blocked:
+            client._full = False
+            client._call("on_drain")
+        elif not link.blocked:
             self.trim_soon()  # it is on its way; if there is no room, the link will tell
 
     def ping(self, data: Optional[bytes]) -> None:
