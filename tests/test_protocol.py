@@ -1175,3 +1175,16 @@ def test_any_bytes_end_the_same_however_they_come(deflated, monkeypatch):
             protocol.connection_lost()
             assert protocol.finished and protocol.state is CLOSED
         assert all(outcome == outcomes[0] for outcome in outcomes), data
+
+
+@pytest.mark.parametrize("interval", [None, 20])
+def test_a_read_that_is_one_message_is_taken_at_once(interval):
+    protocol = ClientProtocol(ping_interval=interval)
+    assert protocol.receive_message(frame(TEXT, b"early"), 1.0) is None  # it isn't open
+    protocol.open(now=0.0)
+    assert protocol.receive_message(frame(TEXT, b"a"), 15.0) == "a"
+    assert protocol.receive_message(frame(BINARY, b"b"), 15.0) == b"b"
+    assert protocol.receive_message(frame(PING, b"b"), 30.0) is None
+    assert protocol.tick(30.0) == (None if interval is None else 35.0)  # since it was heard last
+    protocol.close()
+    assert protocol.receive_message(frame(TEXT, b"late"), 31.0) is None
