@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIDE_BY_SIDE = min(2, os.cpu_count() or 1)  # tests wait most of the time
 PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
@@ -93,25 +95,41 @@ def environment(version, python):
     return inside
 
 
-def main(versions):
-    status = 0
-    for wanted in versions or VERSIONS:
+def jobs(versions):
+    """(version, interpreter, arguments) for each run; ``None`` for a version that isn't there."""
+    for wanted in versions:
         version, _, mode = wanted.partition(":")
         python = find(PYPY if version == CORE else version)
         if python is None:
             print(f"Python {version}: not found", flush=True)
-            status |= bool(versions)
+            yield None
             continue
         inside = environment(version, python)
         for arguments in runs(version, mode):
-            started = time.monotonic()
-            run = subprocess.run([inside, *arguments], cwd=ROOT)
-            result = f"status {run.returncode}" if run.returncode else "passed"
-            seconds = time.monotonic() - started
-            flags = " ".join(arguments[: arguments.index("-m")])
-            print(f"Python {version} {flags}: {result}, {seconds:.0f} s", flush=True)
-            status |= bool(run.returncode)
-    return status
+            yield version, inside, arguments
+
+
+def run(job):
+    """Run the tests, and print what they have printed when they are done; whether they passed."""
+    version, inside, arguments = job
+    started = time.monotonic()
+    done = subprocess.run(
+        [inside, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    result = f"status {done.returncode}" if done.returncode else "passed"
+    flags = " ".join(arguments[: arguments.index("-m")])
+    title = f"Python {version} {flags}: {result}, {time.monotonic() - started:.0f} s"
+    print(f"{done.stdout.decode('utf-8', 'replace')}{title}", flush=True)
+    return not done.returncode
+
+
+def main(versions):
+    found = list(jobs(versions or VERSIONS))
+    passed = not versions or None not in found
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        for result in pool.map(run, filter(None, found)):
+            passed = passed and result
+    return not passed
 
 
 if __name__ == "__main__":

@@ -183,17 +183,21 @@ def test_every_bit_of_a_key_varies():
 @pytest.mark.skipif(EMSCRIPTEN, reason="no threads here")
 def test_threads_never_share_a_key(counted_keys):
     keys = [[] for _ in range(4)]
+    # All have started before they are switched fast: coverage can't begin in two at a time.
+    begin = threading.Barrier(len(keys) + 1)
 
     def take(mine):
+        begin.wait()
         for _ in range(5000):
             mine.append(frames.masking_key())
 
     threads = [threading.Thread(target=take, args=(mine,)) for mine in keys]
+    for thread in threads:
+        thread.start()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for thread in threads:
-            thread.start()
+        begin.wait()
         for thread in threads:
             thread.join()
     finally:
