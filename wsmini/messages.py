@@ -153,7 +153,9 @@ class MessageReader:
         Most reads bring just that. It does what ``receive_data`` and ``messages`` do, in a third of
         the time.
         """
-        size = len(data)
+        size, head = len(data), data[0]
+        if head != _TEXT and head != _BINARY:
+            return None
         if size < 128:
             if size < 2 or data[1] != size - 2:
                 return None
@@ -161,9 +163,6 @@ class MessageReader:
         elif size < 65540 and data[1] == 126 and data[2] << 8 | data[3] == size - 4 > 125:
             payload = data[4:]
         else:
-            return None
-        head = data[0]
-        if head != _TEXT and head != _BINARY:
             return None
         if self._data or self._opcode or self._stopped or len(payload) > self._fast_limit:
             return None
