@@ -26,8 +26,9 @@ TEXT, PING, PONG, CLOSE = Opcode.TEXT, Opcode.PING, Opcode.PONG, Opcode.CLOSE
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """Connections are looked at without delay."""
+    """Connections are looked at, and the thread ends, without delay."""
     monkeypatch.setattr(keeper, "CHECK", 0.02)
+    monkeypatch.setattr(keeper, "LINGER", 0.02)
 
 
 def keepers():
@@ -142,6 +143,16 @@ def test_one_thread_looks_after_all_and_ends_with_the_last():
     with pair() as (ws, peer):  # and another one starts
         peer.send_frame(PING, b"!")
         assert peer.recv_frame().data == b"!"
+
+
+def test_connections_one_after_the_other_have_the_same(monkeypatch):
+    monkeypatch.setattr(keeper, "LINGER", 1.0)
+    threads = set()
+    for _ in range(20):
+        with pair():
+            threads.update(keepers())
+    assert len(threads) == 1
+    eventually(lambda: not keepers())
 
 
 def test_without_a_keepalive_there_is_none():

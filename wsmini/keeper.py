@@ -5,15 +5,16 @@ messages ahead. What it does to one connection is ``look``, which never waits.
 
 Who may do what, and what may interleave:
 
-* The first connection with a keepalive starts the thread. It ends when it finds none left, within
-  a second or so of the last one's end, so that a program that connects again and again has one.
+* The first connection with a keepalive starts the thread. It ends when there has been none for
+  ``LINGER`` seconds, so that a program that connects again and again has one.
 * ``_lock`` guards the list of charges and the birth and the death of the thread, nothing else. It
   lets the same thread in again, because of signal handlers that open connections.
 * A thread inside ``recv`` doesn't tell the keeper, nor does one that leaves: that would cost on the
   hot path. A connection that is found in good hands is looked at again after ``CHECK`` seconds, and
   one that is found alone is waited for, by its socket. When somebody receives from it again and
   something comes, the keeper wakes once for nothing, and goes back to looking now and then.
-* The keeper refers to a connection weakly: one that is dropped without being closed goes.
+* The keeper refers to a connection weakly: one that is dropped without being closed goes. The
+  connection refers to its ``Charge``, and says there that it is over.
 * ``_busy`` is held while it deals with connections. ``os.fork`` waits for it, a while, so that none
   of their locks is held in a child. The child forgets the keeper with its sockets, which are the
   parent's, and makes its own when it connects.
@@ -34,11 +35,12 @@ from .protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Collection, Dict, List, Optional, Set, Tuple
+    from typing import Callable, Collection, Dict, List, Optional, Set, Tuple
 
     from .wire import Wire
 
 CHECK = 1.0  # seconds until a connection that is new, or in good hands, is looked at (again)
+LINGER = 1.0  # seconds that the thread stays when it has nothing to look after
 READS = 64  # of one connection in a row; then it is the others' turn
 PATIENCE = 1.0  # seconds that fork waits for the keeper
 GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
@@ -52,8 +54,11 @@ _busy = threading.Lock()
 _keeper: Optional[Keeper] = None
 
 
-def watch(wire: Wire) -> None:
-    """Look after *wire* until it is closed. Thread-safe."""
+def watch(wire: Wire) -> Optional[Charge]:
+    """Look after *wire* until what this returns is ``over``. Thread-safe.
+
+    ``None`` means that there is no thread, and there can't be one.
+    """
     global _keeper
     with _lock:
         if _keeper is None:
@@ -64,9 +69,9 @@ def watch(wire: Wire) -> None:
                 # No more threads, or the interpreter is shutting down. The connection works without
                 # a keeper, and the next one tries again.
                 keeper.close()
-                return
+                return None
             _keeper = keeper
-        _keeper.add(wire)
+        return _keeper.add(wire)
 
 
 def watched() -> int:
@@ -141,16 +146,26 @@ def _look_at_end(wire: Wire, now: float) -> Tuple[int, float]:
 
 
 class Charge:
-    """A connection, what is waited for on its socket, and when to look at it in any case."""
+    """A connection, what is waited for on its socket, and when to look at it in any case.
 
-    __slots__ = ("at", "events", "wire")
+    Attributes:
+        over: whether the socket is closed, and there is nothing to look after any more.
+    """
 
-    def __init__(self, wire: weakref.ref[Wire]) -> None:
-        self.wire, self.events, self.at = wire, 0, 0.0
+    __slots__ = ("_rouse", "at", "events", "over", "wire")
+
+    def __init__(self, wire: Wire, rouse: Callable[[], None]) -> None:
+        self.wire = weakref.ref(wire, self._dropped)
+        self._rouse = rouse
+        self.events, self.at, self.over = 0, monotonic() + CHECK, False
+
+    def _dropped(self, _: object) -> None:
+        """The connection is gone; if it wasn't closed, the sleeping keeper holds its socket."""
+        if not self.over:
+            self._rouse()
 
     def is_over(self) -> bool:
-        wire = self.wire()
-        return wire is None or wire.closed
+        return self.over or self.wire() is None
 
     def look(self) -> None:
         """Do what there is to do."""
@@ -173,19 +188,15 @@ class Keeper:
         self._waker, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self._sleeps_until = 0.0
+        self._sleeps_until = self._leaves_at = 0.0
 
-    def add(self, wire: Wire) -> None:
+    def add(self, wire: Wire) -> Charge:
         """Take on *wire*; the caller holds ``_lock``."""
-        charge = Charge(weakref.ref(wire, self._dropped))
-        charge.at = monotonic() + CHECK
+        charge = Charge(wire, self._rouse)
         self.charges.append(charge)
         if self._sleeps_until > charge.at:
             self._rouse()
-
-    def _dropped(self, _: object) -> None:
-        """A connection wasn't closed, and its socket is held by nobody but the sleeping keeper."""
-        self._rouse()
+        return charge
 
     def _rouse(self) -> None:
         try:
@@ -213,20 +224,24 @@ class Keeper:
                     charge.look()
 
     def _go_on(self) -> bool:
-        """Forget what is over; whether there is anything left."""
+        """Forget what is over; whether there is anything left, or has been just now."""
         global _keeper
         with _lock:
+            now = monotonic()
+            if self.charges:
+                self._leaves_at = now + LINGER
             self.charges = [charge for charge in self.charges if not charge.is_over()]
-            if not self.charges and _keeper is self:
+            if self.charges or now < self._leaves_at:
+                return True
+            if _keeper is self:
                 _keeper = None
-            if not self.charges:
-                self.close()
-            return bool(self.charges)
+            self.close()
+            return False
 
     def _to_wait_for(self) -> Tuple[Dict[socket.socket, int], float]:
         """Sockets with events, and for how long."""
         sockets = {self._wake: READ}
-        until = monotonic() + 3600.0
+        until = monotonic() + 3600.0 if self.charges else self._leaves_at
         self._sleeps_until = NEVER  # whoever is added from here on rouses
         for charge in list(self.charges):
             wire = charge.wire()

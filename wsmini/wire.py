@@ -52,6 +52,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional
 
+    from .keeper import Charge
     from .net import Stream
     from .options import Options
     from .protocol import ClientProtocol
@@ -69,10 +70,11 @@ class Wire(Receiving):
         self, stream: Stream, protocol: ClientProtocol, options: Options, rest: bytes
     ) -> None:
         super().__init__(stream, protocol, options, rest)
+        self._charge: Optional[Charge] = None
         if options.ping_interval is not None:
             from .keeper import watch  # with threading, when there is a connection
 
-            watch(self)
+            self._charge = watch(self)
 
     # -- the end --
 
@@ -141,6 +143,8 @@ class Wire(Receiving):
                 self.outbox.clear()
                 self.stream.close()
                 self.closed = True
+                if self._charge is not None:
+                    self._charge.over = True
             if self.fragments is not None:
                 self.fragments.notify_all()
         finally:
