@@ -11,7 +11,7 @@ import sys
 
 from .exceptions import InvalidMessage, InvalidStatus, InvalidUpgrade, NegotiationError
 from .extensions import format_extensions, negotiate
-from .http11 import Headers, Request, is_token
+from .http11 import Headers, Request, is_token, trusted_headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,12 +157,10 @@ def build_request(
     *additional* replaces headers of the same name, the first time in its place, and adds the rest
     in its order.
     """
-    headers = Headers()
-    headers.add("Host", uri.authority)
-    headers.add("Upgrade", "websocket")
-    headers.add("Connection", "Upgrade")
-    headers.add("Sec-WebSocket-Key", key)
-    headers.add("Sec-WebSocket-Version", "13")
+    headers = trusted_headers([
+        "Host", uri.authority, "Upgrade", "websocket", "Connection", "Upgrade",
+        "Sec-WebSocket-Key", key, "Sec-WebSocket-Version", "13",
+    ])  # fmt: skip
     if offers:
         extensions = format_extensions([(offer.name, offer.offer()) for offer in offers])
         headers.add("Sec-WebSocket-Extensions", extensions)

@@ -96,12 +96,13 @@ class Headers:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The value of *name*, several joined with ``", "``; *default* if there is none."""
-        return ", ".join(self.get_all(name)) if name in self else default
+        values = self.get_all(name)
+        return ", ".join(values) if values else default
 
     def get_all(self, name: str) -> list[str]:
         """The values of *name*, one for each time it comes."""
-        key = name.lower()
-        return [value for field, value in self._pairs() if field.lower() == key]
+        key, flat = name.lower(), self._flat
+        return [flat[n + 1] for n in range(0, len(flat), 2) if flat[n].lower() == key]
 
     def items(self) -> list[tuple[str, str]]:
         """All pairs of name and value in their order, repeated names too."""
@@ -120,7 +121,7 @@ class Headers:
 
     def copy(self) -> Headers:
         """Headers that can be changed without changing these."""
-        return _trusted(self._flat.copy())
+        return trusted_headers(self._flat.copy())
 
     def __setitem__(self, name: str, value: str) -> None:
         field = _checked(name, value)
@@ -198,7 +199,7 @@ def _field(name: str, value: str) -> tuple[str, str]:
     return _SHARED.get(name, name), _SHARED.get(value, value)
 
 
-def _trusted(flat: list[str]) -> Headers:
+def trusted_headers(flat: list[str]) -> Headers:
     """Headers of names and values that have been checked."""
     headers = Headers()
     headers._flat = flat
@@ -414,7 +415,7 @@ class ResponseParser:
                     f"expected the name of a header and a colon, got {shown(name)}"
                 )
             flat += _field(name, value)
-        return _trusted(flat)
+        return trusted_headers(flat)
 
     def _receive_head(self, response: Response) -> None:
         status = response.status_code

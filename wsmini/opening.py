@@ -283,8 +283,9 @@ class Opening:
             options.socket_options,
         )
         stream = SocketStream(sock)
-        with _closed_on_error(stream):
-            journal.note("connected", address=_peer(sock))
+        if journal.wants_notes():
+            with _closed_on_error(stream):
+                journal.note("connected", address=_peer(sock))
         return stream
 
     def _connect_unix(self, path: str) -> Steps[Stream]:
@@ -299,7 +300,8 @@ class Opening:
     def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
         self._journal.enter("dns", shown)
         addresses = yield from resolve(host, port)
-        self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
+        if self._journal.wants_notes():
+            self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
         return addresses
 
     def _start_tls(

@@ -211,7 +211,8 @@ class Options:
         self.offers = _offers(extensions or (), compression)
         self.additional_headers = additional_headers
         if not callable(additional_headers):
-            self.additional_headers = tuple(user_headers(additional_headers))
+            given = user_headers(additional_headers) if additional_headers else ()
+            self.additional_headers = tuple(given)
         self.user_agent_header = _header("User-Agent", user_agent_header)
         self.auth = auth
         jar = "an http.cookiejar.CookieJar"
@@ -358,7 +359,7 @@ def _context(
 
 
 def _header(name: str, value: Optional[str]) -> Optional[str]:
-    if value is not None:
+    if value is not None and value is not USER_AGENT:
         Headers([(name, value)])
     return value
 
@@ -373,18 +374,17 @@ def _having(name: str, value: T, what: str, *methods: str) -> T:
 def _offers(
     extensions: Sequence[ExtensionOffer], compression: Optional[str]
 ) -> Sequence[ExtensionOffer]:
+    if compression not in ("deflate", None):
+        raise ValueError(f'compression is "deflate" or None, not {compression!r}')
     offers = tuple(extensions)
     for offer in offers:
         if not isinstance(offer, ExtensionOffer):
             raise TypeError(f"extensions takes ExtensionOffer objects, not {offer!r}")
         if isinstance(offer, Deflate) and not available():
             raise ValueError("Deflate() needs the zlib module, which this Python lacks")
-    if compression not in ("deflate", None):
-        raise ValueError(f'compression is "deflate" or None, not {compression!r}')
-    mine = Deflate.name not in {offer.name for offer in offers}
-    if compression is not None and mine and available():
-        offers += _DEFLATE
-    return offers
+    if compression is None or not available():
+        return offers
+    return offers if Deflate.name in [offer.name for offer in offers] else offers + _DEFLATE
 
 
 def _count(name: str, value: int, least: int) -> int:
@@ -398,9 +398,11 @@ def _count(name: str, value: int, least: int) -> int:
 def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    if not value >= 0:  # nor can it be NaN
+    if 0 <= value <= FOREVER:
+        return value
+    if not value > 0:  # nor can it be NaN
         raise ValueError(f"{name} is a number of seconds from 0 on, not {value!r}")
-    return min(value, FOREVER)
+    return FOREVER
 
 
 def _limit(name: str, value: Optional[float]) -> Optional[float]:

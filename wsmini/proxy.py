@@ -138,8 +138,9 @@ def choose_proxy(uri: URI, environ: Optional[Mapping[str, str]] = None) -> Optio
     """
     environ = os.environ if environ is None else environ
     names = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-    found = {name: _variable(environ, f"{name}_proxy") for name in names}
-    text = next(filter(None, found.values()), "")
+    text = ""
+    for name in names:
+        text = text or _variable(environ, f"{name}_proxy")
     if text:
         excluded = is_excluded(uri.host, uri.port, _variable(environ, "no_proxy"))
     elif asks_system():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
+from functools import lru_cache
 from sys import intern
 
 from .exceptions import InvalidURI
@@ -213,9 +214,14 @@ def quote(text: str, safe: str = "") -> str:
         safe: more ASCII characters to leave alone. With ``%`` among them, what looks like an
             escape is left alone, so that quoting twice changes nothing.
     """
+    return _unsafe(safe).sub(_escape, text)
+
+
+@lru_cache(maxsize=16)
+def _unsafe(safe: str) -> re.Pattern[str]:
+    """What ``quote`` encodes."""
     kept = f"[^{_UNRESERVED}{re.escape(safe)}]"
-    pattern = f"(?:{kept}|%(?![0-9A-Fa-f]{{2}}))+" if "%" in safe else f"{kept}+"
-    return re.sub(pattern, _escape, text)
+    return re.compile(f"(?:{kept}|%(?![0-9A-Fa-f]{{2}}))+" if "%" in safe else f"{kept}+")
 
 
 def unquote(text: str) -> str:
