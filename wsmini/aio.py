@@ -190,7 +190,10 @@ async def _open(options: Options) -> Connection:
     host = host_loop(loop)
 
     def done(opened: Optional[Opened], exc: Optional[BaseException]) -> None:
-        if opened is not None:
+        if future.cancelled():
+            if opened is not None:
+                opened.stream.close()
+        elif opened is not None:
             future.set_result(opened)
         elif isinstance(exc, Exception):
             future.set_exception(exc)
@@ -202,15 +205,13 @@ async def _open(options: Options) -> Connection:
     if callable(given):
         given = given()
         given = user_headers(await given if isawaitable(given) else given)
-    driven = drive(host, Opening(options, given).steps(), done)
+    driven = drive(host, Opening(options, given).steps(), done, at_once=True)
     try:
-        # Not the future itself, which a cancellation would take the result from.
-        opened = await asyncio.shield(future)
+        opened = await future
     except asyncio.CancelledError:
-        if future.done() and not future.cancelled() and future.exception() is None:
-            future.result().stream.close()
+        if not future.cancelled() and future.exception() is None:
+            future.result().stream.close()  # it was open already
         driven.cancel()
-        future.cancel()
         raise
     try:
         return Connection(loop, host, opened, options)
@@ -271,7 +272,7 @@ class Connection(Facts):
         self._turn_of: Optional[asyncio.Task[Any]] = None
         self._sent = 0
         self._pings: Set[asyncio.Future[float]] = set()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        self._closers: List[asyncio.Future[None]] = []  # which wait for the end
         self._link = Link(host, opened, options, self)
         self._protocol = self._link.protocol
         self._link.start()
@@ -315,7 +316,8 @@ class Connection(Facts):
 
     def on_end(self) -> None:
         """For the link."""
-        _wake(self._ended)
+        for closer in self._closers:
+            _wake(closer)
         _wake(self._receiver)
         self.on_drain()
         for future in self._pings:
@@ -369,7 +371,7 @@ class Connection(Facts):
             self._link.pump()
             if queue:
                 break
-            if self._ended.done():
+            if self._link.closed:
                 raise self._protocol.close_exc()
             self._receiver = self._loop.create_future()
             try:
@@ -547,9 +549,9 @@ class Connection(Facts):
 
     async def _settled(self) -> ConnectionClosed:
         """The exception for the end; after the answer to our Close frame, if one is to come."""
-        if not self._protocol.finished and not self._ended.done():
+        if not self._protocol.finished and not self._link.closed:
             self._read_to_end()
-            await asyncio.shield(self._ended)
+            await self._wait_for_end()
         return self._protocol.close_exc()
 
     def _read_to_end(self) -> None:
@@ -657,11 +659,11 @@ class Connection(Facts):
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         self._link.close(code, reason)
-        if self._ended.done():
+        if self._link.closed:
             return
         self._read_to_end()
         try:
-            await asyncio.shield(self._ended)
+            await self._wait_for_end()
         except asyncio.CancelledError:
             self._link.abort()
             raise
@@ -672,7 +674,18 @@ class Connection(Facts):
         What is received meanwhile waits for ``recv``, up to ``max_queue`` messages. While there are
         more, the end isn't seen either: somebody has to receive them.
         """
-        await asyncio.shield(self._ended)
+        await self._wait_for_end()
+
+    async def _wait_for_end(self) -> None:
+        if self._link.closed:
+            return
+        # One for each who waits, as each may be cancelled.
+        future = self._loop.create_future()
+        self._closers.append(future)
+        try:
+            await future
+        finally:
+            self._closers.remove(future)
 
     async def __aenter__(self) -> Connection:
         return self

@@ -37,45 +37,67 @@ if TYPE_CHECKING:
 LATER = 86400.0  # seconds; who waits longer wakes once a day: some loops have limits
 
 
-def drive(loop: HostLoop, steps: Steps[T], done: Done[T]) -> Drive:
-    """Run *steps* on *loop*, and call ``done(result, exception)`` once, from the loop, later."""
-    return Drive(loop, steps, done)
+def drive(loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False) -> Drive:
+    """Run *steps* on *loop*, and call ``done(result, exception)`` once.
+
+    From the loop, later; but with *at_once*, the first step is made, and may be the last, in here.
+    """
+    return Drive(loop, steps, done, at_once)
 
 
 class Drive:
     """Steps that are under way."""
 
-    __slots__ = ("_call", "_done", "_loop", "_registered", "_steps")
+    __slots__ = ("_call", "_deadline", "_done", "_loop", "_registered", "_steps")
 
-    def __init__(self, loop: HostLoop, steps: Steps[Any], done: Done[Any]) -> None:
+    def __init__(
+        self, loop: HostLoop, steps: Steps[Any], done: Done[Any], at_once: bool = False
+    ) -> None:
         self._loop, self._steps, self._done = loop, steps, done
         self._registered: List[Tuple[Callable[[int], Any], int]] = []
-        self._call: Optional[Cancellable] = loop.call_soon(self._go_on, None)
+        # The timer is kept from wait to wait if it stays the same.
+        self._call: Optional[Cancellable] = None
+        self._deadline: Optional[float] = None
+        if at_once:
+            self._go_on(None)
+        else:
+            self._call = loop.call_soon(self._go_on, None)
 
     def cancel(self) -> None:
         """Give up: close what the steps have opened. *done* isn't called any more."""
-        self._stop_waiting()
+        self._stop_watching()
+        self._stop_timer()
         self._steps.close()
 
-    def _stop_waiting(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+    def _stop_watching(self) -> None:
         for remove, fd in self._registered:
             remove(fd)
         self._registered.clear()
 
+    def _stop_timer(self) -> None:
+        self._deadline = None
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
     def _go_on(self, ready: Optional[Ready]) -> None:
-        # Before the step, which may close the sockets.
-        self._stop_waiting()
+        self._stop_watching()  # before the step, which may close the sockets
+        if ready is None:
+            self._call = None  # it was this one
         try:
             wanted = next(self._steps) if ready is None else self._steps.send(ready)
         except StopIteration as stop:
+            self._stop_timer()
             self._done(stop.value, None)
         except BaseException as exc:
+            self._stop_timer()
             self._done(None, exc)
         else:
             self._wait(wanted)
+
+    def _time_is_over(self) -> None:
+        self._stop_timer()
+        self._go_on([])
 
     def _wait(self, wanted: Wait) -> None:
         loop, registered = self._loop, self._registered
@@ -87,6 +109,10 @@ class Drive:
             if events & WRITE:
                 loop.add_writer(fd, self._go_on, [sock])
                 registered.append((loop.remove_writer, fd))
+        if wanted.deadline == self._deadline:
+            return
+        self._stop_timer()
         if wanted.deadline is not None:
             delay = min(max(0.0, wanted.deadline - time.monotonic()), LATER)
-            self._call = loop.call_later(delay, self._go_on, [])
+            self._deadline = wanted.deadline
+            self._call = loop.call_later(delay, self._time_is_over)

@@ -166,7 +166,8 @@ class Link:
         """Begin to read. What came behind the handshake is delivered from the loop."""
         self._read_on()
         self._arm()
-        self._process_soon(self._process)
+        if self.protocol.pending or self.stream.buffered():
+            self._process_soon(self._process)
 
     # -- reading --
 
