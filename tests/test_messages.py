@@ -675,7 +675,7 @@ def test_a_batch_comes_before_the_error_in_it():
         reader.messages()
 
 
-@pytest.mark.parametrize("size, most", [(100, messages.BATCH), (1000, 4 * messages.BATCH)])
+@pytest.mark.parametrize("size, most", [(100, messages.BATCH), (1000, 8 * messages.BATCH)])
 def test_little_is_parsed_ahead(size, most):
     reader = MessageReader(Owner([]))
     reader.receive_data(frame(BINARY, bytes(size)) * 1000)

@@ -245,7 +245,7 @@ class MessageReader:
                         begin = at + 4
                         if n < 126:
                             break
-                        stop += n - (n >> 2)
+                        stop += n - (n >> 3)
                     else:
                         if n != 127 or size - at < 10:
                             break

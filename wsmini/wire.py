@@ -45,7 +45,7 @@ from __future__ import annotations
 import socket
 
 from .exceptions import ConnectionClosed, WebSocketException
-from .net import DONTWAIT, HEED, MAX_READ_SIZE, NO_CLOSE, READ, SLOW_CLOSE, WRITE, patience
+from .net import DONTWAIT, HEED, NO_CLOSE, READ, READ_SIZE, SLOW_CLOSE, WRITE, patience
 from .receiving import CLOSED, NEVER, OPEN, Receiving, monotonic
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ class Wire(Receiving):
         """Drop what comes, or wait for it."""
         self.flush()
         try:
-            if not self.stream.recv(MAX_READ_SIZE, DONTWAIT):
+            if not self.stream.recv(READ_SIZE, DONTWAIT):
                 self._lost(EOFError(NO_CLOSE))
             return
         except BlockingIOError:
