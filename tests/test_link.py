@@ -11,7 +11,7 @@ from wsmini.driving import drive
 from wsmini.frames import Opcode
 from wsmini.link import Link
 from wsmini.loop import Loop
-from wsmini.net import READ, SocketStream, Wait
+from wsmini.net import CHUNK, READ, SocketStream, Wait
 from wsmini.options import Options
 from wsmini.testing import frame
 
@@ -266,6 +266,21 @@ def test_a_message_in_chunks_and_the_rest_skipped(plain):
     plain.peer.send(whole[500:] + frame(Opcode.TEXT, b"next"))
     plain.loop.run_once()
     assert (len(chunks), plain.seen) == (1, ["next"])
+
+
+def test_chunks_have_a_limit(plain):
+    chunks = []
+    plain.link._on_chunk = lambda chunk: chunks.append(len(chunk[0]))
+    plain.link.streaming = True
+    plain.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    whole = frame(Opcode.BINARY, bytes(1 << 20))
+    plain.peer.send(whole[:1010])
+    plain.loop.run_once()
+    plain.peer.send(whole[1010 : 1010 + CHUNK + 1000])
+    plain.loop.run_once()
+    assert chunks == [1000, CHUNK]
+    plain.loop.run_once()
+    assert chunks == [1000, CHUNK, 1000]
 
 
 def test_a_handler_that_wants_its_turn_gets_one_batch_at_a_time(plain):

@@ -27,6 +27,7 @@ from __future__ import annotations
 from .driving import LATER
 from .frames import Opcode
 from .net import (
+    CHUNK,
     HEADER,
     LARGE,
     MAX_READ_SIZE,
@@ -192,6 +193,8 @@ class Link:
             return
         missing = reader.missing
         size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
+        if self.streaming:
+            size = min(size, CHUNK)
         self._more = False
         try:
             data = self._recv(size)

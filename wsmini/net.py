@@ -65,9 +65,10 @@ DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0) if sys.platform.startswith("linux"
 WAITALL = socket.MSG_WAITALL if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
-# The same of an open connection: at first, and when reads come back full. A longer buffer would fall
-# out of the cache before it is parsed; malloc maps memory for one of this length, but learns not to.
+# The same of an open connection: at first, and at most, as reads come back full. What is longer
+# falls out of the cache before it is parsed. (For so much, malloc maps memory, but only at first.)
 READ_SIZE, MAX_READ_SIZE = 32768, 1 << 19
+CHUNK = 1 << 17  # while a message is taken in chunks: the longest
 LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
 HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 

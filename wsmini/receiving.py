@@ -14,6 +14,7 @@ from _thread import get_ident
 from .boxes import Inbox, Outbox
 from .locks import Locks
 from .net import (
+    CHUNK,
     DONTWAIT,
     HEADER,
     HEED,
@@ -275,11 +276,11 @@ class Receiving(Locks):
     def _read(self, deadline: Optional[float], polling: bool = False) -> None:
         """Read once, blocking, and feed the protocol."""
         protocol = self.protocol
-        missing = 0 if protocol.streaming else protocol.missing
-        if missing >= LARGE:
+        missing, size, flags = protocol.missing, self._size, 0
+        if protocol.streaming:
+            missing, size = 0, min(size, CHUNK)
+        elif missing >= LARGE:
             size, flags = min(missing, MAX_LARGE), WAITALL
-        else:
-            size, flags = self._size, 0
         try:
             at_leisure = deadline is None and protocol.state is OPEN and not polling
             if self._blocks and at_leisure and not self.outbox.blocked():
