@@ -84,6 +84,35 @@ def serving(script, **options):
         yield server.url
 
 
+def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, monkeypatch):
+    closed = []
+    stream = SimpleNamespace(close=lambda: closed.append("stream"))
+
+    def drive(host, steps, done, at_once):
+        dones.append(done)
+        return SimpleNamespace(cancel=lambda: closed.append("steps"))
+
+    async def open_one():
+        return await connect("ws://localhost")
+
+    async def main(cancel_first):
+        task = asyncio.ensure_future(open_one())
+        await asyncio.sleep(0)
+        if cancel_first:
+            task.cancel()
+        dones.pop()(SimpleNamespace(stream=stream), None)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert closed == ["stream", "steps"]
+        closed.clear()
+
+    dones = []
+    monkeypatch.setattr("wsmini.aio.drive", drive)
+    run(main(True))
+    run(main(False))
+
+
 def test_echoes_of_all_kinds(run, url):
     async def main():
         async with connect(url, max_size=None) as ws:

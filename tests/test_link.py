@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from types import SimpleNamespace
 
 import fakes
@@ -173,6 +174,38 @@ def test_an_opening_is_driven_to_its_end(outcome):
             ((value, exc),) = results
             assert (value == [ours]) if outcome == "value" else (str(exc) == "no")
     assert ours.fileno() == -1
+
+
+def test_an_opening_is_driven_at_once_with_one_timer_for_one_deadline():
+    ours, theirs = socket.socketpair()
+    results, timers = [], []
+    later = time.monotonic() + 50
+
+    def steps():
+        for deadline in (later, later, None, later):
+            assert (yield Wait({ours: READ}, deadline)) == [ours]
+        assert (yield Wait({}, time.monotonic())) == []
+        return "done"
+
+    def call_later(*args):
+        timers.append(real(*args))
+        return timers[-1]
+
+    theirs.send(b"x")
+    with ours, theirs, Loop() as loop:
+        real, loop.call_later = loop.call_later, call_later
+        drive(loop, steps(), lambda *result: results.append(result), at_once=True)
+        assert len(timers) == 1
+        while not results:
+            loop.run_once()
+        drive(loop, iter_of_nothing(), lambda *result: results.append(result), at_once=True)
+    assert results == [("done", None), (None, None)]
+    assert len(timers) == 3
+
+
+def iter_of_nothing():
+    return
+    yield
 
 
 @pytest.mark.parametrize("size, count", [(1000, 2000), (100000, 20), (1 << 20, 3)])
