@@ -8,6 +8,8 @@ import enum
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -79,9 +81,21 @@ def test_all_lists_exactly_what_the_package_imports_and_defines():
     for node in TREE.body:
         if isinstance(node, ast.ImportFrom) and node.level:
             names.update(alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             names.add(node.name)
-    assert names == set(wsmini.__all__)
+    assert names | {"Client", "Loop"} == set(wsmini.__all__)
+
+
+def test_the_callback_api_is_loaded_when_it_is_asked_for():
+    program = """
+import sys, wsmini
+assert not {"wsmini.client", "wsmini.loop", "wsmini.link"} & set(sys.modules)
+assert {"Client", "Loop"} < set(dir(wsmini))
+assert not hasattr(wsmini, "Nonesuch")
+from wsmini import *
+assert Client is wsmini.Client and Loop is wsmini.Loop
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("name", wsmini.__all__)

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from .client import Client
 from .connection import Connection, Ping, connect
 from .deflate import Deflate
 from .exceptions import (
@@ -43,7 +42,6 @@ from .exceptions import (
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
 from .http11 import Headers
-from .loop import Loop
 from .protocol import State
 from .reconnect import Backoff, Fixed, NoReconnect, retryable
 from .reconnecting import reconnect
@@ -52,6 +50,10 @@ from .version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ssl import SSLContext
+    from typing import List
+
+    from .client import Client
+    from .loop import Loop
 
 __all__ = [
     "Backoff",
@@ -96,6 +98,20 @@ __all__ = [
     "retryable",
     "unverified_context",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The callback API, loaded when it is asked for: a quarter of what there is."""
+    if name not in ("Client", "Loop"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import client, loop
+
+    globals().update(Client=client.Client, Loop=loop.Loop)
+    return globals()[name]
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})
 
 
 def unverified_context() -> SSLContext:

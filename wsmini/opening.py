@@ -21,7 +21,6 @@ import errno
 import socket
 import time
 
-from .auth import Authenticator
 from .diagnosis import hint
 from .exceptions import (
     InvalidHandshake,
@@ -61,8 +60,9 @@ from .uri import join, redacted_uri
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
+    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
 
+    from .auth import Authenticator, Credentials
     from .extensions import Extension
     from .http11 import Headers, Request, Response
     from .net import Address, Steps, Stream
@@ -457,16 +457,16 @@ class Opening:
         if uri.origin == self._home:
             uri = self._way[0]  # no redirect chooses as whom we come back
             if uri.origin not in made and self.options.auth is not None:
-                made[uri.origin] = Authenticator(self.options.auth)
+                made[uri.origin] = _authenticator(self.options.auth)
         if uri.origin not in made and uri.username is not None:
-            made[uri.origin] = Authenticator((uri.username, uri.password or ""), preemptive=True)
+            made[uri.origin] = _authenticator((uri.username, uri.password or ""), preemptive=True)
         return made.get(uri.origin)
 
     def _proxy_authenticator(self, proxy: Proxy) -> Optional[Authenticator]:
         made = self._authenticators
         if proxy not in made and proxy.username is not None:
             credentials = (proxy.username, proxy.password or "")
-            made[proxy] = Authenticator(credentials, proxy=True, preemptive=True)
+            made[proxy] = _authenticator(credentials, proxy=True, preemptive=True)
         return made.get(proxy)
 
     def _goes_on(self, uri: URI, response: Response) -> bool:
@@ -550,6 +550,12 @@ def _peer(sock: socket.socket) -> str:
         return shown_address(sock.getpeername())
     except OSError:
         return ""  # it has hung up already, which is told by what comes next
+
+
+def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
+    from .auth import Authenticator  # only who has credentials needs it
+
+    return Authenticator(credentials, **how)
 
 
 def _answer(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 
-from .auth import Authenticator
 from .deflate import Deflate, available
 from .exceptions import InvalidProxy, InvalidURI, shown
 from .extensions import ExtensionOffer
@@ -237,10 +236,13 @@ class Options:
     def _check(self) -> None:
         """What can't be seen from one option alone."""
         size_limits(self.max_size)
-        if self.auth is not None:
-            Authenticator(self.auth)
-        if self.uri.username is not None:
-            Authenticator((self.uri.username, self.uri.password or ""), preemptive=True)
+        if self.auth is not None or self.uri.username is not None:
+            from .auth import Authenticator  # only users of the option need it
+
+            if self.auth is not None:
+                Authenticator(self.auth)
+            if self.uri.username is not None:
+                Authenticator((self.uri.username, self.uri.password or ""), preemptive=True)
         elsewhere = self.host is not None or self.port is not None
         if (self.sock is not None) + (self.unix_path is not None) + elsewhere > 1:
             raise ValueError("sock, unix_path, and host with port exclude each other")
