@@ -27,12 +27,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _BAD_TARGET = re.compile("[^\x21-\x7e]")
 
-# Sec-WebSocket-Key is no secret (RFC 6455, 10.3).
-_SECRET = re.compile(
-    "^(?:proxy-)?authorization$|^(?:set-)?cookie2?$|^x-auth|(?<!^sec-websocket-)key$"
-    "|token|secret|passw|credential|session|signature"
-)
-
 # Of most handshakes; a copy of each for each connection would be half a kilobyte.
 _SHARED = {
     text: text
@@ -48,9 +42,16 @@ _BLANK_LINE = re.compile(rb"\n\r?\n")
 # Line feeds are where lines end; carriage returns that were followed by one are gone by then.
 _CONTROLS = bytes({*range(32), 127} - set(b"\t\n"))
 _STATUS_LINE = re.compile(r"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: (.*))?")
-_FOLD = re.compile(r"\n[ \t]+")
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+
+# Most programs never need these: re compiles them for those that do.
+# Sec-WebSocket-Key is no secret (RFC 6455, 10.3).
+_SECRET = (
+    "^(?:proxy-)?authorization$|^(?:set-)?cookie2?$|^x-auth|(?<!^sec-websocket-)key$"
+    "|token|secret|passw|credential|session|signature"
+)
+_FOLD = r"\n[ \t]+"
+_LENGTH = r"[0-9]{1,18}"
+_CHUNK_SIZE = rb"(?s)([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?"
 
 
 def is_token(text: str) -> bool:
@@ -60,7 +61,7 @@ def is_token(text: str) -> bool:
 
 def redacted(name: str, value: str) -> str:
     """*value* of the header *name* as it may be shown: ``***`` for credentials and the like."""
-    return "***" if _SECRET.search(name.lower()) else value
+    return "***" if re.search(_SECRET, name.lower()) else value
 
 
 class Headers:
@@ -406,7 +407,7 @@ class ResponseParser:
         if text.count("\n") > self._max_headers:
             raise InvalidMessage(f"the response has more than {self._max_headers} headers")
         if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
-            text = _FOLD.sub(" ", text)
+            text = re.sub(_FOLD, " ", text)
         flat: list[str] = []
         for line in text.split("\n")[:-1]:
             name, colon, value = line.partition(":")
@@ -442,7 +443,7 @@ class ResponseParser:
         if length is None:
             return self._read_until_eof
         lengths = {item.strip(" \t") for item in length.split(",")}
-        if len(lengths) > 1 or not _LENGTH.fullmatch(min(lengths)):
+        if len(lengths) > 1 or not re.fullmatch(_LENGTH, min(lengths)):
             raise InvalidMessage(f"expected one Content-Length, got {shown(length)}")
         self._left = int(min(lengths))
         return self._read_counted
@@ -459,7 +460,7 @@ class ResponseParser:
         line = self._take_line()
         if line is None:
             return False
-        match = _CHUNK_SIZE.fullmatch(line)
+        match = re.fullmatch(_CHUNK_SIZE, line)
         if match is None:
             return self._finish(truncated=True)
         self._left = int(match[1], 16)

@@ -60,7 +60,7 @@ SPREAD = 0.1  # of Retry-After, is added at random: all clients were told the sa
 _NOT_YET_VALID = (9, 11)
 # Parts of OpenSSL's reasons that stand for a wrong certificate, name or configuration, at either
 # end. Any other failure of TLS (a broken record, an early end, an internal error) may pass.
-_MISFITS = re.compile(
+_MISFITS = (  # compiled, as below, for who needs it
     "CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|UNRECOGNIZED_NAME|HANDSHAKE_FAILURE|PROTOCOL_VERSION"
     "|UNSUPPORTED_PROTOCOL|WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|NO_CIPHERS"
 )
@@ -69,10 +69,9 @@ _CODES = {1001, 1005, 1006, 1011, 1012, 1013, 1014}
 
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 # RFC 9110, 5.6.7: three forms, two of them obsolete and to be understood still.
-_DATE = re.compile(
-    r"\w+, (?P<d>\d\d)[ -](?P<m>\w{3})[ -](?P<y>\d\d|\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT"
-    r"|\w{3} (?P<am>\w{3}) (?P<ad>[ \d]\d) (?P<at>\d\d:\d\d:\d\d) (?P<ay>\d{4})",
-    re.ASCII,
+_DATE = (
+    r"(?a)\w+, (?P<d>\d\d)[ -](?P<m>\w{3})[ -](?P<y>\d\d|\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT"
+    r"|\w{3} (?P<am>\w{3}) (?P<ad>[ \d]\d) (?P<at>\d\d:\d\d:\d\d) (?P<ay>\d{4})"
 )
 
 
@@ -111,7 +110,7 @@ def retryable(failure: BaseException) -> bool:
     if ssl is not None and isinstance(failure, ssl.SSLError):
         code = getattr(failure, "verify_code", 0)
         reason = getattr(failure, "reason", None) or ""
-        return code in _NOT_YET_VALID or not (code or _MISFITS.search(reason))
+        return code in _NOT_YET_VALID or not (code or re.search(_MISFITS, reason))
     return isinstance(failure, OSError)
 
 
@@ -407,7 +406,7 @@ def _least(response: Response, now: Callable[[], float]) -> float:
 
 def _timestamp(date: str) -> Optional[float]:
     """Seconds from 1970 to *date*, or ``None`` if it isn't one of HTTP."""
-    match = _DATE.fullmatch(date.strip())
+    match = re.fullmatch(_DATE, date.strip())
     month = match and (match["m"] or match["am"])
     if not match or month not in _MONTHS:
         return None

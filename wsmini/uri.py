@@ -24,19 +24,20 @@ _CODEC = "idna"
 
 # RFC 3986, appendix B, once the fragment is gone.
 _PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?]*))?([^?]*)(?:\?(.*))?", re.DOTALL)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _FORBIDDEN = re.compile("[\x00-\x20\x7f-\x9f\ud800-\udfff]")
 _HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PORT = re.compile(r"[0-9]{1,5}")
 # Names that DNS or a hosts file can hold, underscores included; one dot may end them.
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
 _MAX_NAME = 253
-_ZONE = re.compile(r"[A-Za-z0-9._~-]+")
-_IPV6_GROUP = re.compile(r"[0-9a-f]{1,4}")
+# Most programs never need these: re compiles them for those that do.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_CONTROL = "[\x00-\x1f\x7f-\x9f]"
+_ZONE = r"[A-Za-z0-9._~-]+"
+_IPV6_GROUP = r"[0-9a-f]{1,4}"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
-_ESCAPES = re.compile(rb"%([0-9A-Fa-f]{2})")
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_ESCAPES = rb"%([0-9A-Fa-f]{2})"
 
 _UNRESERVED = r"A-Za-z0-9._~\-"
 _PATH_SAFE = "/:@!$&'()*+,;=%"
@@ -202,7 +203,7 @@ def redacted_uri(text: str) -> str:
     place = text.rfind("@")
     if place < 0:
         return text
-    scheme = _SCHEME.match(text)
+    scheme = re.match(_SCHEME, text)
     return f"{scheme[0] if scheme else ''}***{text[place:]}"
 
 
@@ -232,7 +233,7 @@ def unquote(text: str) -> str:
     """
     if "%" not in text:
         return text
-    return _ESCAPES.sub(lambda match: bytes([int(match[1], 16)]), text.encode()).decode()
+    return re.sub(_ESCAPES, lambda match: bytes([int(match[1], 16)]), text.encode()).decode()
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -311,7 +312,7 @@ def _unquote_part(text: str, what: str) -> str:
         text = unquote(text)
     except UnicodeDecodeError:
         raise ValueError(f"{what} isn't percent-encoded UTF-8") from None
-    if _CONTROL.search(text):  # RFC 7617, 2; and a NUL would end a socket's path early.
+    if re.search(_CONTROL, text):  # RFC 7617, 2; and a NUL would end a socket's path early.
         raise ValueError(f"{what} has control characters")
     return text
 
@@ -359,7 +360,7 @@ def _parse_ipv6(text: str) -> str:
         return address
     if zone.startswith("25") and len(zone) > 2:  # RFC 6874, 2; a bare "%" is common, too.
         zone = zone[2:]
-    if not _ZONE.fullmatch(zone):
+    if not re.fullmatch(_ZONE, zone):
         raise ValueError("the zone of its IPv6 address isn't the name of an interface")
     return f"{address}%{zone}"
 
@@ -368,13 +369,13 @@ def _is_ipv6(text: str) -> bool:
     """Whether *text* is an IPv6 address in lower case (RFC 4291, 2.2)."""
     if "." in text:
         start, _, ipv4 = text.rpartition(":")
-        if not _IPV4.fullmatch(ipv4):
+        if not re.fullmatch(_IPV4, ipv4):
             return False
         text = f"{start}:0:0"
     halves = text.split("::")
     groups = [group for half in halves if half for group in half.split(":")]
     enough = len(groups) == 8 if len(halves) == 1 else len(halves) == 2 and len(groups) < 8
-    return enough and all(map(_IPV6_GROUP.fullmatch, groups))
+    return enough and all(re.fullmatch(_IPV6_GROUP, group) for group in groups)
 
 
 def _resolve(base: URI, scheme: str, authority: str | None, path: str, query: str | None) -> URI:
