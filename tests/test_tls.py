@@ -368,6 +368,20 @@ def test_a_session_is_resumed(version):
     assert [reconnect(context, server) for _ in range(3)] == [False, True, True]
 
 
+def test_a_session_serves_until_the_server_knows_it_no_more():
+    def session():
+        (found,) = tls._sessions[context].values()
+        return found
+
+    context, server = client_context(), server_context()
+    reconnect(context, server)
+    first = session()
+    assert reconnect(context, server) and session() is first
+    restarted = server_context()  # with other keys for its tickets
+    assert not reconnect(context, restarted) and session() is not first
+    assert reconnect(context, restarted)
+
+
 DIFFERENT = {
     "port": {"port": 8443},
     "name": {"name": "127.0.0.1"},

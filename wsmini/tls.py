@@ -92,7 +92,7 @@ class TLSStream:
 
     __slots__ = (
         "_busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
-        "_out", "_outgoing", "_server", "_tls", "sock", "unsent",
+        "_out", "_outgoing", "_server", "_session", "_tls", "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -106,11 +106,9 @@ class TLSStream:
         # What is verified is part of the key: a context may be changed between two connections.
         settings = (context.verify_mode, context.verify_flags, context.check_hostname)
         self._server = (name, port, settings)
+        self._session = _sessions.get(context, {}).get(self._server)
         self._tls = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_hostname=name,
-            session=_sessions.get(context, {}).get(self._server),
+            self._incoming, self._outgoing, server_hostname=name, session=self._session
         )
         self._lock = threading.RLock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
@@ -305,9 +303,11 @@ class TLSStream:
         """Close the connection without a goodbye. May be called more than once."""
         self._lower.close()
         with self._lock:
-            # Only now: with TLS 1.3 sessions come behind the handshake (RFC 8446, 4.6.1).
+            # Only now: with TLS 1.3 sessions come behind the handshake (RFC 8446, 4.6.1). But one
+            # that could be resumed serves again, and to ask for another takes half a millisecond.
             if self._tls.version() is not None:
-                _remember(self._context, self._server, self._tls.session)
+                session = self._session if self._tls.session_reused else self._tls.session
+                _remember(self._context, self._server, session)
 
 
 def _start_of(data: Data) -> memoryview:
