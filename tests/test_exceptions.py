@@ -88,7 +88,7 @@ EXAMPLES = {  # class, arguments -> attributes, text
     "InvalidURI": (
         ("http://x", "no"),
         {"uri": "http://x", "problem": "no"},
-        "'http://x' isn't a valid WebSocket URL: no",
+        "'http://x' can't be used as a WebSocket URL: no",
     ),
     "InvalidProxy": (
         ("ftp://x", "no"),
@@ -215,6 +215,13 @@ def test_what_ended_a_connection_is_behind_the_close_frames():
         "sent 1011 (internal error) oops; no close frame received"
         " (5 bytes exceed the limit of 4 bytes (max_size))"
     )
+
+
+def test_what_ended_a_connection_is_not_said_twice():
+    cause = CLASSES["PayloadTooBig"](5, 4)
+    exc = CLASSES["ConnectionClosedError"](None, Close(1009, str(cause)))
+    exc.__cause__ = cause
+    assert str(exc).endswith(f"(message too big) {cause}; no close frame received")
 
 
 def test_a_connection_that_is_its_own_cause_has_a_text():

@@ -111,7 +111,10 @@ class ConnectionClosed(WebSocketException):
         # Another of these would say the same, or have this one as its own cause.
         if cause is None or isinstance(cause, ConnectionClosed):
             return self._frames()
-        return f"{self._frames()} ({str(cause) or type(cause).__name__})"
+        text = str(cause) or type(cause).__name__
+        if self.sent is not None and self.sent.reason == text:
+            return self._frames()  # it says so
+        return f"{self._frames()} ({text})"
 
     def _frames(self) -> str:
         if self.rcvd is None:
@@ -159,7 +162,7 @@ class InvalidURI(WebSocketException, ValueError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{shown(self.uri)} isn't a valid WebSocket URL: {self.problem}"
+        return f"{shown(self.uri)} can't be used as a WebSocket URL: {self.problem}"
 
 
 class InvalidProxy(WebSocketException, ValueError):

@@ -287,7 +287,7 @@ def ssl_problem() -> str:
     try:
         import ssl  # noqa: F401  # large: only where it is needed
     except ImportError as exc:
-        return f"TLS needs the ssl module, which this Python lacks: {exc}"
+        return f"this Python has no ssl module, so wss:// and https:// can't be used: {exc}"
     return ""
 
 
