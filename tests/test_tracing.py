@@ -8,7 +8,7 @@ from helpers import splits
 from wsmini import cli
 from wsmini.frames import Opcode
 from wsmini.testing import echo_server, frame
-from wsmini.tracing import FrameScanner
+from wsmini.tracing import FrameScanner, TracedStream
 
 FRAMES = {
     "text": (frame(Opcode.TEXT, "hi"), "TEXT FIN 2 bytes 'hi'"),
@@ -43,3 +43,26 @@ def test_frames_are_shown_in_both_directions(capfdbinary):
     for line in ("> TEXT FIN 5 bytes 'hello'", "< TEXT FIN 5 bytes 'hello'",
                  "> CLOSE FIN 2 bytes 03e8", "< CLOSE FIN 2 bytes 03e8"):  # fmt: skip
         assert line in lines
+
+
+def test_a_frame_is_shown_once_and_before_it_goes_out():
+    """However much of it the stream takes at once: its answer is shown by another thread."""
+    log, data = [], frame(Opcode.TEXT, "hello", masked=True) + frame(Opcode.TEXT, "you")
+
+    class Stream:
+        def send(self, data, flags=0):
+            log.append("going")
+            if len(log) == 3:
+                raise BlockingIOError
+            return min(4, len(data))
+
+    stream = TracedStream(Stream(), lambda line, mark: log.append(line))
+    rest = data
+    while rest:
+        try:
+            rest = rest[stream.send(rest[:16]) :]
+        except BlockingIOError:
+            pass
+    shown = [line for line in log if line != "going"]
+    assert shown == ["TEXT FIN 5 bytes 'hello'", "TEXT FIN 3 bytes 'you'"]
+    assert log[0] == shown[0] and log.index(shown[1]) < len(log) - 1

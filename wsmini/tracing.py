@@ -74,6 +74,7 @@ class TracedStream:
 
     def __init__(self, stream: Stream, say: Callable[[str, str], None]) -> None:
         self._stream = stream
+        self._told = 0  # bytes of what comes next that were shown, and not taken yet
         self.received = FrameScanner(lambda line: say(line, "<")).feed
         self.sent = FrameScanner(lambda line: say(line, ">")).feed
 
@@ -86,8 +87,11 @@ class TracedStream:
         return data
 
     def send(self, data: Data, flags: int = 0) -> int:
+        # Before it goes out, or another thread may show the answer first.
+        self.sent(bytes(memoryview(data)[self._told :]))
+        self._told = max(self._told, len(data))
         taken = self._stream.send(data, flags)
-        self.sent(bytes(memoryview(data)[:taken]))
+        self._told -= taken
         return taken
 
 
