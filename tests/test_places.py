@@ -163,12 +163,12 @@ def test_the_command_line_on_a_router(url):
 
 
 NEEDS = {
-    "TLS": ("_ssl", 'wsmini.connect("wss://localhost:9")', "needs the ssl module"),
-    "a client with TLS": ("_ssl", 'wsmini.Client("wss://localhost:9")', "needs the ssl module"),
+    "TLS": ("_ssl", 'wsmini.connect("wss://localhost:9")', "Python has no ssl module"),
+    "a client with TLS": ("_ssl", 'wsmini.Client("wss://localhost:9")', "Python has no ssl module"),
     "a proxy with TLS": (
         "_ssl",
         'wsmini.connect("ws://localhost:9", proxy="https://localhost:9")',
-        "needs the ssl module",
+        "Python has no ssl module",
     ),
     "no verification": ("_ssl", "wsmini.unverified_context()", "No module named '_ssl'"),
     "compression": (
@@ -183,8 +183,9 @@ NEEDS = {
 }  # fmt: skip
 
 COMMANDS = {
-    "TLS": ("_ssl", ["wss://localhost:9"], "needs the ssl module"),
-    "TLS unverified": ("_ssl", ["--insecure", "wss://localhost:9"], "needs the ssl module"),
+    "any": ("argparse", ["ws://localhost:9"], "wsmini: this Python has no argparse module"),
+    "TLS": ("_ssl", ["wss://localhost:9"], "Python has no ssl module"),
+    "TLS unverified": ("_ssl", ["--insecure", "wss://localhost:9"], "Python has no ssl module"),
     "JSON lines": ("json", ["--ndjson", "ws://localhost:9"], "--ndjson needs the json module"),
     "pretty JSON": ("json", ["--json", "ws://localhost:9"], "--json needs the json module"),
     "recording": ("json", ["--record=x", "ws://localhost:9"], "--record needs the json module"),

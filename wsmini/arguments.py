@@ -163,8 +163,13 @@ def _add_connection(add: Callable[..., object]) -> None:
     )
     add("--unix", metavar="PATH", help="connect to this Unix socket")
     add("--source", metavar="ADDR", help="connect from this address")
+    for name, anywhere in (("4", "0.0.0.0"), ("6", "::")):
+        add(f"-{name}", f"--ipv{name}", action="store_const", dest="source", const=anywhere,
+            help=f"use IPv{name} alone, as --source {anywhere}")  # fmt: skip
     add("--max-size", metavar="BYTES", type=natural, default=1 << 20,
         help="largest message to receive, 0 for any (default: %(default)s)")  # fmt: skip
+    add("--max-queue", metavar="N", type=natural,
+        help="messages to keep while output waits, from 1 on (default: 16)")  # fmt: skip
     for name, kind, default, text in (
         ("--timeout", limit, 10.0, "for opening the connection, at most (default: 10)"),
         ("--close-timeout", seconds, 10.0, "for closing it, at most (default: 10)"),
@@ -250,7 +255,7 @@ def _add_insight(add: Callable[..., object]) -> None:
         " -vv: each frame")  # fmt: skip
     add("--record", metavar="FILE",
         help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
-    add("--bench", metavar="SECONDS", type=seconds,
+    add("--bench", metavar="SECONDS", type=limit,
         help="measure round trips so long, and the throughput if the server echoes")  # fmt: skip
     add("--bench-size", metavar="BYTES", type=natural, default=1024,
         help="of the messages of --bench (default: %(default)s)")  # fmt: skip
@@ -313,15 +318,22 @@ _EXCLUSIVE = (
     ("input", "interactive"),
     ("input", "message"),
     ("unix", "resolve"),
+    *(("bench", name) for name in ("message", "input", "interactive", "output", "record")),
 )
 
 
 def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    """The arguments in *argv*; a bare ``--reconnect`` takes the next one if that is a number."""
+    """The arguments in *argv*: an option with a value takes the next one, even ``-5``.
+
+    A bare ``--reconnect`` does so if that is a number.
+    """
+    options = [action for action in parser._actions if action.nargs is None]
+    long = {name: action.option_strings[-1] for action in options for name in action.option_strings}
     given: list[str] = []
     for argument in argv:
-        if given[-1:] == ["--reconnect"] and re.fullmatch(r"[0-9.]+", argument):
-            given[-1] += f"={argument}"
+        last = given[-1] if given else ""
+        if last in long and (last != "--reconnect" or re.fullmatch(r"[0-9.]+", argument)):
+            given[-1] = f"{long[last]}={argument}"
         else:
             given.append(argument)
     given = ["--reconnect=backoff" if a == "--reconnect" else a for a in given]
@@ -391,7 +403,7 @@ def connect_options(args: Namespace) -> ConnectOptions:
 
 def _add_given(args: Namespace, options: ConnectOptions) -> None:
     """Add what has no default here."""
-    for name in ("max_redirects", "happy_eyeballs_delay", "busy_poll"):
+    for name in ("max_redirects", "max_queue", "happy_eyeballs_delay", "busy_poll"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     if args.cookie_jar is not None:

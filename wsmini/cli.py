@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: as argparse does, for ``--help``, ``--version`` and wrong arguments.
     """
-    parser = make_parser()
     try:
+        parser = make_parser()
         args = parsed(parser, sys.argv[1:] if argv is None else argv)
         if args.man or args.completion:
             from .manual import completion, man_page  # rarely needed
@@ -87,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             write((man_page(parser) if args.man else completion(parser, args.completion)).encode())
             return OK
         return _demo() if args.demo else _run(args)
+    except ModuleNotFoundError as exc:
+        if exc.name != "argparse":
+            raise
+        note("this Python has no argparse module, which the command line needs")
+        return USAGE
     except Terminated:
         return TERMINATED
     except KeyboardInterrupt:

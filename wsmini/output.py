@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from time import monotonic
 
 from .arguments import BROKEN_PIPE, LOCAL
-from .formats import as_json, clock, dumped, indented, record, writing_for
+from .exceptions import PayloadTooBig
+from .formats import as_json, clock, dumped, encoded64, indented, record, writing_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _PROMPT = "> "
 # direction of text, separators of lines.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _MODE = 1.0  # seconds for readline to set the mode of the terminal
-_SHOWN = 64  # bytes of a binary message that a terminal shows
+_SHOWN = 66  # bytes of a binary message that a terminal shows; in base64, without padding
 _PROGRESS = 0.2  # seconds between two lines of progress
 
 
@@ -40,6 +41,8 @@ def described(exc: BaseException) -> str:
     cause = exc.__cause__
     if cause is not None and str(cause) not in text:
         text += f" ({described(cause)})"
+    if isinstance(cause, PayloadTooBig):  # a limit of ours
+        text = text.replace("(max_size)", "(--max-size)")
     return text
 
 
@@ -189,7 +192,7 @@ class _Screen(Output):
         if self.args.dump and isinstance(message, bytes):
             text = f"[{len(message)} bytes]\n{dumped(message)}"
         else:
-            text = displayed(message)
+            text = displayed(message, encoded64 if self.args.base64 else bytes.hex)
         return f"{clock()} {text}" if self.args.timestamps else text
 
     def message(self, message: str | bytes) -> None:
@@ -268,12 +271,12 @@ class Progress:
             yield
 
 
-def displayed(message: str | bytes) -> str:
+def displayed(message: str | bytes, encode: Callable[[bytes], str] = bytes.hex) -> str:
     """A message as a terminal shows it."""
     if isinstance(message, str):
         return _printable(message)
     more = "..." if len(message) > _SHOWN else ""
-    return f"[{len(message)} bytes] {message[:_SHOWN].hex()}{more}"
+    return f"[{len(message)} bytes] {encode(message[:_SHOWN])}{more}"
 
 
 class Terminal(_Screen):
