@@ -336,11 +336,6 @@ def test_what_is_asked_for_goes_into_the_handshake(console, echo, tmp_path):
     assert "Sec-WebSocket-Extensions" not in request.headers
 
 
-def test_compression_is_offered_unless_told_otherwise(console, echo):
-    assert console.run(echo.url, "--idle=0")[0] == 0
-    assert "permessage-deflate" in echo.requests[0].headers["Sec-WebSocket-Extensions"]
-
-
 def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monkeypatch):
     monkeypatch.setattr(session, "reading_for", lambda args: lambda read: iter([None]))
     with pytest.raises(TypeError):
@@ -350,12 +345,8 @@ def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monke
 # -- the process on pipes --
 
 
-def test_the_reply_is_printed_and_the_count_ends_it(echo):
-    assert run(echo.url, "--count=1", data=b"hello\n") == (0, b"hello\n", "")
-
-
 def test_replies_are_not_lost_at_the_end_of_input(echo):
-    assert run(echo.url, data=b"one\r\n\ntwo") == (0, b"one\n\ntwo\n", "")
+    assert run(echo.url, "--idle=0", data=b"one\r\n\ntwo") == (0, b"one\n\ntwo\n", "")
 
 
 PIPES = {
@@ -491,16 +482,6 @@ def test_a_reply_is_flushed_at_once(echo):
     assert finish(process) == (0, b"", "")
 
 
-def test_waiting_for_a_count_ends_with_the_wait(echo):
-    status, stdout, stderr = run(echo.url, "--count=3", "--wait=0.05", data=b"a\nb\n")
-    assert (status, stderr) == (7, "wsmini: fewer than 3 messages came in time\n")
-    assert stdout == b"a\nb\n"
-
-
-def test_a_wait_without_a_count_is_no_failure(echo):
-    assert run(echo.url, "--wait=0.05") == (0, b"", "")
-
-
 def closing(code, reason="", messages=("last",)):
     """A script that sends something, and then a Close frame."""
 
@@ -561,7 +542,7 @@ def test_a_lost_connection_is_abnormal():
 def test_a_message_that_is_too_big_is_abnormal(echo):
     status, stdout, stderr = run(echo.url, "--max-size=4", data=b"four\nfive!\n")
     assert (status, stdout) == (6, b"four\n")
-    assert "max_size" in stderr
+    assert " 5 bytes exceed the limit of 4 bytes (--max-size); no" in stderr
 
 
 def test_input_that_could_not_be_sent_is_no_success():
@@ -683,21 +664,6 @@ def test_what_cannot_help_is_not_tried_again(echo):
 
 # -- formats --
 
-FORMATS = {
-    "hex": (["--hex"], b"00 ff\n0a\n", b"00ff\n0a\n"),
-    "base64": (["--base64"], b"AP8=\n", b"AP8=\n"),
-    "null": (["-0"], b"a\nb\0c", b"a\nb\0c\0"),
-    "text as one": (["--text"], "\xe9\nb\n".encode(), "\xe9\nb\n\n".encode()),
-    "json": (["--json"], b'{"a":[1]}\nno\n', b'{\n  "a": [\n    1\n  ]\n}\nno\n'),
-    "dump": (["--hex", "--dump"], b"0041\n", b"00000000  00 41" + b" " * 42 + b"  |.A|\n"),
-}
-
-
-@pytest.mark.parametrize("argv, data, expected", FORMATS.values(), ids=FORMATS)
-def test_formats(argv, data, expected, echo):
-    assert run(echo.url, "--idle=0", *argv, data=data) == (0, expected, "")
-
-
 BAD_INPUT = {
     "hex": (["--hex"], b"0g\n", "isn't hexadecimal"),
     "base64": (["--base64"], b"A\n", "isn't base64"),
@@ -712,12 +678,6 @@ def test_input_that_cannot_be_read_that_way(argv, data, problem, echo):
     status, stdout, stderr = run(echo.url, *argv, data=data)
     assert (status, b"received" in stdout) == (1, False)
     assert stderr.startswith("wsmini: standard input: ") and problem in stderr
-
-
-def test_timestamps(echo):
-    status, stdout, _ = run(echo.url, "--idle=0", "--timestamps", data=b"a\n")
-    assert status == 0
-    assert re.fullmatch(rb"\d\d:\d\d:\d\d\.\d\d\d a\n", stdout)
 
 
 def test_a_file_in_and_a_file_out(echo, tmp_path):
@@ -782,16 +742,6 @@ def test_a_record_has_the_session_without_its_secrets(echo, tmp_path):
 # -- ways to connect --
 
 
-def test_where_to_connect_to(echo, tmp_path):
-    port = echo.port
-    url = f"ws://name.invalid:{port}/"
-    given = f"--resolve=name.invalid:{port}:127.0.0.1"
-    other = "--resolve=other.invalid:80:[::1]"
-    argv = [url, other, given, "--source=127.0.0.1", "--proxy=none", "--idle=0"]
-    assert run(*argv, data=b"a\n") == (0, b"a\n", "")
-    assert echo.requests[0].headers["Host"] == f"name.invalid:{port}"
-
-
 def test_a_proxy_is_used(echo):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -806,38 +756,7 @@ def test_a_unix_socket(tmp_path):
     assert status == 3 and str(tmp_path) in stderr
 
 
-def test_credentials_cookies_and_headers(console, tmp_path):
-    (tmp_path / "password").write_text("hunter2\n")
-    seen = []
-
-    def script(peer):
-        if peer.request().headers.get("Authorization") is None:
-            peer.respond(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
-            return
-        peer.accept()
-        seen.append(peer._requests[-1].headers)
-        peer.close()
-
-    with scripted_server(script) as server:
-        for user in (["-u", "me", "--password-file", str(tmp_path / "password")],
-                     ["-u", "me:hunter2"]):  # fmt: skip
-            argv = [*user, "-b", "a=1", "-b", "b=2", "--user-agent", "", "--wait=inf"]
-            assert console.run(server.url, *argv)[0] == 0
-    for headers in seen:
-        assert headers["Authorization"] == "Basic bWU6aHVudGVyMg=="
-        assert headers["Cookie"] == "a=1; b=2"
-        assert "User-Agent" not in headers
-    assert len(seen) == 2
-
-
 # -- failing to connect --
-
-
-@pytest.fixture
-def silent_port():
-    """A port where connections are accepted by the system, and by nobody else."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
 
 
 def test_the_server_does_not_speak_tls():
@@ -848,30 +767,8 @@ def test_the_server_does_not_speak_tls():
     assert stderr.startswith("wsmini: cannot connect: ")
 
 
-def test_a_timeout_of_the_opening(silent_port):
-    status, stdout, stderr = run(f"ws://127.0.0.1:{silent_port}", "--timeout=0.1")
-    assert (status, stdout) == (7, b"")
-    assert stderr.startswith("wsmini: cannot connect: ")
-
-
-def test_nobody_listens():
-    with socket.socket() as unused:  # bound, so that nobody else listens there either
-        unused.bind(("127.0.0.1", 0))
-        status, stdout, stderr = run(f"ws://127.0.0.1:{unused.getsockname()[1]}")
-    assert (status, stdout) == (3, b"")
-    assert stderr.startswith("wsmini: cannot connect: ")
-
-
 def refusing(peer):
     peer.respond(403, "Forbidden", {"Set-Cookie": "hunter2"}, b"Not you,\x1b[2J\nagain.")
-
-
-def test_a_refusal_shows_status_and_text():
-    with scripted_server(refusing) as server:
-        status, stdout, stderr = run(server.url)
-    assert (status, stdout) == (5, b"")
-    assert stderr.splitlines()[1:] == ["< Not you,\\x1b[2J"]
-    assert "HTTP 403 Forbidden" in stderr
 
 
 def test_a_refusal_in_all_detail():
@@ -913,34 +810,9 @@ def test_verbose_shows_the_extensions():
     assert "* extensions: permessage-deflate" in stderr.splitlines()
 
 
-@pytest.fixture
-def secure():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / "server.pem"))
-    with echo_server(ssl=context) as server:
-        yield server
-
-
-def test_a_certificate_nobody_trusts(secure):
-    status, stdout, stderr = run(secure.url)
-    assert (status, stdout) == (4, b"")
-    assert "certificate verify failed" in stderr
-    assert "for a private CA, use --cafile" in stderr
-
-
 def test_hints_have_what_is_replaced_in_them():
     source = (ROOT / "wsmini" / "diagnosis.py").read_text()
     assert [n for n in cli._OPTIONS if n.replace("proxy_", "") not in source] == []
-
-
-def test_a_certificate_to_be_trusted(secure):
-    assert run(secure.url, "--cafile", CA, "--idle=0", data=b"a\n") == (0, b"a\n", "")
-
-
-def test_no_verification_is_possible_but_warned_of(secure):
-    status, stdout, stderr = run(secure.url, "--insecure", "--idle=0", data=b"a\n")
-    assert (status, stdout) == (0, b"a\n")
-    assert re.fullmatch("wsmini: warning: --insecure: .*\n", stderr)
 
 
 @posix_only
@@ -1185,13 +1057,6 @@ def test_messages_go_before_the_typing(echo):
         terminal.wait_for("< [5 bytes] 6669727374\n>")
         terminal.type("x\r\x04")
         assert terminal.end() == 0
-
-
-@needs_pty
-def test_messages_without_typing_are_shown_as_they_come(echo):
-    with Terminal(echo.url, "-m", "a\x1b[2J", "--count=1") as terminal:
-        assert terminal.end() == 0
-        assert terminal.text == "a\\x1b[2J"
 
 
 @needs_pty

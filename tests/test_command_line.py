@@ -13,8 +13,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
-import socketserver
 import ssl
 import subprocess
 import threading
@@ -67,21 +65,6 @@ def shown_by(*argv):
 # -- the handshake --
 
 
-def test_headers_cookies_and_the_rest_of_the_handshake(echo, tmp_path):
-    (tmp_path / "headers").write_text("X-File: 2\n")
-    argv = [
-        *("-H", "X-One: 1", "-H", f"@{tmp_path / 'headers'}", "-b", "a=1", "-A", "agent"),
-        *("--origin", "https://example.com", "--no-compression", echo.url),
-    ]
-    assert run(*argv, *HELLO) == (0, b"hello\n", "")
-    if os.name == "posix":
-        assert shown_by(*argv, *HELLO) == "hello"
-    for request in echo.requests:
-        expected = {"X-One": "1", "X-File": "2", "Cookie": "a=1", "User-Agent": "agent",
-                    "Origin": "https://example.com"}  # fmt: skip
-        assert {name: request.headers[name] for name in expected} == expected
-
-
 def setting(value, *messages):
     """A script that sets a cookie, sends what cookies it got, and closes."""
 
@@ -123,43 +106,6 @@ def secure_server(context=None):
     return echo_server(ssl=context or doc_servers.server_context())
 
 
-IN_THE_WAY = {
-    "http": (doc_servers.http_connect, "http://user:password@{}"),
-    "socks5h": (doc_servers.socks5, "socks5h://{}"),
-}
-
-
-@pytest.mark.parametrize("connect, url", IN_THE_WAY.values(), ids=IN_THE_WAY)
-def test_a_proxy(connect, url):
-    with secure_server() as server, doc_servers.Proxy(connect) as proxy:
-        argv = [server.url, "--cafile", CA, "-x", url.format(proxy.address), *HELLO]
-        assert run(*argv) == (0, b"hello\n", "")
-        assert proxy.used == 1
-        if os.name == "posix":
-            assert shown_by(*argv) == "hello"
-            assert proxy.used == 2
-
-
-def test_a_proxy_with_tls_of_its_own():
-    own = doc_servers.server_context()
-    with secure_server() as server, doc_servers.Proxy(doc_servers.http_connect, own) as proxy:
-        url = f"https://user:password@{proxy.address}"
-        argv = [server.url, "--cafile", CA, "--proxy", url, *HELLO]
-        status, stdout, stderr = run(*argv)
-        assert (status, stdout) == (4, b"") and "certificate verify failed" in stderr
-        assert "use --proxy-cafile" in stderr
-        assert run(*argv, "--proxy-cafile", CA) == (0, b"hello\n", "")
-        status, _, stderr = run(*argv, "--proxy-cafile", CA, "--proxy-server-name=wrong.example")
-        assert status == 4 and "--proxy-server-name names another one" in stderr
-
-
-def test_a_proxy_that_refuses(echo):
-    with doc_servers.Proxy(doc_servers.http_connect) as proxy:
-        status, stdout, stderr = run(echo.url, "-x", f"http://{proxy.address}", *HELLO)
-    assert (status, stdout) == (5, b"")
-    assert "407" in stderr
-
-
 def test_the_proxy_of_the_environment_and_none(echo):
     with doc_servers.Proxy(doc_servers.http_connect) as proxy:
         env = environment(http_proxy=f"http://user:password@{proxy.address}", no_proxy="")
@@ -169,53 +115,6 @@ def test_the_proxy_of_the_environment_and_none(echo):
         assert proxy.used == 1
 
 
-@pytest.fixture
-def unix_socket(echo, tmp_path):
-    """The path of a Unix socket in front of the echo server."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self):
-            with socket.create_connection(("127.0.0.1", echo.port)) as target:
-                doc_servers._relay(self.request, target)
-
-    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-        daemon_threads = True
-
-    with Server(str(tmp_path / "socket"), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server.server_address
-        server.shutdown()
-
-
-@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
-def test_a_unix_socket(unix_socket, echo):
-    assert run("ws://name.invalid/path", "--unix", unix_socket, *HELLO) == (0, b"hello\n", "")
-    assert shown_by(f"ws+unix:{unix_socket}:/path", *HELLO) == "hello"
-    assert [request.target for request in echo.requests] == ["/path", "/path"]
-    assert echo.requests[0].headers["Host"] == "name.invalid"
-
-
-def test_the_finer_points_of_connecting(echo):
-    argv = ["--happy-eyeballs-delay=0.01", "--busy-poll=0.001", "--source=127.0.0.1"]
-    assert run(echo.url.replace("127.0.0.1", "localhost"), *argv, *HELLO) == (0, b"hello\n", "")
-
-
-def test_pings_of_our_own():
-    def script(peer):
-        peer.accept()
-        ping = peer.recv_frame()
-        assert ping.opcode == Opcode.PING
-        peer.send_frame(Opcode.PONG, ping.data)
-        assert peer.recv_frame().opcode == Opcode.PING  # and no answer: the server is dead
-        peer.recv_frame()
-
-    with scripted_server(script) as server:
-        argv = ["--ping-interval=0.05", "--ping-timeout=0.2", "--wait=inf"]
-        status, stdout, stderr = run(server.url, *argv)
-    assert (status, stdout) == (6, b"")
-    assert "no answer" in stderr or "keepalive" in stderr or "ping" in stderr
-
-
 # -- certificates --
 
 
@@ -223,25 +122,6 @@ def test_pings_of_our_own():
 def mutual():
     with secure_server(doc_servers.mutual_context()) as server:
         yield server
-
-
-CERTIFICATES = {
-    "with its key": ["--cert", CLIENT],
-    "and a key": ["--cert", CLIENT, "--key", CLIENT],
-}
-
-
-@pytest.mark.parametrize("argv", CERTIFICATES.values(), ids=CERTIFICATES)
-def test_a_certificate_of_the_client(argv, mutual):
-    argv = [mutual.url, "--cafile", CA, *argv, *HELLO]
-    assert run(*argv) == (0, b"hello\n", "")
-    if os.name == "posix":
-        assert shown_by(*argv) == "hello"
-
-
-def test_no_certificate_where_one_is_needed(mutual):
-    status, stdout, stderr = run(mutual.url, "--cafile", CA, *HELLO)
-    assert (status, stdout) == (4, b""), stderr
 
 
 def test_a_key_with_a_passphrase_from_a_file(mutual, tmp_path):
@@ -576,22 +456,6 @@ def test_it_connects_again_while_a_line_is_typed():
 # -- what messages look like on a terminal --
 
 
-LOOKS = {
-    "time stamps": (["--timestamps"], "a", r"\d\d:\d\d:\d\d\.\d\d\d a"),
-    "JSON": (["--json"], '{"a":[1]}', r'\{\n  "a": \[\n    1\n  \]\n\}'),
-    "hex dump": (["--dump", "--binary"], "a\x01", r"\[2 bytes\]\n00000000  61 01 +\|a\.\|"),
-    "binary": (["--binary"], "a\x01", r"\[2 bytes\] 6101"),
-    "controls": ([], "\x1b[2J\x07", r"\\x1b\[2J\\x07"),
-}
-
-
-@needs_pty
-@pytest.mark.parametrize("argv, message, expected", LOOKS.values(), ids=LOOKS)
-def test_looks(argv, message, expected, echo):
-    text = shown_by(echo.url, *argv, "-m", message, "--count=1")
-    assert re.fullmatch(expected, text), text
-
-
 @needs_pty
 def test_looks_while_typing(pushed):
     argv = [pushed.server.url, "--json", "--dump", "--timestamps"]
@@ -604,17 +468,6 @@ def test_looks_while_typing(pushed):
         clock = r"< \d\d:\d\d:\d\d\.\d\d\d "
         expected = rf'{clock}\{{\n    "a": 1\n  \}}\n{clock}\[2 bytes\]\n  00000000  61 01 +\|a\.\|'
         assert re.search(rf"\n{expected}\n> half$", terminal.text), terminal.text
-
-
-@needs_pty
-def test_a_refusal_on_a_terminal():
-    def script(peer):
-        peer.respond(403, "Forbidden", body=b"Not you,\x1b[2J")
-
-    with scripted_server(script) as server:
-        with Terminal(server.url, columns=100, rows=30) as terminal:
-            assert terminal.end() == 5
-            assert terminal.text.endswith("< Not you,\\x1b[2J")
 
 
 @needs_pty
