@@ -372,6 +372,12 @@ def test_the_locale_does_not_matter_to_pipes(echo):
     env = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     data = "\xe9\U0001f600\n".encode()
     assert run(echo.url, "--idle=0", data=data, env=env) == (0, data, "")
+    argv = ["-m", data.decode()[:-1], "--close-reason=\xe9", "-n1"]
+    assert run(echo.url, *argv, env={**env, "LC_ALL": "C.UTF-8"}) == (0, data, "")
+    if os.name == "posix":
+        assert run(echo.url, *map(os.fsencode, argv), env=env) == (0, data, "")
+        status, _, stderr = run(echo.url, "-m", b"\xff")
+        assert status == 2 and "argument -m/--message: invalid UTF-8 value" in stderr
 
 
 @posix_only
@@ -403,9 +409,9 @@ def test_no_input_at_all(echo):
         assert run(echo.url, "--idle=0", stdin=null) == (0, b"", "")
 
 
-def redirected(echo, redirection, *argv):
+def redirected(redirection, *argv):
     """Run it in a shell, since subprocess can't start a process with a closed descriptor."""
-    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command(echo.url, *argv)]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command(*argv)]
     done = subprocess.run(
         shell, env=environment(), input=b"a\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         timeout=PATIENCE,
@@ -415,24 +421,33 @@ def redirected(echo, redirection, *argv):
 
 @posix_only
 def test_closed_standard_input_is_no_input(echo):
-    assert redirected(echo, "<&-", "--idle=0") == (0, b"", "")
+    assert redirected("<&-", echo.url, "--idle=0") == (0, b"", "")
+
+
+WRITING = {
+    "messages": ["{url}"],
+    "a measurement": ["{url}", "--bench=0.03"],
+    "a demonstration": ["--demo"],
+    "a manual page": ["--man"],
+}
 
 
 @posix_only
-def test_closed_standard_output_is_an_error(echo):
-    assert redirected(echo, ">&-") == (1, b"", "wsmini: standard output: it is closed\n")
+@pytest.mark.parametrize("argv", WRITING.values(), ids=WRITING)
+@pytest.mark.parametrize("place, problem", [("&-", "it is closed"), ("/dev/full", "[Errno 28] No")])
+def test_standard_output_that_takes_nothing_is_an_error(argv, place, problem, echo):
+    if place == "/dev/full" and not os.path.exists(place):
+        pytest.skip("needs /dev/full")
+    argv = [argument.format(url=echo.url) for argument in argv]
+    status, stdout, stderr = redirected(f">{place}", *argv)
+    assert (status, stdout) == (1, b"")
+    assert re.fullmatch(rf"wsmini: standard output: {re.escape(problem)}.*\n", stderr), stderr
+    assert "None" not in stderr
 
 
 @posix_only
 def test_closed_standard_error_spoils_nothing(echo):
-    assert redirected(echo, "2>&-", "--idle=0", "-v") == (0, b"a\n", "")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_standard_output_that_is_full_is_an_error(echo):
-    status, _, stderr = redirected(echo, ">/dev/full")
-    assert status == 1
-    assert re.fullmatch(r"wsmini: standard output: .*No space left.*\n", stderr)
+    assert redirected("2>&-", echo.url, "--idle=0", "-v") == (0, b"a\n", "")
 
 
 @posix_only

@@ -206,6 +206,7 @@ def _add_sending(add: Callable[..., object]) -> None:
     add(
         *("-m", "--message"),
         metavar="TEXT",
+        type=utf8,
         action="append",
         default=[],
         help="send this instead of standard input; may be repeated",
@@ -285,6 +286,15 @@ def natural(text: str) -> int:
     return value
 
 
+def utf8(text: str) -> str:
+    """An argument that is UTF-8, whatever the locale says."""
+    try:
+        text.encode()
+        return text
+    except UnicodeError:
+        return os.fsencode(text).decode()
+
+
 def close_code(text: str) -> int:
     """A close code that may be sent."""
     code = int(text)
@@ -295,6 +305,7 @@ def close_code(text: str) -> int:
 
 def close_reason(text: str) -> str:
     """A reason that fits into a Close frame (RFC 6455, 5.5)."""
+    text = utf8(text)
     if len(text.encode()) > 123:
         raise ValueError
     return text
@@ -304,6 +315,7 @@ def close_reason(text: str) -> str:
 policy.__name__ = seconds.__name__ = "number of seconds"
 limit.__name__ = "number of seconds above 0"
 natural.__name__ = "number"
+utf8.__name__ = "UTF-8"
 close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
 close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
 

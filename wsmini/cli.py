@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.man or args.completion:
             from .manual import completion, man_page  # rarely needed
 
-            write((man_page(parser) if args.man else completion(parser, args.completion)).encode())
+            _say((man_page(parser) if args.man else completion(parser, args.completion))[:-1])
             return OK
         return _demo() if args.demo else _run(args)
     except ModuleNotFoundError as exc:
@@ -96,8 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # a note or the demonstration, and nobody to read it
+    except BrokenPipeError:  # a note, and nobody to read it
         return BROKEN_PIPE
+    except OutputError as exc:
+        return output_failed(exc)
 
 
 # -- from the opening to the exit status --
@@ -119,8 +121,6 @@ def _run(args: Namespace) -> int:
     try:
         with terminable():
             status = _talk(args, output, recorder, retries)
-    except OutputError as exc:
-        status = output_failed(exc)
     finally:
         recorder.end()
         output.close()
@@ -277,4 +277,7 @@ def _exchange(ws: Connection, message: str | bytes) -> None:
 
 
 def _say(text: str) -> None:
-    write(text.encode() + b"\n")
+    try:
+        write(text.encode() + b"\n")
+    except OSError as exc:
+        raise OutputError(exc) from exc

@@ -122,7 +122,8 @@ def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = N
         try:
             parts.extend(map(write, (view,)))  # in one step: nothing comes in between
         except OSError as exc:
-            exc.filename = None if file is None else file.name
+            if file is not None:
+                exc.filename = file.name
             raise
         if parts[-1] is None:
             raise BlockingIOError("it is in non-blocking mode, and full")
