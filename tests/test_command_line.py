@@ -471,12 +471,14 @@ def test_looks_while_typing(pushed):
 
 
 @needs_pty
-def test_a_measurement_with_its_bar(echo):
-    with Terminal(echo.url, "--bench=0.3", columns=100, rows=30) as terminal:
+@pytest.mark.parametrize("columns", [100, 16])
+def test_a_measurement_with_its_bar(columns, echo):
+    with Terminal(echo.url, "--bench=0.3", columns=columns, rows=30, term="dumb") as terminal:
         terminal.wait_until_in_it("###")
+        assert terminal.text.count("\n") == 0, "it doesn't fit into its line"
         assert terminal.end() == 0
-        assert re.search(r"\nthroughput: [\d,]+ messages/s", terminal.text)
-        assert "#" not in terminal.text
+        assert re.search(r"\nthroughput: [\d,]+", terminal.text)
+        assert "#" not in terminal.text and b"\x1b" not in terminal.output
 
 
 # -- a terminal that changes, and much that is typed at once --
@@ -574,18 +576,21 @@ def slow(received):
 
 
 @needs_pty
+@pytest.mark.parametrize("columns", [100, 30])
 @pytest.mark.parametrize("quiet", [False, True], ids=["screen", "file"])
-def test_an_upload_shows_its_progress(quiet, tmp_path):
+def test_an_upload_shows_its_progress(quiet, columns, tmp_path):
     data = os.urandom(1 << 20) * MUCH
     (tmp_path / "file").write_bytes(data)
     received = []
     streams = {"stdout": subprocess.PIPE} if quiet else {}
     with scripted_server(slow(received)) as server:
         argv = [server.url, "--binary", f"--input={tmp_path / 'file'}", "--count=1"]
-        with Terminal(*argv, columns=100, **streams) as terminal:
-            terminal.wait_until_in_it(" MB/s ")
+        with Terminal(*argv, columns=columns, term="dumb", **streams) as terminal:
+            terminal.wait_until_in_it("%, ")
             assert terminal.end() == 0
-            assert re.search(rb"\r\d+\.\d of 33\.6 MB sent, \d+%, \d+\.\d MB/s ", terminal.output)
+            shown = re.search(rb"\r(\d+\.\d of 33\.6 MB sent, \d+%, [^\r]*)", terminal.output)[1]
+            assert len(shown) < columns and b"\x1b" not in terminal.output
+            assert columns < 100 or re.search(rb"%, \d+\.\d MB/s $", shown)
             assert terminal.text == ("" if quiet else "thank you")
             if quiet:
                 with terminal.process.stdout as stdout:

@@ -6,6 +6,8 @@ import os
 import sys
 from time import monotonic
 
+from .output import is_terminal, overwrite
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
@@ -101,18 +103,15 @@ class _Bar:
 
     def __init__(self, seconds: float) -> None:
         self.start, self.seconds, self.next = monotonic(), seconds, 0.0
-        self.on = sys.stderr is not None and sys.stderr.isatty()
+        self.on = is_terminal(sys.stderr)
 
     def draw(self) -> None:
         now = monotonic()
         if self.on and now >= self.next:
             self.next = now + _STEP
             done = min(1.0, (now - self.start) / self.seconds) if self.seconds else 1.0
-            filled = "#" * int(done * _WIDTH)
-            sys.stderr.write(f"\r[{filled:<{_WIDTH}}] {done:4.0%}")
-            sys.stderr.flush()
+            overwrite(f"{done:4.0%} [{'#' * int(done * _WIDTH):<{_WIDTH}}]")
 
     def end(self) -> None:
         if self.on:
-            sys.stderr.write(f"\r{'':{_WIDTH + 8}}\r")
-            sys.stderr.flush()
+            overwrite("")

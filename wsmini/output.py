@@ -251,8 +251,7 @@ class Progress:
         with Progress._drawing:
             if self.on:
                 Progress.active = self
-                sys.stderr.write(f"\r{done:.1f}{part}, {done / took:.1f} MB/s \x1b[K")
-                sys.stderr.flush()
+                overwrite(f"{done:.1f}{part}, {done / took:.1f} MB/s ")
 
     def end(self) -> None:
         """Remove it, for good."""
@@ -267,9 +266,15 @@ class Progress:
         with Progress._drawing:
             if Progress.active is not None:
                 Progress.active = None
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
+                overwrite("")
             yield
+
+
+def overwrite(text: str) -> None:
+    """Show *text*, as far as it fits, instead of the line that standard error's terminal is at."""
+    room = _size(sys.stderr)[0] - 1
+    sys.stderr.write(f"\r{'':{room}}\r{text[:room]}")
+    sys.stderr.flush()
 
 
 def displayed(message: str | bytes, encode: Callable[[bytes], str] = bytes.hex) -> str:
@@ -349,7 +354,8 @@ class Terminal(_Screen):
 
         self.prepare()
         if self.smart:
-            shown = _wrapped(_printable(_line_buffer()), max(1, _size()[0] - len(_PROMPT) - 1))
+            room = max(1, _size(sys.stdout)[0] - len(_PROMPT) - 1)
+            shown = _wrapped(_printable(_line_buffer()), room)
             self.write(f"\r\x1b[K{_PROMPT}{shown[0]}")
             os.kill(os.getpid(), signal.SIGWINCH)
 
@@ -361,7 +367,7 @@ class Terminal(_Screen):
         if not self.smart:
             self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
             return
-        columns, rows = _size()
+        columns, rows = _size(sys.stdout)
         lines = _wrapped(text, columns)
         if self.colored and text.startswith("<"):
             lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
@@ -379,10 +385,10 @@ class Terminal(_Screen):
         self.write(f"\x1b7{chr(10) * n}\x1b[{n}A\r\x1b[{n}L{above}\x1b8\x1b[{n}B")
 
 
-def _size() -> tuple[int, int]:
+def _size(stream: TextIO) -> tuple[int, int]:
     """Columns and rows of the terminal."""
     try:
-        columns, rows = os.get_terminal_size(sys.stdout.fileno())
+        columns, rows = os.get_terminal_size(stream.fileno())
     except OSError:
         columns = rows = 0
     return columns or 80, rows or 24  # a terminal without a size says 0
