@@ -195,6 +195,23 @@ def test_a_password_is_asked_for_on_the_terminal_though_the_input_is_a_pipe():
 
 
 @needs_pty
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_a_password_is_not_shown_after_ctrl_z():
+    with scripted_server(asking) as server:
+        with Terminal(shell=True, columns=200, rows=30) as terminal:
+            terminal.wait_for("$")
+            terminal.type(f"{shlex.join(command(server.url, '-u', 'me'))}\r")
+            terminal.wait_for("Password of me:")
+            terminal.type("\x1ahunter2\r")  # the shell would take it for a command
+            terminal.wait_for("\n>")
+            assert b"hunter2" not in terminal.output and b"Stopped" not in terminal.output
+            terminal.type("\x04")
+            terminal.wait_for("\n$")
+            terminal.type("exit\r")
+            terminal.process.wait(PATIENCE)
+
+
+@needs_pty
 @pytest.mark.parametrize("key, status", [("\x03", 130), ("\x04", 2)], ids=["Ctrl-C", "Ctrl-D"])
 def test_whoever_does_not_want_to_tell_the_password(key, status):
     with Terminal("ws://localhost", "-u", "me", rows=30, columns=100) as terminal:

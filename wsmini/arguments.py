@@ -516,12 +516,21 @@ def _asked(prompt: str, option: str, instead: str) -> str:
         except OSError:
             problem = f"{option}: no terminal to ask for the password; use {instead}"
             raise ValueError(problem) from None
+    import signal
+    import threading
     from getpass import getpass
 
+    # After Ctrl-Z and fg, what is typed would be shown. Only the main thread may prevent it.
+    main = threading.current_thread() is threading.main_thread()
+    stop = getattr(signal, "SIGTSTP", None) if main else None
+    before = stop and signal.signal(stop, signal.SIG_IGN)
     try:
         return getpass(prompt)
     except EOFError:
         raise ValueError(f"{option}: no password was given") from None
+    finally:
+        if stop:
+            signal.signal(stop, before)
 
 
 def _trusting(path: str | None, option: str) -> SSLContext:
