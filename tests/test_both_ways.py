@@ -201,6 +201,12 @@ ROWS = {
     "base64": row(
         "{ask} --base64 --idle=0", "AP8=\n", data=b"AP8=\n", screen=r"\[2 bytes\] AP8=\n"
     ),
+    "a message of hexadecimal digits": row(
+        "{ask} --hex -m 00ff -n1", "00ff\n", screen=r"\[2 bytes\] 00ff\n"
+    ),
+    "a message that isn't base64": row(
+        "{ask} --base64 -m AP8", "", "usage: (.*\n)+.* a line isn't base64: Incorrect padding\n", 2
+    ),
     "control characters": row("{ask} -m '\x1b[2J' -n1", "\x1b\\[2J\n", screen=r"\\x1b\[2J\n"),
     "connecting again": row(
         "{ask}/again --reconnect=0.01 -m a -n1",
@@ -250,7 +256,7 @@ ROWS = {
         "ws://localhost:{port} --happy-eyeballs-delay=0.01 --busy-poll=0.001 -m a -n1", "a\n"
     ),
     "IPv4": row("ws://localhost:{port} -4 -m ?from -n1", "127.0.0.1\n"),
-    "IPv6 where there is none": row("{ask} -6 -m a", "", f"{CANNOT}.*\n", 3),
+    "IPv6 where there is none": row("{ask} -6 -m a", "", f"{CANNOT}.*is --source .*\n", 3),
     "elsewhere": row("{ask}/moved -m a -n1", "a\n"),
     "elsewhere, not": row("{ask}/moved --max-redirects=0 -m a", "", f"{CANNOT}.*302.*\n", 5),
     # The handshake.

@@ -170,6 +170,7 @@ NETWORK = {
     "files": (OSError(errno.EMFILE, "x"), "dns", "ulimit"),
     "files of all": (OSError(errno.ENFILE, "x"), "tcp", "files"),
     "address": (OSError(errno.EADDRNOTAVAIL, "x"), "tcp", "source_address"),
+    "another family": (socket.gaierror(socket.EAI_FAMILY, "x"), "tcp", "source_address"),
     "refused": (ConnectionRefusedError(), "tcp", "listening there"),
     "no Unix socket": (FileNotFoundError(), "tcp", "Unix socket"),
     "forbidden": (PermissionError(), "tcp", "firewall"),

@@ -76,7 +76,7 @@ def allowed():
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
     for name in (
-        "arguments", "formats", "commands", "output", "session", "manual", "benchmark", "tracing",
+        "formats", "arguments", "commands", "output", "session", "manual", "benchmark", "tracing",
         "cli",
     ):  # fmt: skip
         rules[name] = below | program | {"connection"}

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+from .formats import parser_for
 from .options import ssl_problem
 from .reconnect import Backoff, Fixed
 from .uri import parse_uri
@@ -216,8 +217,9 @@ def _add_sending(add: Callable[..., object]) -> None:
     add("--input", metavar="FILE", help="send this file instead of standard input")
     add("--binary", action="store_true", help="send binary messages, all of the input as one")
     add("--text", action="store_true", help="send all of the input as one text message")
-    add("--hex", action="store_true", help="binary messages are lines of hexadecimal digits")
-    add("--base64", action="store_true", help="binary messages are lines of base64")
+    add("--hex", action="store_true",
+        help="binary messages are lines of hexadecimal digits, and -m is one")  # fmt: skip
+    add("--base64", action="store_true", help="binary messages are lines of base64, and -m is one")
     add("--ndjson", action="store_true", help="messages are lines of JSON (see below)")
     add("-0", "--null", action="store_true", help="messages end with NUL, not with LF")
 
@@ -368,14 +370,16 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
         parser.error("--raw would let the server drive the terminal: redirect standard output")
     if not args.demo:
         try:
-            _check_json(args)
+            _check_formats(args)
             args.options = connect_options(args)
         except (ValueError, OSError, ImportError) as exc:
             parser.error(str(exc))
 
 
-def _check_json(args: Namespace) -> None:
+def _check_formats(args: Namespace) -> None:
     """Before connecting, not at the first message."""
+    if args.hex or args.base64:
+        args.message = [parser_for(args)(text.encode()) for text in args.message]
     for name in ("ndjson", "json", "record"):
         if getattr(args, name):
             try:

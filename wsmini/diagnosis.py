@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
 import time
 
@@ -161,6 +162,8 @@ def _for_network(exc: OSError, phase: str) -> str:
         return _TIMEOUTS.get(phase, "")
     if exc.errno in _ERRORS:
         return _ERRORS[exc.errno]
+    if phase == "tcp" and isinstance(exc, socket.gaierror):  # of bind()
+        return "is source_address an address, and of the server's kind (IPv4 or IPv6)?"
     if phase == "dns":
         return "is the name spelt right, and does DNS work on this machine?"
     if isinstance(exc, ConnectionRefusedError):

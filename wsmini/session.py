@@ -272,8 +272,8 @@ class Session:
 
     def greetings(self) -> Iterator[str | bytes]:
         """The messages of ``-m``."""
-        for text in self.args.message:
-            yield text.encode() if self.args.binary else text
+        for message in self.args.message:
+            yield message.encode() if self.args.binary else message
 
     def typed(self, line: str) -> Iterator[str | bytes]:
         """What a line typed on a terminal sends, after it was obeyed if it is a command."""
