@@ -161,6 +161,27 @@ def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
 # -- the terminal --
 
 
+def test_a_terminal_without_cursor_movements_has_one_prompt(monkeypatch):
+    """A message may come while a line is typed, and behind it before the next prompt is there."""
+    monkeypatch.setattr(output, "_saved_terminal", lambda: None)
+    monkeypatch.setattr(output, "_hook_readline", lambda hook: False)
+    monkeypatch.setattr(output, "_line_buffer", lambda: "ty")
+    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    monkeypatch.setattr(terminal, "smart", False)
+    monkeypatch.setattr(terminal, "restore", lambda: None)
+    written = []
+    monkeypatch.setattr(terminal, "write", written.append)
+
+    def typed(prompt):
+        terminal.show("< a")
+        return "line"
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert terminal.read_line() == "line"
+    terminal.show("< b")
+    assert written == ["\n< a\n> ty", "< b\n"]
+
+
 def test_the_mode_of_the_terminal_is_restored_after_readline_has_set_it(monkeypatch):
     """The connection ends when readline is about to set it, in the other thread."""
     about_to_set, log, hooks = threading.Event(), [], []

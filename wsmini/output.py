@@ -298,6 +298,7 @@ class Terminal(_Screen):
         self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
         self.ignore_continue: Callable[[], object] = lambda: None
         self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
+        self.asking = False  # whether there is a prompt, or one is just being written
         self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
         self.colored = self.smart and not os.environ.get("NO_COLOR")
 
@@ -336,9 +337,11 @@ class Terminal(_Screen):
 
         if not _hook_readline(reading):
             hook()
+        self.asking = True
         try:
             return input(_PROMPT)
         finally:
+            self.asking = False
             self.prepare = None
             hook()
 
@@ -365,7 +368,8 @@ class Terminal(_Screen):
     def show(self, text: str) -> None:
         """Put *text* above the line being typed."""
         if not self.smart:
-            self.write(f"\n{text}\n{_PROMPT}{_line_buffer()}")
+            typed = f"{_PROMPT}{_line_buffer()}"
+            self.write(f"\n{text}\n{typed}" if self.asking else f"{text}\n")
             return
         columns, rows = _size(sys.stdout)
         lines = _wrapped(text, columns)
