@@ -23,7 +23,7 @@ SIDE_BY_SIDE = min(2, os.cpu_count() or 1)  # tests wait most of the time
 PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
-PROCESSES = "benchmark command_line dist docs examples places".split()
+PROCESSES = "benchmark both_ways command_line dist docs examples places".split()
 MODES = (["-bb", "-m", "pytest"], [
     "-bb", "-O", "-m", "pytest", *(f"--ignore=tests/test_{name}.py" for name in PROCESSES),
 ])  # fmt: skip
@@ -31,6 +31,7 @@ MODES = (["-bb", "-m", "pytest"], [
 # What isn't run under PyPy, and why. It starts slowly, and compiles what is called often.
 NOT_UNDER_PYPY = {
     "test_benchmark.py": "a process for each test",
+    "test_both_ways.py": "a process for each test",
     "test_command_line.py": "a process for each test",
     "test_examples.py": "a process for each test",
     "test_cli.py": "a process for each test, and PyPy's readline edits lines in its own way",
