@@ -166,6 +166,61 @@ def test_a_server_that_accepts_and_objects_is_left_alone(loop):
     assert len(connections) == 1
 
 
+def failures_of(loop, url, **options):
+    """What *loop* over connections to *url* has failed with in the end."""
+    told = []
+    if loop is reconnect_client:
+        client = wsmini.Client(url, on_error=lambda client, exc: told.append(exc), **options)
+        client.run_forever()
+        client.run_forever()  # which counts from the beginning
+        return told
+
+    async def main():
+        async for ws in aio.connect(url, **options):
+            await ws.wait_closed()
+
+    def work():
+        for ws in wsmini.reconnect(url, policy=options["reconnect"]):
+            with contextlib.suppress(wsmini.ConnectionClosed):
+                ws.recv()
+
+    for _ in range(2):
+        with pytest.raises((OSError, wsmini.WebSocketException)) as caught:
+            run(main()) if loop is reconnect_aio else work()
+        told.append(caught.value)
+    return told
+
+
+@LOOPS
+@pytest.mark.parametrize(
+    "outcomes, said",
+    [
+        ([503, 503, 503], "after 3 failed attempts in a row"),
+        ([1012, 503, 503], "after 2 failed attempts in a row"),
+        ([503, 1012, 503], "after 1 failed attempt in a row"),
+        ([503, 503, 1012], "after the connection ended"),
+    ],
+)
+def test_who_gives_up_tells_the_attempts(loop, outcomes, said):
+    policy, left = wsmini.Fixed(0, attempts=2), outcomes * 2
+
+    def script(peer):
+        peer.request()
+        outcome = left.pop(0)
+        if outcome == 503:
+            peer.respond(503)
+            return
+        peer.accept()
+        peer.close(outcome)
+
+    with scripted_server(script) as server:
+        failures = failures_of(loop, server.url, reconnect=policy)
+    who = {reconnect_blocking: "reconnect()", reconnect_client: "Client"}
+    name = who.get(loop, "aio.connect()")
+    note = f"wsmini.{name} gave up {said}, as {policy!r} says"
+    assert [failure.__notes__ for failure in failures] == [[note], [note]]
+
+
 def descriptors():
     return set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
 

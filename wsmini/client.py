@@ -31,7 +31,7 @@ from .loop import Loop
 from .opening import Opening
 from .options import read_options
 from .protocol import State
-from .reconnect import Backoff
+from .reconnect import Backoff, tell_attempts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Client:
         on_close: ``(client, code, reason)``, once for each connection that was open; 1006 if the
             server sent no Close frame.
         on_error: ``(client, exception)``: what a callback has raised, and the failure for which
-            the policy has given up.
+            the policy has given up, with a note that tells the attempts.
         on_ping, on_pong: ``(client, data)``.
         on_reconnect: ``(client, attempt, delay, exception)``: why, and after how many seconds, it
             will connect again; *attempt* counts from 1 since the last connection.
@@ -157,6 +157,7 @@ class Client:
         self._signal = 0
         self._attempts: Optional[Retries] = None
         self._attempt = 0
+        self._failed_in_a_row = 0  # attempts, since the last connection
         self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
         self._session: Optional[Session] = None
         self._slow_known = False
@@ -221,7 +222,8 @@ class Client:
         if self._running:
             raise InvalidState("the client is started already")
         self._attempts = self._policy.start()
-        self.loop, self._attempt, self._running, self._wanted = loop, 0, True, True
+        self.loop, self._running, self._wanted = loop, True, True
+        self._attempt = self._failed_in_a_row = 0
         loop.add_sleep_handler(self._wake)
         self._serve()
         self._connect()
@@ -282,12 +284,14 @@ class Client:
             if not isinstance(exc, Exception):
                 self._finish()
                 raise exc or AssertionError("neither open nor failed")
+            self._failed_in_a_row += 1
             self._lost(exc)
             return
         self._move(_OPEN)
         self.request, self.response = opened.request, opened.response
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
-        self._attempt, self._unsent = 0, None
+        self._attempt = self._failed_in_a_row = 0
+        self._unsent = None
         session = self._session = Session(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
@@ -324,6 +328,7 @@ class Client:
         if delay is None:
             self._finish()
             if not isinstance(failure, ConnectionClosedOK):
+                tell_attempts(failure, "wsmini.Client", self._failed_in_a_row, self._policy)
                 self._failed(failure)
             return
         self._move(_WAITING)

@@ -306,6 +306,14 @@ def add_note(exc: BaseException, note: str) -> None:
     exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
 
 
+def tell_attempts(failure: BaseException, who: str, failed: int, policy: Policy) -> None:
+    """Note on *failure* that *policy* has made *who* give up, after *failed* attempts in a row."""
+    what = "after the connection ended"
+    if failed:
+        what = f"after {failed} failed attempt{'s' * (failed > 1)} in a row"
+    add_note(failure, f"{who} gave up {what}, as {policy!r} says")
+
+
 def check_loop(policy: Optional[Policy], on_reconnect: Optional[Reported]) -> None:
     """Raise ``TypeError`` unless ``Attempts`` can be made of these, for front ends at once."""
     if policy is not None:
@@ -361,7 +369,7 @@ class Attempts:
         if delay is None and left:
             return None
         if delay is None:
-            add_note(failure, self._told())
+            tell_attempts(failure, self._loop, self._failed, self._policy)
             raise failure
         told = None
         if self._on_reconnect is not None:
@@ -369,12 +377,6 @@ class Attempts:
         if self._logger is not None:
             self._logger.info("connecting again in %.1f s: %s", delay, failure)
         return min(max(delay, 0.0), FOREVER), told
-
-    def _told(self) -> str:
-        count, what = self._failed, "after the connection ended"
-        if count:
-            what = f"after {count} failed attempt{'s' * (count > 1)} in a row"
-        return f"{self._loop} gave up {what}, as {self._policy!r} says"
 
 
 # -- Retry-After --
