@@ -21,19 +21,19 @@ class Handler:
     def __init__(self):
         self.seen = []
 
-    def on_messages(self, messages):
+    def _on_messages(self, messages):
         self.seen += messages
 
-    def on_ping(self, data):
+    def _on_ping(self, data):
         self.seen.append(("ping", data))
 
-    def on_pong(self, data):
+    def _on_pong(self, data):
         self.seen.append(("pong", data))
 
-    def on_drain(self):
+    def _on_drain(self):
         self.seen.append("drain")
 
-    def on_end(self):
+    def _on_end(self):
         self.seen.append("end")
 
 
@@ -273,13 +273,13 @@ def test_a_probe_gives_up_sooner_than_the_keepalive(plain):
 
 def test_what_a_handler_s_exception_leaves_comes_later():
     with join() as joined:
-        deliver = joined.handler.on_ping
+        deliver = joined.handler._on_ping
 
         def fail(data):
-            joined.handler.on_ping = deliver
+            joined.handler._on_ping = deliver
             raise ZeroDivisionError
 
-        joined.handler.on_ping = fail
+        joined.handler._on_ping = fail
         joined.peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"behind"))
         with pytest.raises(ZeroDivisionError):
             joined.loop.run_once()
@@ -322,7 +322,7 @@ def test_a_handler_that_wants_its_turn_gets_one_batch_at_a_time(plain):
         return True
 
     batches, link = [], plain.link
-    plain.handler.on_messages = on_messages
+    plain.handler._on_messages = on_messages
     ping = frame(Opcode.PING)
     plain.peer.send(ping.join(frame(Opcode.TEXT, text) for text in (b"a", b"b", b"c")))
     plain.loop.run_once()

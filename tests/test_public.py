@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import enum
 import inspect
@@ -27,7 +28,7 @@ LISTS = ("Yes", "No")  # which are none
 
 MODULES = {
     wsmini: wsmini.__all__,
-    wsmini.aio: ["Connection", "Ping", "connect"],
+    wsmini.aio: wsmini.aio.__all__,
     wsmini.testing: wsmini.testing.__all__,
 }
 
@@ -36,8 +37,6 @@ GIVEN = {
     "wsmini.Connection", "wsmini.Ping", "wsmini.aio.Connection", "wsmini.aio.Ping",
     "wsmini.testing.Peer", "wsmini.testing.Server",
 }  # fmt: skip
-# Methods that aren't for programs either, besides those that say "For the link."
-INTERNAL = {f"wsmini.Client.{name}" for name in ("call", "callback", "ended", "failed", "watch")}
 
 
 def literal_all():
@@ -106,6 +105,49 @@ def test_a_listed_name_is_there(name):
 DOCUMENTED = [pytest.param(name, value, id=name) for name, value in documented()]
 
 
+# What a connection has besides the attributes that its own docstring tells.
+OF_A_CONNECTION = """
+    close close_code close_reason extensions fileno id latency ping pong recv recv_into
+    recv_streaming request_headers response_headers send state
+""".split()
+NAMES = {
+    wsmini.aio: ["Connection", "Ping", "connect"],
+    wsmini.aio.connect: [],
+    wsmini.aio.Ping: ["wait"],
+    wsmini.Ping: ["wait"],
+    wsmini.Connection: OF_A_CONNECTION,
+    wsmini.aio.Connection: sorted([*OF_A_CONNECTION, "wait_closed"]),  # see docs/design.md
+}
+
+
+def public(value):
+    return getattr(value, "__all__", None) or [name for name in dir(value) if name[0] != "_"]
+
+
+@pytest.mark.parametrize("value", NAMES, ids=lambda value: f"{value.__module__}.{value.__name__}"
+                         if inspect.isclass(value) else value.__name__)  # fmt: skip
+def test_the_names_of_both_connections_are_these_and_documented(value):
+    assert public(value) == NAMES[value]
+    assert [name for name in NAMES[value] if not inspect.getdoc(getattr(value, name))] == []
+
+
+@pytest.mark.parametrize("kind", [wsmini.Connection, wsmini.aio.Connection])
+def test_the_attributes_of_a_connection_are_those_of_its_docstring(kind):
+    told = [each for group, _ in items(dict(sections(docstring(kind)))["Attributes"])
+            for each in group]  # fmt: skip
+    with wsmini.testing.echo_server() as server:
+        with wsmini.connect(server.url) as ws:
+            held = vars(ws)
+
+        async def attributes():
+            async with wsmini.aio.connect(server.url) as ws:
+                return vars(ws)
+
+        if kind is wsmini.aio.Connection:
+            held = asyncio.run(attributes())
+    assert sorted(name for name in held if name[0] != "_") == sorted(told)
+
+
 @pytest.mark.parametrize("name, value", DOCUMENTED)
 def test_what_is_public_is_documented(name, value):
     assert docstring(value)
@@ -118,7 +160,7 @@ def docstring(value):
 
 def parameters(name, value):
     """The names of the parameters that a program may pass to *value*."""
-    if isinstance(value, property) or name in GIVEN | INTERNAL:
+    if isinstance(value, property) or name in GIVEN:
         return []
     if inspect.isclass(value) and issubclass(value, (enum.Enum, BaseException)):
         return []
@@ -128,8 +170,6 @@ def parameters(name, value):
 @pytest.mark.parametrize("name, value", DOCUMENTED)
 def test_a_docstring_names_the_parameters(name, value):
     text = docstring(value)
-    if text.startswith("For the link."):
-        return
     assert [p for p in parameters(name, value) if not re.search(rf"\b{p}\b", text)] == []
 
 

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 
     Part = Union[str, Data]
 
+__all__ = ["Connection", "Ping", "connect"]
+
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
@@ -279,8 +281,8 @@ class Connection(Facts):
 
     # -- for the link --
 
-    def on_messages(self, messages: List[Message]) -> bool:
-        """For the link. Who receives has its turn before more is parsed."""
+    def _on_messages(self, messages: List[Message]) -> bool:
+        """Who receives has its turn before more is parsed."""
         unread = self._unread
         if self._dropping and len(unread) >= self._max_queue:
             self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
@@ -289,8 +291,7 @@ class Connection(Facts):
         self._received(len(unread))
         return not self._dropping
 
-    def on_chunk(self, chunk: Tuple[Message, bool]) -> None:
-        """For the link."""
+    def _on_chunk(self, chunk: Tuple[Message, bool]) -> None:
         self._chunks.append(chunk)
         if self._stream is not None:
             self._received(len(self._chunks))
@@ -303,23 +304,21 @@ class Connection(Facts):
             self._link.pause()
         _wake(self._receiver)
 
-    def on_ping(self, data: bytes) -> None:
-        """For the link."""
+    def _on_ping(self, data: bytes) -> None:
+        """The protocol has answered."""
 
-    def on_pong(self, data: bytes) -> None:
-        """For the link."""
+    def _on_pong(self, data: bytes) -> None:
+        """Who has sent the ping is told by the protocol."""
 
-    def on_drain(self) -> None:
-        """For the link."""
+    def _on_drain(self) -> None:
         for sender in self._senders:
             _wake(sender)
 
-    def on_end(self) -> None:
-        """For the link."""
+    def _on_end(self) -> None:
         for closer in self._closers:
             _wake(closer)
         _wake(self._receiver)
-        self.on_drain()
+        self._on_drain()
         for future in self._pings:
             if not future.done():
                 future.set_exception(self._protocol.close_exc())

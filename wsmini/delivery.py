@@ -121,7 +121,7 @@ class Session:
 
     # -- for the link --
 
-    def on_messages(self, messages: List[Message]) -> None:
+    def _on_messages(self, messages: List[Message]) -> None:
         none = self._unread is _NOTHING
         self._unread = iter(messages) if none else chain(self._unread, messages)
         self._deliver()
@@ -153,17 +153,17 @@ class Session:
             unsent = [item for end, item in self._flight if end > written]
             client._ended(self.link.protocol.close_exc(), unsent)
 
-    def on_ping(self, data: bytes) -> None:
+    def _on_ping(self, data: bytes) -> None:
         self._client._call("on_ping", data)
 
-    def on_pong(self, data: bytes) -> None:
+    def _on_pong(self, data: bytes) -> None:
         self._client._call("on_pong", data)
 
-    def on_drain(self) -> None:
+    def _on_drain(self) -> None:
         self._client._full = True
         self.trim()
 
-    def on_end(self) -> None:
+    def _on_end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._ended = True

@@ -18,7 +18,7 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   What is received doesn't touch that. Looks are moved to full sixteenths of a second, so that those
   of many links come in one wake-up and share a timer (``Rounds``), and the answers in another.
 * **The end.** When the protocol has finished, the server may close the TCP connection first, for a
-  while (RFC 6455, 7.1.1). Then the socket is closed, and ``on_end`` comes, once, last, from the
+  while (RFC 6455, 7.1.1). Then the socket is closed, and ``_on_end`` comes, once, last, from the
   loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
 """
 
@@ -58,14 +58,15 @@ if TYPE_CHECKING:
     class Handler(Protocol):
         """Who gets what a link receives; its exceptions go to the loop.
 
-        ``on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
+        The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
+        ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
         """
 
-        def on_messages(self, messages: List[Message]) -> Optional[bool]: ...
-        def on_ping(self, data: bytes) -> None: ...
-        def on_pong(self, data: bytes) -> None: ...
-        def on_drain(self) -> None: ...
-        def on_end(self) -> None: ...
+        def _on_messages(self, messages: List[Message]) -> Optional[bool]: ...
+        def _on_ping(self, data: bytes) -> None: ...
+        def _on_pong(self, data: bytes) -> None: ...
+        def _on_drain(self) -> None: ...
+        def _on_end(self) -> None: ...
 
 
 # Seconds.
@@ -83,7 +84,7 @@ class Link:
     Attributes:
         protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
         stream: the stream, which the link owns.
-        streaming: set it to get the next message in chunks, by the handler's ``on_chunk``, which
+        streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
             takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
         closed: whether the socket is closed.
     """
@@ -120,7 +121,7 @@ class Link:
         protocol.listener = self
         if opened.rest:
             protocol.receive_data(opened.rest, now)
-        self._on_chunk: Any = getattr(handler, "on_chunk", None)
+        self._on_chunk: Any = getattr(handler, "_on_chunk", None)
         self.streaming = False
         self._queue = Queue()
         self._size = READ_SIZE
@@ -252,7 +253,7 @@ class Link:
     def on_control(self, opcode: int, data: bytes) -> None:
         """For the protocol: a ping or a pong has come."""
         handler = self._handler
-        self._event(handler.on_ping if opcode == Opcode.PING else handler.on_pong, data)
+        self._event(handler._on_ping if opcode == Opcode.PING else handler._on_pong, data)
 
     def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
         if self._events is None:
@@ -261,7 +262,7 @@ class Link:
 
     def _hand_over(self, batch: Optional[List[Message]]) -> None:
         reader = self.protocol.reader
-        stops = batch is not None and bool(self._handler.on_messages(batch))
+        stops = batch is not None and bool(self._handler._on_messages(batch))
         while not self._ending and not stops:
             if self._events is not None:
                 stops = self._deliver(self._events)
@@ -272,9 +273,9 @@ class Link:
             else:
                 batch = self.protocol.next_messages()
                 if self._events is not None and batch:  # pings came first
-                    self._event(self._handler.on_messages, batch)
+                    self._event(self._handler._on_messages, batch)
                 elif batch:
-                    stops = bool(self._handler.on_messages(batch))
+                    stops = bool(self._handler._on_messages(batch))
         if stops and (self._events or (reader.pending and not self._paused)):
             self._process_soon(self._process)
 
@@ -407,7 +408,7 @@ class Link:
 
     def _drained(self) -> None:
         if not self.closed:
-            self._handler.on_drain()
+            self._handler._on_drain()
 
     def _write_all(self) -> bool:
         protocol, queue, stream, flushed = self.protocol, self._queue, self.stream, False
@@ -501,7 +502,7 @@ class Link:
     # -- the end --
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin the closing handshake; ``on_end`` comes within ``close_timeout``.
+        """Begin the closing handshake; ``_on_end`` comes within ``close_timeout``.
 
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
@@ -511,7 +512,7 @@ class Link:
         self._look_for_end()
 
     def abort(self, exc: Optional[BaseException] = None) -> None:
-        """Drop the connection, because of *exc*; ``on_end`` comes from the loop."""
+        """Drop the connection, because of *exc*; ``_on_end`` comes from the loop."""
         if not self._ending:
             self.protocol.connection_lost(exc)
             self._end_soon()
@@ -557,7 +558,7 @@ class Link:
         self.protocol.connection_lost(self._write_error)
         self._queue.clear()
         self.stream.close()
-        self._handler.on_end()
+        self._handler._on_end()
 
     # -- time --
 

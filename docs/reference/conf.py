@@ -17,6 +17,7 @@ from sphinx.util.nodes import make_refnode
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import wsmini  # noqa: E402
+import wsmini.aio  # noqa: E402
 import wsmini.testing  # noqa: E402
 
 project = "wsmini"
@@ -67,15 +68,12 @@ OTHER_NAMES = {
     "PerMessageDeflate": "Extension",
 }
 
-# Methods that are called from other modules of wsmini only.
-INTERNAL = {"ended", "callback", "call", "failed", "watch"}
-
 # Classes whose objects programs get, and don't make.
 NOT_MADE = {"Connection", "Handle", "Peer", "Ping", "Response", "Server", "Timer"}
 
 MODULES = {
     "wsmini": set(wsmini.__all__) - {"__version__"},
-    "wsmini.aio": {"connect", "Connection", "Ping"},
+    "wsmini.aio": set(wsmini.aio.__all__),
     "wsmini.testing": set(wsmini.testing.__all__),
 }
 NAMES = set().union(*MODULES.values())
@@ -115,13 +113,6 @@ def linked(line):
         return f":py:obj:`{name}{call} <{name}>`" if is_public else match[0]
 
     return LITERAL.sub(link, line)
-
-
-def skip(app, what, name, obj, skipped, options):
-    """Leave out what isn't for programs."""
-    if name in INTERNAL or (getattr(obj, "__doc__", None) or "").startswith("For the link."):
-        return True
-    return None
 
 
 def sign(app, what, name, obj, options, signature, returned):
@@ -170,7 +161,6 @@ def add_index(app, exc):
 def setup(app):
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", convert)
-    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-signature", sign)
     app.connect("missing-reference", resolve)
     app.connect("env-updated", check_names)
