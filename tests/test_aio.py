@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 from types import SimpleNamespace
 
+import fakes
 import pytest
 from integration.pairs import TRANSCRIPT, reset
 
@@ -26,9 +27,13 @@ from wsmini import (
     NoReconnect,
     State,
     reconnect,
+    slept,
 )
-from wsmini.aio import connect
+from wsmini.aio import Connection, connect
 from wsmini.frames import Opcode
+from wsmini.net import SocketStream
+from wsmini.options import Options
+from wsmini.selecting import host_loop
 from wsmini.testing import echo_server, frame, scripted_server
 
 CERTS = Path(__file__).parent / "certs"
@@ -823,6 +828,101 @@ def test_a_cancelled_block_does_not_wait_long_for_the_server(run):
     with serving(script) as url:
         run(main(url))
     assert closes == [(1001).to_bytes(2, "big")]
+
+
+# -- sleep --
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of the loop that ``run_faked`` uses; it passes when there is nothing to do."""
+    clock = fakes.Clock()
+    monkeypatch.setattr(slept, "time", SimpleNamespace(time=clock.wall))
+    return clock
+
+
+def run_faked(clock, main, *intervals):
+    """Run *main* with a connection and a silent peer for each of the *intervals* of keepalives."""
+    loop = asyncio.SelectorEventLoop(fakes.Selector(clock))
+    loop.time = clock
+
+    async def connected():
+        pairs = []
+        for interval in intervals:
+            ours, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            opened = fakes.opened(SocketStream(ours))
+            options = Options("ws://localhost", ping_interval=interval)
+            pairs.append((Connection(loop, host_loop(loop), opened, options), theirs))
+        try:
+            await main(*pairs)
+        finally:
+            for ws, theirs in pairs:
+                theirs.close()
+                await ws.close()
+
+    try:
+        loop.run_until_complete(connected())
+    finally:
+        loop.close()
+
+
+def heard(peer):
+    """The first bytes of the frames that *peer* got, each of a keepalive."""
+    try:
+        return set(peer.recv(1000)[::10])
+    except BlockingIOError:
+        return set()
+
+
+@pytest.mark.parametrize("seconds, code", [(3600, 1006), (1, None)])
+def test_sleep_makes_all_connections_probe_their_peers(clock, seconds, code):
+    async def main(lively, silent):
+        await asyncio.sleep(3)
+        clock.sleep(seconds)
+        await asyncio.sleep(7.5)
+        assert heard(lively[1]) == {0x89}
+        lively[1].send(frame(Opcode.PONG))
+        assert heard(silent[1]) == ({0x89} if code else set())
+        await asyncio.sleep(20)
+        assert silent[0].close_code == code and lively[0].state is State.OPEN
+
+    run_faked(clock, main, 10, 1000)
+
+
+def test_sleep_is_noticed_by_the_one_that_was_heard_just_before(clock):
+    async def main(alone):
+        ws, peer = alone
+        await asyncio.sleep(990)
+        peer.send(frame(Opcode.TEXT, b"x"))
+        assert await ws.recv() == "x"
+        clock.sleep(3600)
+        await asyncio.sleep(11)
+        assert heard(peer) == {0x89}
+        await asyncio.sleep(20)
+        assert ws.state is State.CLOSED
+
+    run_faked(clock, main, 1000)
+
+
+def test_a_connection_that_is_opened_after_the_sleep_knows_nothing_of_it(clock):
+    async def main(idle, late):
+        ws, peer = late
+        clock.sleep(3600)
+        ours, theirs = socket.socketpair()
+        options = Options("ws://localhost", ping_interval=1000)
+        with theirs:
+            loop = asyncio.get_running_loop()
+            ws = Connection(loop, host_loop(loop), fakes.opened(SocketStream(ours)), options)
+            theirs.setblocking(False)
+            await asyncio.sleep(600)
+            theirs.send(frame(Opcode.TEXT, b"x"))
+            assert await ws.recv() == "x"
+            await asyncio.sleep(600)
+            assert heard(theirs) == set()
+        await ws.close()
+
+    run_faked(clock, main, None, None)
 
 
 # -- waiting for the end --

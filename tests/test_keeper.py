@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from integration.pairs import PATIENCE, Task, closing, connection, eventually, fill, pair, receiving
 
-from wsmini import keeper
+from wsmini import keeper, slept
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
 from wsmini.frames import Opcode
 from wsmini.net import SocketStream
@@ -238,6 +239,68 @@ def test_without_threads_connections_work(monkeypatch):
         theirs.send(frame(TEXT, "x"))
         assert ws.recv() == "x"
     ws.close()
+
+
+@pytest.fixture
+def wall(monkeypatch):
+    """How far the wall clock is ahead: set its ``slept``."""
+    eventually(lambda: not keepers())
+    wall = SimpleNamespace(slept=0.0)
+    monkeypatch.setattr(slept, "time", SimpleNamespace(time=lambda: time.time() + wall.slept))
+    return wall
+
+
+def sleep(wall):
+    """An hour, after which the keeper wakes up."""
+    wall.slept = 3600.0
+    keeper._keeper._rouse()
+
+
+@pytest.mark.parametrize("in_main_thread", [False, True])
+def test_after_a_sleep_all_peers_are_probed_and_the_dead_ones_given_up(wall, in_main_thread):
+    options = {"ping_interval": 1000, "ping_timeout": 0.2, "close_timeout": 0.2}
+    with pair(ping_interval=1000, ping_timeout=1000) as (lively, peer):
+        with pair(**options) as (ws, dead), pair(**options) as (idle, other):
+            task = Task(ws.recv, PATIENCE * 50)  # which waits for the socket until it is time
+            receiving(ws)
+            sleep(wall)
+            for each in (peer, dead, other):
+                assert each.recv_frame().opcode == PING
+            peer.send_frame(PONG)
+            if in_main_thread:
+                with pytest.raises(ConnectionClosedError, match="nothing received"):
+                    idle.recv()
+            with pytest.raises(ConnectionClosedError, match="nothing received"):
+                task.result()
+            eventually(lambda: idle.state is State.CLOSED)
+            assert dead.recv_frame().data[:2] == (1011).to_bytes(2, "big")
+        peer.send_message("x")
+        assert lively.recv() == "x"
+
+
+def test_a_peer_whose_bytes_wait_for_a_receiver_that_is_held_up_is_not_dead(wall):
+    with pair(ping_interval=1000, ping_timeout=0.2) as (ws, peer):
+        with ws._wire.receiving:  # as by one that a signal handler has interrupted
+            sleep(wall)
+            assert peer.recv_frame().opcode == PING
+            peer.send_message("x")
+            overdue = ws._wire.tick_at + keeper.CHECK + 0.2
+            eventually(lambda: time.monotonic() > overdue)
+            assert ws.state is State.OPEN
+        assert ws.recv() == "x"
+
+
+def test_a_receiver_that_was_probed_and_hears_something_goes_on(wall):
+    with pair(ping_interval=1000, ping_timeout=0.2) as (ws, peer):
+        task = Task(ws.recv)
+        receiving(ws)
+        sleep(wall)
+        assert peer.recv_frame().opcode == PING
+        peer.send_frame(PONG)
+        gone = time.monotonic() + 0.5
+        eventually(lambda: time.monotonic() > gone)
+        peer.send_message("x")
+        assert task.result() == "x"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -38,6 +38,7 @@ OPENING = (
     "reconnect",
     "opening",
     "facts",
+    "slept",
     "driving",
     "rounds",
     "outgoing",

@@ -16,7 +16,8 @@ import fakes
 import helpers
 import pytest
 
-from wsmini.loop import LONGEST_WAIT, MIN_CANCELLED, SLEPT, Loop
+from wsmini.loop import LONGEST_WAIT, MIN_CANCELLED, Loop
+from wsmini.slept import SLEPT
 
 
 @pytest.fixture

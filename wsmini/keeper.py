@@ -15,6 +15,8 @@ Who may do what, and what may interleave:
   something comes, the keeper wakes once for nothing, and goes back to looking now and then.
 * The keeper refers to a connection weakly: one that is dropped without being closed goes. The
   connection refers to its ``Charge``, and says there that it is over.
+* If the machine turns out to have slept when it wakes up, it pings all peers at once, whoever
+  receives from them.
 * ``_busy`` is held while it deals with connections. ``os.fork`` waits for it, a while, so that none
   of their locks is held in a child. The child forgets the keeper with its sockets, which are the
   parent's, and makes its own when it connects.
@@ -32,6 +34,7 @@ from _thread import get_ident
 
 from .net import READ, WRITE, wait
 from .protocol import State
+from .slept import sleep_watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +91,8 @@ def look(wire: Wire) -> Tuple[int, float]:
     """
     protocol, now = wire.protocol, monotonic()
     if wire.wanted or not wire.receiving.acquire(False):
+        if now >= wire.tick_at + CHECK:
+            wire.tick_for_receiver(now)
         return 0, now + CHECK
     try:
         more = _read_ahead(wire)
@@ -167,12 +172,14 @@ class Charge:
     def is_over(self) -> bool:
         return self.over or self.wire() is None
 
-    def look(self) -> None:
-        """Do what there is to do."""
+    def look(self, slept: bool) -> None:
+        """Do what there is to do; if the machine has *slept*, ask the peer whether it is there."""
         wire = self.wire()
         if wire is None:
             return
         try:
+            if slept and not wire.closed:
+                wire.probe(monotonic())
             self.events, at = look(wire)
         except Exception as exc:  # of one connection, which has to end; the others go on
             wire.cut(exc)
@@ -189,6 +196,7 @@ class Keeper:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._sleeps_until = self._leaves_at = 0.0
+        self._slept = sleep_watch(monotonic())
 
     def add(self, wire: Wire) -> Charge:
         """Take on *wire*; the caller holds ``_lock``."""
@@ -219,9 +227,10 @@ class Keeper:
             if self._wake in ready:
                 self._drain()
             now = monotonic()
+            slept = self._slept(now, self._sleeps_until)
             with _busy:
-                for charge in self._ready_or_due(ready, now):
-                    charge.look()
+                for charge in list(self.charges) if slept else self._ready_or_due(ready, now):
+                    charge.look(slept)
 
     def _go_on(self) -> bool:
         """Forget what is over; whether there is anything left, or has been just now."""

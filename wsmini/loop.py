@@ -31,6 +31,8 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
 
+from .slept import sleep_watch
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
-SLEPT = 5.0  # seconds that nobody accounts for: the machine was asleep, or the process stopped
 
 _forks = 0
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -118,7 +119,6 @@ class Loop:
         selector: Optional[selectors.BaseSelector] = None,
     ) -> None:
         self.time = clock
-        self._wall = wall
         self._ready: Deque[Handle] = deque()
         self._timers: List[Tuple[float, int, Timer]] = []
         self._serial = count()  # timers of the same time fire in the order in which they were set
@@ -130,7 +130,7 @@ class Loop:
         self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
         self._old_wakeup = -1
         self._sleep_handlers: Dict[Callback, None] = {}
-        self._offset = wall() - clock()
+        self._slept = sleep_watch(clock(), wall)
         self._selector = selectors.DefaultSelector() if selector is None else selector
         self._waker, self._woken_by = socket.socketpair()
         self._waker.setblocking(False)
@@ -308,7 +308,7 @@ class Loop:
         """Call *callback* from now on whenever the machine or the process turns out to have slept.
 
         That is noticed at the first wake-up after it: the wall clock has gone ahead of the
-        monotonic one, or a wait was longer than it should have been, by ``SLEPT`` seconds.
+        monotonic one, or a wait was longer than it should have been, by 5 seconds.
         """
         self._sleep_handlers[callback] = None
 
@@ -459,9 +459,7 @@ class Loop:
                 if events & WRITE:
                     ready.append(data[1])
         now = self.time()
-        offset = self._wall() - now
-        ahead, self._offset = offset - self._offset, offset
-        if ahead >= SLEPT or now - until >= SLEPT:
+        if self._slept(now, until):
             for callback in self._sleep_handlers:
                 self.call_soon(callback)
         if timers and timers[0][0] <= now:

@@ -395,9 +395,16 @@ class Receiving(Locks):
         """Let the keepalive do what is due; whether to go on."""
         with self.mutex:
             again = self.protocol.tick(now)
-        self.tick_at = NEVER if again is None else again
+            self.tick_at = NEVER if again is None else again
         self.flush()
         return not self.protocol.finished
+
+    def probe(self, now: float) -> None:
+        """Ping at once, and look soon whether that is answered. For any thread."""
+        with self.mutex:
+            again = self.protocol.probe(now)
+            self.tick_at = NEVER if again is None else again
+        self.flush()
 
     def _lost(self, exc: BaseException) -> None:
         with self.mutex:

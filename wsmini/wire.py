@@ -175,6 +175,21 @@ class Wire(Receiving):
             self.protocol.connection_lost(exc)
         self._shut_down()
 
+    def tick_for_receiver(self, now: float) -> None:
+        """Give a dead peer up whose receiver waits for a later moment, since before ``probe``.
+
+        For any thread, when what is due is long overdue.
+        """
+        with self.mutex:
+            alive = self.closed or self._landed or not self.protocol.doubtful
+            if alive or self.poll(READ, 0.0):
+                return
+            again = self.protocol.tick(now)
+            self.tick_at = NEVER if again is None else again
+        self.flush()
+        if self.protocol.finished:
+            self._shut_down()  # which wakes it
+
     # -- waiting for something else than messages --
 
     def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
