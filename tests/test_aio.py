@@ -16,13 +16,14 @@ from types import SimpleNamespace
 
 import fakes
 import pytest
-from integration.pairs import TRANSCRIPT, reset
+from integration.pairs import TRANSCRIPT, reset, tcp_pair
 
 from wsmini import (
     ConcurrencyError,
     ConnectionClosed,
     ConnectionClosedError,
     Fixed,
+    InvalidState,
     InvalidStatus,
     NoReconnect,
     State,
@@ -1093,3 +1094,59 @@ def test_tls_can_be_looked_into(run):
     with echo_server(ssl=context) as server:
         certificate = ssl.DER_cert_to_PEM_cert(run(main(server.url)))
     assert certificate in (CERTS / "server.pem").read_text()
+
+
+# -- ends that others run into --
+
+
+def joined(tcp=False, **options):
+    """A connection that is open, and the peer's socket."""
+    ours, theirs = tcp_pair() if tcp else socket.socketpair()
+    loop = asyncio.get_running_loop()
+    opened = fakes.opened(SocketStream(ours))
+    return Connection(loop, host_loop(loop), opened, Options("ws://localhost", **options)), theirs
+
+
+def test_who_waits_for_a_message_in_fragments_to_end_learns_of_the_end(run):
+    async def parts(go):
+        yield "a"
+        await go.wait()
+
+    async def main():
+        ws, peer = joined()
+        go = asyncio.Event()
+        first = asyncio.ensure_future(ws.send(parts(go)))
+        while not ws._protocol.sending:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(ws.send("b"))
+        await asyncio.sleep(0)
+        peer.close()
+        for send in (second, ws.send("c")):
+            with pytest.raises(ConnectionClosedError):
+                await send
+        go.set()
+        with pytest.raises(ConnectionClosedError):
+            await first
+
+    run(main())
+
+
+def test_all_senders_learn_of_a_reset_though_nobody_receives(run):
+    async def parts(go):
+        yield bytes(1 << 24)
+        await go.wait()
+
+    async def main():
+        ws, peer = joined(tcp=True, max_queue=2)
+        peer.sendall(frame(Opcode.TEXT, "x" * 1000) * 50)
+        while not ws._paused:
+            await asyncio.sleep(0)
+        sends = [asyncio.ensure_future(ws.send(bytes(1 << 24))) for _ in range(3)]
+        while len(ws._senders) < 3:
+            await asyncio.sleep(0)
+        reset(peer)
+        ended = await asyncio.gather(*sends, return_exceptions=True)
+        assert [type(each) for each in ended] == [ConnectionClosedError] * 3
+        assert isinstance(ended[0].__cause__, ConnectionError)
+
+    run(main())

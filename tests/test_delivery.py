@@ -194,6 +194,15 @@ def test_a_refusal_on_a_connection_that_is_lost_is_made_up_for_on_the_next_one()
         assert drained == [1]
 
 
+def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain():
+    drained = []
+    with Joined(small=True, on_drain=lambda client: drained.append(1)) as it:
+        it.call(lambda: it.client.send(bytes(1 << 20)))
+        assert it.client._session.link.blocked
+        it.call(lambda: it.client._session.link._broken(BrokenPipeError("no")))
+        assert not it.client._full and not drained
+
+
 def test_messages_of_a_thread_stay_in_order_when_it_connects_again():
     def send(text):
         thread = threading.Thread(target=it.client.send, args=(text,))

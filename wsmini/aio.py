@@ -313,6 +313,8 @@ class Connection(Facts):
     def _on_drain(self) -> None:
         for sender in self._senders:
             _wake(sender)
+        if self._link.broken or self._link.closed:
+            _wake(self._turn)  # it may be in the hands of one that waits for something else
 
     def _on_end(self) -> None:
         for closer in self._closers:

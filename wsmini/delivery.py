@@ -160,6 +160,8 @@ class Session:
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
+        if self.link.broken:
+            return
         self._client._full = True
         self.trim()
 

@@ -403,8 +403,11 @@ class Link:
         if done:
             self._stop_waiting_for_room()
             if self._drain_due:
-                self._drain_due = False
-                self._loop.call_soon(self._drained)
+                self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        self._drain_due = False
+        self._loop.call_soon(self._drained)
 
     def _drained(self) -> None:
         if not self.closed:
@@ -468,6 +471,8 @@ class Link:
         self._write_error = exc
         self._queue.clear()
         self._stop_waiting_for_room()
+        if self._drain_due:
+            self._tell_of_room()  # whoever waits for some must not do so for ever
         self._close_by = min(self._close_by, self._loop.time() + SETTLE)
         self._arm()
 
