@@ -1150,3 +1150,26 @@ def test_all_senders_learn_of_a_reset_though_nobody_receives(run):
         assert isinstance(ended[0].__cause__, ConnectionError)
 
     run(main())
+
+
+def test_a_stream_that_is_being_closed_keeps_as_much_as_a_queue_may(run):
+    async def main():
+        ws, peer = joined(max_size=None, max_queue=4, close_timeout=PATIENCE)
+        peer.setblocking(False)
+        peer.send(frame(Opcode.BINARY, b"first", fin=False))
+        stream = ws.recv_streaming()
+        assert await stream.__anext__() == b"first"
+        closing = asyncio.ensure_future(ws.close())
+        sent = 0
+        while sent < 1 << 23:
+            with contextlib.suppress(BlockingIOError):
+                sent += peer.send(frame(Opcode.CONT, bytes(50000), fin=False)[sent % 50004 :])
+            await asyncio.sleep(0)
+        assert sum(len(chunk) for chunk, _ in ws._chunks) < 1 << 20
+        peer.close()
+        await closing
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await stream.__anext__()
+
+    run(main())

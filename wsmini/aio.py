@@ -292,6 +292,10 @@ class Connection(Facts):
         return not self._dropping
 
     def _on_chunk(self, chunk: Tuple[Message, bool]) -> None:
+        if self._dropping and len(self._chunks) >= self._max_queue:
+            self._max_queue = 0
+            self._link.skip()
+            return
         self._chunks.append(chunk)
         if self._stream is not None:
             self._received(len(self._chunks))
