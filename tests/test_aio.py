@@ -1173,3 +1173,33 @@ def test_a_stream_that_is_being_closed_keeps_as_much_as_a_queue_may(run):
                 await stream.__anext__()
 
     run(main())
+
+
+def test_a_generator_that_can_not_be_sent_is_closed_at_once(run, url):
+    closed = []
+
+    async def parts(*values):
+        try:
+            for value in values:
+                yield value
+        finally:
+            await asyncio.sleep(0)
+            closed.append(values)
+
+    async def main():
+        async with connect(url) as ws:
+            await ws.send(parts("a", "b"))
+            with pytest.raises(TypeError):
+                await ws.send(parts("a", 5, "b"))
+        ws, peer = joined()
+        sending = asyncio.ensure_future(ws.send(parts(LARGE, b"")))
+        while not ws._senders:
+            await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert closed == [("a", "b"), ("a", 5, "b"), (LARGE, b"")]
+        peer.close()
+        await ws.close()
+
+    run(main())

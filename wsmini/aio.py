@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import (
         Any,
+        AsyncGenerator,
         AsyncIterable,
         AsyncIterator,
         Deque,
@@ -489,7 +490,8 @@ class Connection(Facts):
                 iterated over, asynchronously too, is sent as one fragmented message, a fragment
                 for each ``str`` or bytes-like in it; an empty one sends nothing. If it fails
                 behind its first fragment, or yields something else, the message can't be
-                completed, and the connection is closed with 1011.
+                completed, and the connection is closed with 1011. An asynchronous generator is
+                closed when this returns.
             text: ``True`` or ``False`` to send as text or as binary whatever the type.
             compress: ``False`` to leave this message out of compression.
 
@@ -590,6 +592,7 @@ class Connection(Facts):
             if first:
                 _wake(self._turn)
                 self._turn = self._turn_of = None
+            await parts.aclose()
 
     async def _send_fragment(
         self, opcode: int, data: bytes, fin: bool, compress: Optional[bool]
@@ -756,11 +759,15 @@ class _Chunks:
         return self._convert(chunk, self._fin)
 
 
-async def _iterate(parts: Any) -> AsyncIterator[Part]:
-    """The parts of a message, from an iterable of either kind."""
+async def _iterate(parts: Any) -> AsyncGenerator[Part, None]:
+    """The parts of a message, from an iterable of either kind; a generator is closed then."""
     if hasattr(parts, "__aiter__"):
-        async for part in parts:
-            yield part
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            if hasattr(parts, "aclose"):
+                await parts.aclose()  # not by Python, which gets around to it later, or never
         return
     if isinstance(parts, dict):
         raise TypeError("a message is str, bytes-like, or an iterable of these, not a dict")
