@@ -1203,3 +1203,22 @@ def test_a_generator_that_can_not_be_sent_is_closed_at_once(run, url):
         await ws.close()
 
     run(main())
+
+
+def test_a_ping_that_nobody_waits_for_any_more_may_fail(run):
+    async def main():
+        ws, peer = joined()
+        ping = await ws.ping()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(ping.wait(), 0.01)
+        waiting = [asyncio.ensure_future(ping.wait()) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        peer.close()
+        with pytest.raises(ConnectionClosedError):
+            await waiting[1]
+        with pytest.raises(ConnectionClosedError):
+            await ping
+        await ws.close()
+
+    run(main())

@@ -243,7 +243,10 @@ class Ping:
         Raises:
             ConnectionClosed: if the connection was closed before.
         """
-        return await asyncio.shield(self._future)
+        # Not by asyncio.shield, which may complain of the exception that nobody waits for any more.
+        if not self._future.done():
+            await asyncio.wait([self._future])
+        return self._future.result()
 
 
 class Connection(Facts):
