@@ -1222,3 +1222,21 @@ def test_a_ping_that_nobody_waits_for_any_more_may_fail(run):
         await ws.close()
 
     run(main())
+
+
+def test_one_connect_has_one_block_at_a_time(run, url):
+    async def main():
+        connecting = connect(url)
+        for _ in range(2):
+            async with connecting as ws:
+                with pytest.raises(InvalidState):
+                    async with connecting:
+                        raise AssertionError("which of them would the end of the block close?")
+                assert ws.state is State.OPEN
+            assert ws.state is State.CLOSED
+        refused = connect("ws://127.0.0.1:1", proxy=None)
+        for _ in range(2):
+            with pytest.raises(OSError):
+                await refused.__aenter__()
+
+    run(main())

@@ -27,7 +27,13 @@ from collections import deque
 from inspect import isawaitable, iscoroutinefunction
 
 from .driving import drive
-from .exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from .exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidState,
+)
 from .facts import Facts
 from .handshake import user_headers
 from .link import Link
@@ -104,6 +110,7 @@ class connect:
     Raises:
         InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
         OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
+        InvalidState: if two ``async with`` have the same one at a time.
     """
 
     def __init__(
@@ -129,13 +136,21 @@ class connect:
         self._policy = policy if reconnect is None else reconnect
         check_loop(self._policy, on_reconnect)
         self._stop, self._on_reconnect = stop, on_reconnect
+        self._entered = False
         self._connection: Optional[Connection] = None
 
     def __await__(self) -> Generator[Any, None, Connection]:
         return _open(self._options).__await__()
 
     async def __aenter__(self) -> Connection:
-        self._connection = await _open(self._options)
+        if self._entered:
+            raise InvalidState("this connect() is within another async with; call it for each")
+        self._entered = True
+        try:
+            self._connection = await _open(self._options)
+        except BaseException:
+            self._entered = False
+            raise
         return self._connection
 
     async def __aexit__(
@@ -144,8 +159,9 @@ class connect:
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        if self._connection is not None:
-            await self._connection.__aexit__(exc_type, exc, traceback)
+        ws, self._connection, self._entered = self._connection, None, False
+        if ws is not None:
+            await ws.__aexit__(exc_type, exc, traceback)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
         options, stop, report = self._options, self._stop, self._on_reconnect
