@@ -1240,3 +1240,21 @@ def test_one_connect_has_one_block_at_a_time(run, url):
                 await refused.__aenter__()
 
     run(main())
+
+
+def test_a_socket_that_the_loop_can_not_watch_fails_the_opening():
+    async def main():
+        ours, theirs = socket.socketpair()
+        with theirs, ours:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            with pytest.raises(RuntimeError, match="used by transport"):
+                await connect("ws://localhost", sock=ours)
+            transport.abort()
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), PATIENCE))
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()

@@ -93,7 +93,14 @@ class Drive:
             self._stop_timer()
             self._done(None, exc)
         else:
+            self._try_to_wait(wanted)
+
+    def _try_to_wait(self, wanted: Wait) -> None:
+        try:
             self._wait(wanted)
+        except BaseException as exc:  # the loop can't watch that socket: it may be somebody else's
+            self.cancel()
+            self._done(None, exc)
 
     def _time_is_over(self) -> None:
         self._stop_timer()
