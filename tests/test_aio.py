@@ -1258,3 +1258,25 @@ def test_a_socket_that_the_loop_can_not_watch_fails_the_opening():
         loop.run_until_complete(asyncio.sleep(0))
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, NoReaders])
+def test_what_is_closed_behind_its_loop_is_dropped(kind, url):
+    async def work():
+        async with connect(url) as ws:
+            opened.append(ws)
+            await ws.recv()
+
+    async def main():
+        asyncio.ensure_future(working)._log_destroy_pending = False
+        opened.append(await connect(url))
+        while len(opened) < 2:
+            await asyncio.sleep(0)
+
+    opened, loop, working = [], kind(), work()
+    loop.run_until_complete(asyncio.wait_for(main(), PATIENCE))
+    loop.close()
+    working.close()  # as when the task is forgotten: its block is left
+    for ws in opened:
+        asyncio.run(ws.close())
+        assert (ws.state, ws.fileno()) == (State.CLOSED, -1)

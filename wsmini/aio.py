@@ -676,7 +676,7 @@ class Connection(Facts):
         Returns when it is closed: the server has answered, or ``close_timeout`` has passed. Does
         nothing if it is closed already, and never raises because of the network. What was received
         before can still be received (up to ``max_queue`` messages of what comes meanwhile). To be
-        cancelled drops the connection at once.
+        cancelled drops the connection at once, and so does a loop that is closed.
 
         Args:
             code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
@@ -685,6 +685,9 @@ class Connection(Facts):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
+        if self._loop.is_closed():
+            self._link.drop()
+            return
         self._link.close(code, reason)
         if self._link.closed:
             return
@@ -728,7 +731,7 @@ class Connection(Facts):
         If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
         and the server has half a second to answer.
         """
-        if exc_type is None or issubclass(exc_type, ConnectionClosed):
+        if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
             await self.close()
         elif issubclass(exc_type, Exception):
             await self.close(1011)

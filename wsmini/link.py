@@ -522,6 +522,16 @@ class Link:
             self.protocol.connection_lost(exc)
             self._end_soon()
 
+    def drop(self) -> None:
+        """Close the socket, and no more than that: the loop is closed, and calls nobody."""
+        if not self.closed:
+            self.closed = self._ending = True
+            self._stop_reading()
+            self._stop_waiting_for_room()
+            self.protocol.connection_lost()
+            self._queue.clear()
+            self.stream.close()
+
     def _end_soon(self) -> None:
         if not self._ending:
             self._ending = True
