@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import ssl
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import fakes
 import pytest
-from integration.pairs import TRANSCRIPT, reset, tcp_pair
+from integration.pairs import TRANSCRIPT, eventually, reset, tcp_pair
 
 from wsmini import (
     ConcurrencyError,
@@ -53,6 +55,9 @@ class NoReaders(asyncio.SelectorEventLoop):
 
     def remove_reader(self, fd):
         raise NotImplementedError
+
+
+KINDS = pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, NoReaders])
 
 
 @pytest.fixture(params=[asyncio.SelectorEventLoop, NoReaders], ids=["selector", "no readers"])
@@ -1260,7 +1265,60 @@ def test_a_socket_that_the_loop_can_not_watch_fails_the_opening():
         loop.close()
 
 
-@pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, NoReaders])
+@KINDS
+def test_a_connection_that_nobody_keeps_is_kept_by_its_loop(kind):
+    pongs = []
+
+    def script(peer):
+        peer.accept()
+        opened.wait(PATIENCE)
+        peer.send_frame(Opcode.PING, b"there?")
+        pongs.append(peer.recv_frame().data)
+        done.set()
+
+    async def main(url):
+        gone = weakref.ref(await connect(url))
+        gc.collect()
+        opened.set()
+        while not done.is_set():
+            await asyncio.sleep(0.001)
+        await gone().close()
+
+    opened, done, loop = threading.Event(), threading.Event(), kind()
+    try:
+        with serving(script) as url:
+            loop.run_until_complete(asyncio.wait_for(main(url), PATIENCE))
+    finally:
+        loop.close()
+    assert pongs == [b"there?"]
+
+
+@KINDS
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_connection_goes_with_its_loop(kind):
+    left = []
+
+    def script(peer):
+        peer.accept()
+        with contextlib.suppress(EOFError, OSError):
+            peer.recv_frame()
+        left.append(1)
+
+    async def main(url):
+        return weakref.ref(await connect(url))
+
+    with serving(script) as url:
+        loop = kind()
+        ws = loop.run_until_complete(main(url))
+        loop.close()
+        gone = weakref.ref(loop)
+        del loop
+        eventually(lambda: gc.collect() and False or ws() is None and gone() is None)
+        eventually(lambda: left)
+        eventually(lambda: "wsmini-select" not in [each.name for each in threading.enumerate()])
+
+
+@KINDS
 def test_what_is_closed_behind_its_loop_is_dropped(kind, url):
     async def work():
         async with connect(url) as ws:

@@ -5,6 +5,9 @@ One daemon thread for each such loop waits for its sockets, and tells it by
 changes what is watched, under a lock, and wakes the other by a socket pair. A socket that is ready
 isn't watched until its callback has run, so that the thread doesn't spin; the callback's outcome is
 what the socket is watched for then.
+
+What is watched is kept by the loop, by a timer, as others keep it in their selectors: not by the
+thread. If a loop is closed and forgotten, so are its connections, and the thread ends.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import socket
 import threading
 import weakref
 
+from .driving import LATER
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, MutableMapping, Optional, Tuple
 
-    from .driving import HostLoop
+    from .driving import Cancellable, HostLoop
 
     Callback = Tuple[Callable[..., Any], Tuple[Any, ...]]
 
@@ -75,6 +80,8 @@ class SelectingLoop:
         self._watched: Dict[Tuple[int, int], Callback] = {}
         self._fired: Dict[Tuple[int, int], Callback] = {}  # and its callback hasn't run
         self._wakeup: Optional[socket.socket] = None
+        self._end_thread: Callable[[], object] = int
+        self._timer: Optional[Cancellable] = None
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
         """As of asyncio's loops."""
@@ -97,21 +104,33 @@ class SelectingLoop:
             self._watched[key] = callback
             self._fired.pop(key, None)
             if self._wakeup is None:
-                ours, self._wakeup = socket.socketpair()
-                self._wakeup.setblocking(False)
-                threading.Thread(
-                    target=self._run, args=(ours,), name="wsmini-select", daemon=True
-                ).start()
+                self._start()
                 return
         self._wake()
+
+    def _start(self) -> None:
+        """Start the thread."""
+        ours, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        self._wakeup = wakeup
+        self._end_thread = weakref.finalize(self, wakeup.close)  # the thread sees that
+        args = weakref.ref(self), ours
+        threading.Thread(target=_run, args=args, name="wsmini-select", daemon=True).start()
+        self._stay()
+
+    def _stay(self) -> None:
+        """Be kept by the loop."""
+        self._timer = self.call_later(LATER, self._stay)
 
     def _remove(self, key: Tuple[int, int]) -> None:
         with self._lock:
             self._fired.pop(key, None)
             known = self._watched.pop(key, None)
             if not self._watched and self._wakeup is not None:
-                self._wakeup.close()  # the thread sees it, and ends
+                self._end_thread()
                 self._wakeup = None
+                if self._timer is not None:
+                    self._timer.cancel()
                 return
         if known is not None:
             self._wake()
@@ -122,15 +141,6 @@ class SelectingLoop:
                 self._wakeup.send(b"\0")
         except BlockingIOError:
             pass  # it will wake
-
-    def _run(self, wakeup: socket.socket) -> None:
-        """Watch until the other end of *wakeup* is closed; in the thread."""
-        wakeup.setblocking(False)
-        with wakeup:
-            while not _is_closed(wakeup):
-                for fd, event in _select(wakeup, self._wanted()):
-                    if fd != wakeup.fileno():
-                        self._fire(fd, event)
 
     def _wanted(self) -> Dict[int, int]:
         """What to watch now: events by descriptor."""
@@ -165,6 +175,21 @@ class SelectingLoop:
                 if self._fired.get(key) is callback:
                     del self._fired[key]
             self._wake()
+
+
+def _run(ref: weakref.ref[SelectingLoop], wakeup: socket.socket) -> None:
+    """Watch until the other end of *wakeup* is closed; in the thread."""
+    wakeup.setblocking(False)
+    with wakeup:
+        while not _is_closed(wakeup):
+            host = ref()
+            wanted = {} if host is None else host._wanted()
+            del host  # which mustn't be kept while waiting
+            for fd, event in _select(wakeup, wanted):
+                host = ref()
+                if host is not None and fd != wakeup.fileno():
+                    host._fire(fd, event)
+                del host
 
 
 def _is_closed(wakeup: socket.socket) -> bool:
