@@ -379,6 +379,28 @@ def test_tls_that_has_to_read_before_it_writes(gather):
         assert joined.link.buffered == 0 and not stream.unsent
 
 
+def test_who_sends_is_told_when_tls_has_read_what_it_wanted(joined, monkeypatch):
+    link, send, stream, size = joined.link, joined.stream.send, joined.stream, 100000
+
+    def want_read(data, flags=0):
+        stream.unsent = True
+        raise BlockingIOError
+
+    def flush(self, flags=0):
+        self.unsent = False  # nothing was taken
+        return True
+
+    monkeypatch.setattr(Stream, "flush", flush)
+    link._send = want_read
+    link.send(Opcode.BINARY, bytes(size))
+    joined.loop.run_once(0)
+    assert link.buffered == size + 14 and not link.blocked
+    link._send = send
+    joined.peer.send(frame(Opcode.TEXT, b"what TLS wanted"))
+    run_until(joined, lambda: "drain" in joined.seen)
+    assert link.buffered == 0
+
+
 def test_the_end_of_the_stream_and_an_error_of_it(plain):
     plain.peer.send(frame(Opcode.TEXT, b"last"))
     plain.peer.close()

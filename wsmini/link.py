@@ -436,6 +436,7 @@ class Link:
                     return False
         except (BlockingIOError, InterruptedError):
             if flushed and stream.unsent:  # TLS has to read before it can write
+                self._drain_due = True
                 self._stop_waiting_for_room()
             else:
                 self._wait_for_room()
