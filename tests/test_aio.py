@@ -911,6 +911,17 @@ def test_sleep_is_noticed_by_the_one_that_was_heard_just_before(clock):
     run_faked(clock, main, 1000)
 
 
+def test_nothing_wakes_up_to_notice_a_sleep(clock):
+    async def main(alone):
+        selector = asyncio.get_running_loop()._selector
+        await asyncio.sleep(1)
+        before = selector.selects
+        await asyncio.sleep(900)
+        assert selector.selects <= before + 2
+
+    run_faked(clock, main, 1000)
+
+
 def test_a_connection_that_is_opened_after_the_sleep_knows_nothing_of_it(clock):
     async def main(idle, late):
         ws, peer = late
