@@ -26,6 +26,7 @@ import asyncio
 from collections import deque
 from inspect import isawaitable, iscoroutinefunction
 
+from .chunks import TWO_RECEIVERS, Chunks, iterate
 from .driving import drive
 from .exceptions import (
     ConcurrencyError,
@@ -39,7 +40,7 @@ from .handshake import user_headers
 from .link import Link
 from .opening import Opening
 from .options import read_options
-from .payload import chunk_converter, converted, encoded
+from .payload import converted, encoded
 from .protocol import State
 from .reconnect import Attempts, check_loop
 from .selecting import host_loop
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import (
         Any,
-        AsyncGenerator,
         AsyncIterable,
         AsyncIterator,
         Deque,
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .chunks import Part
     from .driving import HostLoop
     from .frames import Data
     from .handshake import HeaderSource
@@ -75,15 +76,12 @@ if TYPE_CHECKING:
     from .options import ConnectOptions, Options
     from .reconnect import Policy, Reported
 
-    Part = Union[str, Data]
-
 __all__ = ["Connection", "Ping", "connect"]
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
-TWO_RECEIVERS = "another task is receiving already"
 _SENDABLE = (str, bytes, bytearray, memoryview)
 
 
@@ -286,7 +284,7 @@ class Connection(Facts):
         self._loop, self._max_queue = loop, options.max_queue
         self._unread: Deque[Message] = deque()
         self._chunks: Deque[Tuple[Message, bool]] = deque()
-        self._stream: Optional[_Chunks] = None  # a recv_streaming() that goes on
+        self._stream: Optional[Chunks] = None  # a recv_streaming() that goes on
         self._receiver: Optional[asyncio.Future[None]] = None
         self._paused = self._dropping = False
         self._senders: List[asyncio.Future[None]] = []  # which wait for room,
@@ -383,7 +381,7 @@ class Connection(Facts):
         message = unread.popleft()
         return message if decode is None else converted(message, decode)
 
-    async def _wait_for(self, queue: Deque[Any], stream: Optional[_Chunks] = None) -> None:
+    async def _wait_for(self, queue: Deque[Any], stream: Optional[Chunks] = None) -> None:
         """Wait until there is something in *queue*, of messages or of *stream*'s chunks."""
         if self._receiver is not None:
             raise ConcurrencyError(TWO_RECEIVERS)
@@ -467,7 +465,7 @@ class Connection(Facts):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        return _Chunks(self, decode)
+        return Chunks(self, decode)
 
     async def recv_into(self, buffer: Union[bytearray, memoryview]) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
@@ -587,7 +585,7 @@ class Connection(Facts):
     async def _send_fragments(
         self, message: Any, text: Optional[bool], compress: Optional[bool]
     ) -> None:
-        parts, first = _iterate(message), 0
+        parts, first = iterate(message), 0
         try:
             async for part in parts:
                 opcode, data = encoded(part, text)
@@ -741,65 +739,6 @@ class Connection(Facts):
                 await self.close(1001)
             finally:
                 timer.cancel()
-
-
-class _Chunks:
-    """One message, chunk by chunk, for ``recv_streaming``."""
-
-    __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws", "taken")
-
-    def __init__(self, ws: Connection, decode: Optional[bool]) -> None:
-        self._ws, self._decode, self._convert = ws, decode, chunk_converter(decode)
-        self._begun = self._fin = self.taken = False
-
-    def __aiter__(self) -> _Chunks:
-        return self
-
-    async def __anext__(self) -> Message:
-        ws = self._ws
-        if self._fin or (self._begun and ws._stream is not self):
-            raise StopAsyncIteration
-        if not self._begun:
-            if ws._receiver is not None:
-                raise ConcurrencyError(TWO_RECEIVERS)
-            if ws._stream is not None:
-                ws._leave_stream()
-            if ws._unread:
-                self._begun = self._fin = True
-                message = ws._unread.popleft()
-                return message if self._decode is None else converted(message, self._decode)
-            ws._stream, ws._link.streaming, self._begun = self, True, True
-        try:
-            await ws._wait_for(ws._chunks, self)
-        except ConnectionClosed:
-            ws._stream = None
-            raise
-        chunk, self._fin = ws._chunks.popleft()
-        self.taken = True
-        if self._fin:
-            ws._stream = None
-        return self._convert(chunk, self._fin)
-
-
-async def _iterate(parts: Any) -> AsyncGenerator[Part, None]:
-    """The parts of a message, from an iterable of either kind; a generator is closed then."""
-    if hasattr(parts, "__aiter__"):
-        try:
-            async for part in parts:
-                yield part
-        finally:
-            if hasattr(parts, "aclose"):
-                await parts.aclose()  # not by Python, which gets around to it later, or never
-        return
-    if isinstance(parts, dict):
-        raise TypeError("a message is str, bytes-like, or an iterable of these, not a dict")
-    try:
-        iterator = iter(parts)
-    except TypeError:
-        problem = "a message is str, bytes-like, or an iterable of these, not "
-        raise TypeError(problem + type(parts).__name__) from None
-    for part in iterator:
-        yield part
 
 
 def _wake(future: Optional[asyncio.Future[None]]) -> None:
