@@ -224,6 +224,7 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
         keeper._read_ahead(ws._wire)
         monkeypatch.undo()
         ws._wire.wanted = False
+    keeper._keeper._rouse()  # or else it would sleep an hour
 
 
 def test_without_threads_connections_work(monkeypatch):
