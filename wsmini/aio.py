@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Any,
         AsyncIterable,
         AsyncIterator,
+        Collection,
         Deque,
         Generator,
         Iterable,
@@ -283,7 +284,7 @@ class Connection(Facts):
         super().__init__(opened)
         self._loop, self._max_queue = loop, options.max_queue
         self._unread: Deque[Message] = deque()
-        self._chunks: Deque[Tuple[Message, bool]] = deque()
+        self._chunks: List[Tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: Optional[Chunks] = None  # a recv_streaming() that goes on
         self._receiver: Optional[asyncio.Future[None]] = None
         self._paused = self._dropping = False
@@ -381,7 +382,7 @@ class Connection(Facts):
         message = unread.popleft()
         return message if decode is None else converted(message, decode)
 
-    async def _wait_for(self, queue: Deque[Any], stream: Optional[Chunks] = None) -> None:
+    async def _wait_for(self, queue: Collection[Any], stream: Optional[Chunks] = None) -> None:
         """Wait until there is something in *queue*, of messages or of *stream*'s chunks."""
         if self._receiver is not None:
             raise ConcurrencyError(TWO_RECEIVERS)

@@ -49,7 +49,7 @@ class Chunks:
         except ConnectionClosed:
             ws._stream = None
             raise
-        chunk, self._fin = ws._chunks.popleft()
+        chunk, self._fin = ws._chunks.pop(0)
         self.taken = True
         if self._fin:
             ws._stream = None
