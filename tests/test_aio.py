@@ -1100,7 +1100,7 @@ def test_a_connection_cut_at_every_byte(ending, secure):
 
 def test_tls_can_be_looked_into(run):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTS / "server.pem")
+    context.load_cert_chain(str(CERTS / "server.pem"))
     trusting = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
 
     async def main(url):
