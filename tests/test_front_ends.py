@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
+import re
 import socket
 import sys
 import threading
@@ -403,3 +405,23 @@ def test_a_client_is_closed_in_on_close_and_on_reconnect():
             start = time.monotonic()
             assert client.run_forever() == 0
             assert time.monotonic() - start < PATIENCE / 2
+
+
+# -- what a connection tells of itself --
+
+
+@pytest.mark.parametrize("front_end", ["blocking", "asyncio"])
+def test_the_attributes_of_a_connection_are_those_of_its_docstring(front_end):
+    async def attributes(url):
+        async with aio.connect(url) as ws:
+            return vars(ws)
+
+    with echo_server() as server:
+        if front_end == "asyncio":
+            kind, held = aio.Connection, run(attributes(server.url))
+        else:
+            with wsmini.connect(server.url) as ws:
+                kind, held = wsmini.Connection, vars(ws)
+    section = inspect.getdoc(kind).partition("Attributes:\n")[2]
+    told = ", ".join(re.findall(r"^    (\w[\w, ]*):", section, re.M)).split(", ")
+    assert sorted(name for name in held if name[0] != "_") == sorted(told)

@@ -186,3 +186,15 @@ def test_importing_wsmini_loads_only_what_every_program_needs():
     loaded = {name for name in loaded_by_import("os") if name.partition(".")[0] != PACKAGE.name}
     assert sorted(roots(loaded) & HEAVY) == []
     assert len(loaded) <= MOST_MODULES, sorted(loaded)
+
+
+def test_the_callback_api_is_loaded_when_it_is_asked_for():
+    program = """
+import sys, wsmini
+assert not {"wsmini.client", "wsmini.loop", "wsmini.link"} & set(sys.modules)
+assert {"Client", "Loop"} < set(dir(wsmini))
+assert not hasattr(wsmini, "Nonesuch")
+from wsmini import *
+assert Client is wsmini.Client and Loop is wsmini.Loop
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

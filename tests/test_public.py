@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import enum
 import inspect
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -85,18 +82,6 @@ def test_all_lists_exactly_what_the_package_imports_and_defines():
     assert names | {"Client", "Loop"} == set(wsmini.__all__)
 
 
-def test_the_callback_api_is_loaded_when_it_is_asked_for():
-    program = """
-import sys, wsmini
-assert not {"wsmini.client", "wsmini.loop", "wsmini.link"} & set(sys.modules)
-assert {"Client", "Loop"} < set(dir(wsmini))
-assert not hasattr(wsmini, "Nonesuch")
-from wsmini import *
-assert Client is wsmini.Client and Loop is wsmini.Loop
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
 @pytest.mark.parametrize("name", wsmini.__all__)
 def test_a_listed_name_is_there(name):
     assert hasattr(wsmini, name)
@@ -129,23 +114,6 @@ def public(value):
 def test_the_names_of_both_connections_are_these_and_documented(value):
     assert public(value) == NAMES[value]
     assert [name for name in NAMES[value] if not inspect.getdoc(getattr(value, name))] == []
-
-
-@pytest.mark.parametrize("kind", [wsmini.Connection, wsmini.aio.Connection])
-def test_the_attributes_of_a_connection_are_those_of_its_docstring(kind):
-    told = [each for group, _ in items(dict(sections(docstring(kind)))["Attributes"])
-            for each in group]  # fmt: skip
-    with wsmini.testing.echo_server() as server:
-        with wsmini.connect(server.url) as ws:
-            held = vars(ws)
-
-        async def attributes():
-            async with wsmini.aio.connect(server.url) as ws:
-                return vars(ws)
-
-        if kind is wsmini.aio.Connection:
-            held = asyncio.run(attributes())
-    assert sorted(name for name in held if name[0] != "_") == sorted(told)
 
 
 @pytest.mark.parametrize("name, value", DOCUMENTED)
