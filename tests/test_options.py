@@ -203,6 +203,8 @@ BAD = [
     ("additional_headers", {"A\0": "b"}, ValueError, "name of a header"),
     ("additional_headers", {"Upgrade": "x"}, ValueError, "Upgrade"),
     ("additional_headers", 5, TypeError, "additional_headers"),
+    ("additional_headers", 0, TypeError, "additional_headers"),
+    ("additional_headers", "", TypeError, "additional_headers"),
     ("extensions", ["x"], TypeError, "ExtensionOffer"),
     ("compression", True, ValueError, "compression"),
     ("compression", "gzip", ValueError, "compression"),

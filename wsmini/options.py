@@ -210,7 +210,7 @@ class Options:
         self.offers = _offers(extensions or (), compression)
         self.additional_headers = additional_headers
         if not callable(additional_headers):
-            given = user_headers(additional_headers) if additional_headers else ()
+            given = () if additional_headers is None else user_headers(additional_headers)
             self.additional_headers = tuple(given)
         self.user_agent_header = _header("User-Agent", user_agent_header)
         self.auth = auth
