@@ -118,10 +118,20 @@ def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, mon
         assert closed == ["stream", "steps"]
         closed.clear()
 
+    async def interrupted():
+        task = asyncio.ensure_future(open_one())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(KeyboardInterrupt):
+            dones.pop()(None, KeyboardInterrupt())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
     dones = []
     monkeypatch.setattr("wsmini.aio.drive", drive)
     run(main(True))
     run(main(False))
+    run(interrupted())
 
 
 def test_echoes_of_all_kinds(run, url):

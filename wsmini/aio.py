@@ -208,16 +208,16 @@ async def _open(options: Options) -> Connection:
     host = host_loop(loop)
 
     def done(opened: Optional[Opened], exc: Optional[BaseException]) -> None:
+        if opened is None and not isinstance(exc, Exception):
+            future.cancel()
+            raise exc or AssertionError("neither open nor failed")
         if future.cancelled():
             if opened is not None:
                 opened.stream.close()
         elif opened is not None:
             future.set_result(opened)
-        elif isinstance(exc, Exception):
+        elif exc is not None:
             future.set_exception(exc)
-        else:
-            future.cancel()
-            raise exc or AssertionError("neither open nor failed")
 
     given: Any = options.additional_headers
     if callable(given):
@@ -563,12 +563,7 @@ class Connection(Facts):
         """
         link = self._link
         while link.buffered > MAX_BUFFER and not link.closed and not link.broken:
-            future = self._loop.create_future()
-            self._senders.append(future)
-            try:
-                await future
-            finally:
-                self._senders.remove(future)
+            await self._wait_among(self._senders)
         if link.broken or link.closed:
             raise await self._settled() from self._protocol.failure
 
@@ -706,15 +701,17 @@ class Connection(Facts):
         await self._wait_for_end()
 
     async def _wait_for_end(self) -> None:
-        if self._link.closed:
-            return
-        # One for each who waits, as each may be cancelled.
+        if not self._link.closed:
+            await self._wait_among(self._closers)
+
+    async def _wait_among(self, waiting: List[asyncio.Future[None]]) -> None:
+        """Wait until all of these are woken; with a future of its own, as each may be cancelled."""
         future = self._loop.create_future()
-        self._closers.append(future)
+        waiting.append(future)
         try:
             await future
         finally:
-            self._closers.remove(future)
+            waiting.remove(future)
 
     async def __aenter__(self) -> Connection:
         return self
