@@ -57,11 +57,8 @@ _busy = threading.Lock()
 _keeper: Optional[Keeper] = None
 
 
-def watch(wire: Wire) -> Optional[Charge]:
-    """Look after *wire* until what this returns is ``over``. Thread-safe.
-
-    ``None`` means that there is no thread, and there can't be one.
-    """
+def watch(wire: Wire) -> None:
+    """Look after *wire* until its ``charge`` is over. Thread-safe."""
     global _keeper
     with _lock:
         if _keeper is None:
@@ -72,9 +69,9 @@ def watch(wire: Wire) -> Optional[Charge]:
                 # No more threads, or the interpreter is shutting down. The connection works without
                 # a keeper, and the next one tries again.
                 keeper.close()
-                return None
+                return
             _keeper = keeper
-        return _keeper.add(wire)
+        _keeper.add(wire)
 
 
 def watched() -> int:
@@ -198,13 +195,12 @@ class Keeper:
         self._sleeps_until = self._leaves_at = 0.0
         self._slept = sleep_watch(monotonic())
 
-    def add(self, wire: Wire) -> Charge:
+    def add(self, wire: Wire) -> None:
         """Take on *wire*; the caller holds ``_lock``."""
-        charge = Charge(wire, self._rouse)
+        charge = wire.charge = Charge(wire, self._rouse)  # before it is looked at, and may end
         self.charges.append(charge)
         if self._sleeps_until > charge.at:
             self._rouse()
-        return charge
 
     def _rouse(self) -> None:
         try:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .net import Steps, Stream
 
 RECORD = 16384  # bytes of plaintext in a TLS record, at most (RFC 8446, 5.1)
-READ_SIZE = 131000  # asked of the lower stream: below the size from which malloc maps memory
+READ_SIZE = 131000  # asked of the lower stream; with more, short messages take longer
 MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
 
 MAX_SESSIONS = 64  # remembered for each context

@@ -70,11 +70,11 @@ class Wire(Receiving):
         self, stream: Stream, protocol: ClientProtocol, options: Options, rest: bytes
     ) -> None:
         super().__init__(stream, protocol, options, rest)
-        self._charge: Optional[Charge] = None
+        self.charge: Optional[Charge] = None  # of the keeper, if that looks after this
         if options.ping_interval is not None:
             from .keeper import watch  # with threading, when there is a connection
 
-            self._charge = watch(self)
+            watch(self)
 
     # -- the end --
 
@@ -143,8 +143,8 @@ class Wire(Receiving):
                 self.outbox.clear()
                 self.stream.close()
                 self.closed = True
-                if self._charge is not None:
-                    self._charge.over = True
+                if self.charge is not None:
+                    self.charge.over = True
             if self.fragments is not None:
                 self.fragments.notify_all()
         finally:
