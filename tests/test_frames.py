@@ -15,7 +15,7 @@ import types
 import pytest
 from helpers import SEED
 
-from wsmini import frames
+from wsmini import frames, libcrypto
 from wsmini.exceptions import Close, ProtocolError
 from wsmini.frames import LANES, PIECE, Frame, Opcode
 
@@ -86,13 +86,44 @@ def test_masking_twice_gives_the_data_back():
         assert frames.mask(frames.mask(data, b"abcd"), b"abcd") == data
 
 
+@pytest.mark.parametrize("in_place", [frames.mask_in_place, frames.translate_in_place])
 @pytest.mark.parametrize("start", range(9))
-def test_masking_in_place_begins_at_any_place(start):
+def test_masking_in_place_begins_at_any_place(in_place, start):
     for n in (0, 1, 2, 3, 4, 5, 7, 8, 63, 64, 65, LANES):
         data = random_bytes(start + n)
         buffer = bytearray(data)
-        frames.mask_in_place(buffer, start, b"\x01\x80\xfe\x33")
+        in_place(buffer, start, b"\x01\x80\xfe\x33")
         assert buffer == data[:start] + loop(data[start:], b"\x01\x80\xfe\x33")
+
+
+def other(data, start, key):
+    """Masks as a libcrypto would."""
+    data[start:] = loop(data[start:], key)
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """A program that hasn't masked much yet, and becomes impatient after 10,000 bytes."""
+    monkeypatch.setattr(frames, "_mask_in_place", frames._translate_at_first)
+    monkeypatch.setattr(frames, "_to_translate", 10000)
+
+
+@pytest.mark.parametrize("found", [other, None], ids=["found", "not found"])
+def test_after_many_bytes_libcrypto_masks_if_there_is_one(monkeypatch, patience, found):
+    loaded = []
+    monkeypatch.setattr(libcrypto, "load", lambda proven: loaded.append(proven) or found)
+    data = random_bytes(4000)
+    for i in range(6):
+        assert parsed(frames.masked(0x82, data))[:2] == (0x82, data)
+        assert loaded == [frames.translate_in_place][: i // 2], i
+    assert frames._mask_in_place is (found or frames.translate_in_place)
+
+
+def test_a_package_without_libcrypto_py_translates(monkeypatch, patience):
+    monkeypatch.setitem(sys.modules, libcrypto.__name__, None)
+    for _ in range(4):
+        assert parsed(frames.masked(0x82, bytes(4000)))[:2] == (0x82, bytes(4000))
+    assert frames._mask_in_place is frames.translate_in_place
 
 
 @pytest.mark.parametrize("n", [0, 1, 125, 126, LANES - 1, LANES, 70000])

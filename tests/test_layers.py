@@ -19,6 +19,7 @@ SANS_IO = (
     "exceptions",
     "uri",
     "http11",
+    "libcrypto",
     "frames",
     "extensions",
     "deflate",
@@ -59,8 +60,8 @@ IO = set(
 
 # Not needed to import wsmini, or only by some programs: they come when first used.
 HEAVY = set(
-    "argparse asyncio base64 dataclasses email hashlib http inspect json logging random secrets"
-    " ssl string threading traceback typing urllib zlib".split()
+    "argparse asyncio base64 ctypes dataclasses email hashlib http inspect json logging random"
+    " secrets ssl string threading traceback typing urllib zlib".split()
 )
 MOST_MODULES = 32
 

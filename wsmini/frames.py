@@ -5,8 +5,9 @@ building the frame. Each key is used once; a forked child throws away what it in
 parent and child never share one (RFC 6455, 5.3, 10.3).
 
 How a payload is masked depends on its size, as measured: the XOR of one big integer wins up to one
-or two thousand bytes, translating every fourth byte beyond. The tests compare both with the plain
-loop of RFC 6455, 5.3.
+or two thousand bytes, translating every fourth byte beyond. A program that masks many megabytes
+gets libcrypto for that, which is some ten times faster but takes as long to load as translating
+the first of them. The tests compare all three with the plain loop of RFC 6455, 5.3.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .exceptions import Close, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List, Tuple, Union
+    from typing import Callable, Iterator, List, Optional, Tuple, Union
 
     Data = Union[bytes, bytearray, memoryview]
 
@@ -71,6 +72,7 @@ FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
 
 MAX_CONTROL = 125  # bytes in the payload of a control frame (RFC 6455, 5.5)
 LANES = 2048  # from this many bytes on, translating beats the XOR of integers
+PATIENCE = 4194304  # bytes to translate before libcrypto is loaded, which takes some 5 ms
 PIECE = 262144  # longer payloads are masked and sent in pieces, while these are in the cache
 
 _from_bytes = int.from_bytes
@@ -117,12 +119,38 @@ class _Translations(dict):  # type: ignore[type-arg]
 _TRANSLATIONS = _Translations()
 
 
-def mask_in_place(data: bytearray, start: int, key: bytes) -> None:
+def translate_in_place(data: bytearray, start: int, key: bytes) -> None:
     """Mask ``data[start:]``: all bytes at distance 4 have the same key byte."""
     tables = _TRANSLATIONS
     for i in (0, 1, 2, 3):
         lane = slice(start + i, None, 4)
         data[lane] = data[lane].translate(tables[key[i]])
+
+
+def _translate_at_first(data: bytearray, start: int, key: bytes) -> None:
+    """Translate until there was so much of it that libcrypto is worth loading."""
+    global _to_translate, _mask_in_place
+    translate_in_place(data, start, key)
+    _to_translate -= len(data) - start
+    if _to_translate <= 0:  # two threads may come here; it is only loaded twice
+        _mask_in_place = _fastest() or translate_in_place
+
+
+def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
+    try:
+        from .libcrypto import load
+    except ImportError:  # a copy of the package may be without it
+        return None
+    return load(translate_in_place)
+
+
+_to_translate = PATIENCE
+_mask_in_place: Callable[[bytearray, int, bytes], None] = _translate_at_first
+
+
+def mask_in_place(data: bytearray, start: int, key: bytes) -> None:
+    """Mask ``data[start:]``, as is fastest here."""
+    _mask_in_place(data, start, key)
 
 
 def mask(data: Data, key: bytes) -> bytes:
