@@ -19,7 +19,7 @@ import pytest
 from helpers import SEED, splits
 
 from wsmini import tls
-from wsmini.net import READ, WRITE, SocketStream, run, send_all
+from wsmini.net import READ, WAITALL, WRITE, SocketStream, run, send_all
 from wsmini.opening import Opening
 from wsmini.options import Options
 from wsmini.testing import scripted_server
@@ -488,14 +488,15 @@ def test_many_records_in_one_call():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("size", [1, 3, 16384, 50000, 200000])
-def test_no_byte_is_lost_whatever_is_asked_for(size):
+@pytest.mark.parametrize("flags", [0, WAITALL], ids=["some", "all"])
+@pytest.mark.parametrize("size", [1, 3, 16384, 16385, 50000, 200000])
+def test_no_byte_is_lost_whatever_is_asked_for(size, flags):
     data = random.Random(SEED).getrandbits(8 * 100001).to_bytes(100001, "big")
     stream, lower = opened()
     lower.say(data[:5], data[5:70000], data[70000:])
     received = bytearray()
     while len(received) < len(data):
-        some = stream.recv(size if size > 100 else size * 1000)
+        some = stream.recv(size if size > 100 else size * 1000, flags)
         assert 0 < len(some)
         received += some
     assert received == data
@@ -602,6 +603,127 @@ def test_only_the_flag_not_to_wait_is_passed_down():
     stream.recv(1, tls.DONTWAIT | getattr(socket, "MSG_WAITALL", 0))
     stream.recv(1)
     assert flags == [tls.DONTWAIT, 0]
+
+
+def noise(n):
+    return random.Random(SEED).getrandbits(8 * n + 8).to_bytes(n + 1, "big")[:n]
+
+
+def test_a_long_message_comes_in_one_piece():
+    data = noise(1000000)
+    stream, lower = opened()
+    lower.say(data, b"and more")
+    whole = stream.recv(len(data), WAITALL)
+    assert type(whole) is bytes and whole == data
+    assert stream.recv(100, WAITALL) == b"and more"
+
+
+def test_only_so_much_of_it_at_once(monkeypatch):
+    monkeypatch.setattr(tls, "MAX_GATHERED", 50000)
+    data = noise(120000)
+    stream, lower = opened()
+    lower.say(data)
+    pieces = []
+    while sum(map(len, pieces)) < len(data):
+        pieces.append(stream.recv(len(data), WAITALL))
+    assert b"".join(pieces) == data and len(pieces[0]) == 50000 == max(map(len, pieces))
+
+
+def test_memory_is_taken_in_proportion_to_what_is_here(monkeypatch):
+    taken = []
+    file = tls.BytesIO
+    monkeypatch.setattr(tls, "BytesIO", lambda data: taken.append(len(data)) or file(data))
+    stream, lower = opened()
+    lower.say(b"a record")
+    assert stream.recv(1 << 26, WAITALL) == b"a record"
+    lower.say(b"a" * 20000)
+    assert stream.recv(1 << 26, WAITALL) == b"a" * 20000
+    assert len(taken) == 1 and 20000 < taken[0] < 100000
+
+
+@pytest.mark.parametrize("here", [16384, 16385, 100000, 200000])
+def test_what_came_before_the_connection_broke_is_delivered(here):
+    stream, lower = opened()
+    lower.say(noise(here))
+    receive = lower.recv
+
+    def fail(size, flags=0):
+        if lower.incoming:
+            return receive(size, flags)
+        raise ConnectionResetError("broken")
+
+    lower.recv = fail
+    received = b""
+    with pytest.raises(ConnectionResetError, match="broken"):
+        while True:
+            received += stream.recv(300000, WAITALL)
+    assert received == noise(here)
+    with pytest.raises(ConnectionResetError, match="broken"):
+        stream.recv(300000, WAITALL)
+
+
+@pytest.mark.parametrize("here", [100000, 300000])
+def test_a_long_message_and_the_end(here):
+    stream, lower = opened()
+    lower.say(noise(here))
+    lower.ended = True
+    received, some = b"", b"some"
+    while some:
+        some = stream.recv(400000, WAITALL)
+        received += some
+    assert received == noise(here)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_long_message_and_a_goodbye(ours):
+    stream, lower = opened()
+    if ours:
+        stream.say_goodbye()
+    lower.say(noise(100000))
+    try:
+        lower.server.unwrap()
+    except ssl.SSLWantReadError:
+        assert not ours
+    lower.incoming += lower.to_client.read()
+    assert stream.recv(300000, WAITALL) == noise(100000)
+    assert stream.recv(300000, WAITALL) == b""
+
+
+def test_a_long_message_and_a_broken_record():
+    stream, lower = opened()
+    lower.say(noise(163840))
+    lower.say(b"broken")
+    lower.incoming[-1] ^= 1
+    assert stream.recv(300000, WAITALL) == noise(163840)
+    assert stream.unsent  # the alert
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+            stream.recv(300000, WAITALL)
+
+
+def test_what_a_long_message_makes_the_engine_say_is_flushed_later():
+    stream, lower = opened()
+    lower.say(noise(100000))
+    stream._outgoing.write(b"an update")
+    assert stream.recv(300000, WAITALL) == noise(100000)
+    assert stream.unsent
+
+
+def test_an_exception_in_the_middle_of_a_long_message_is_found():
+    stream, lower = opened()
+    lower.say(noise(200000))
+    receive = lower.recv
+
+    def interrupted(size, flags=0):
+        if flags:
+            raise KeyboardInterrupt
+        return receive(size, flags)
+
+    lower.recv = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        stream.recv(200000, WAITALL)
+    with pytest.raises(InterruptedError, match="in the middle of a record"):
+        stream.recv(200000, WAITALL)
 
 
 # -- sending --

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import ssl
 import threading
+from io import BytesIO
 
-from .net import DONTWAIT, READ, WRITE, Wait
+from .net import DONTWAIT, READ, WAITALL, WRITE, Wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Dict, Hashable, List, Optional
+    from typing import Dict, Hashable, List, Optional, Tuple
 
     from .frames import Data
     from .net import Steps, Stream
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 RECORD = 16384  # bytes of plaintext in a TLS record, at most (RFC 8446, 5.1)
 READ_SIZE = 131000  # asked of the lower stream; with more, short messages take longer
 MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
+
+# Of a long message, decrypted at once: bytes, and in proportion to the bytes that are here.
+MAX_GATHERED, GATHERED = 1 << 21, 16
 
 MAX_SESSIONS = 64  # remembered for each context
 MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
@@ -113,7 +117,7 @@ class TLSStream:
         self._lock = threading.RLock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
         # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
-        self._failure: Optional[ssl.SSLError] = None
+        self._failure: Optional[OSError] = None
         self._ended = False
         self._landed: List[bytes] = []  # ciphertext that was read and isn't in _incoming yet
         self._busy = False  # whether recv() has bytes in local variables
@@ -173,20 +177,25 @@ class TLSStream:
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Up to *size* bytes out of as many records as are here; ``b""`` at the end.
 
+        With ``WAITALL`` it reads from the lower stream as long as that has something, too.
+
         Raises:
             BlockingIOError: if there are none, and the lower stream doesn't wait.
         """
         landed = self._landed
         if self._busy or landed:
             raise InterruptedError("a signal handler's exception came in the middle of a record")
+        at_first = min(size, RECORD) if flags & WAITALL else size
         while True:
             with self._lock:
                 self._busy = True
                 try:
-                    data = self._decrypted(size)
+                    data = self._decrypted(at_first)
                 except OSError:
                     self._busy = False
                     raise
+            if data and at_first < size:
+                data = self._gathered(data, size)
             self._busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return data
@@ -229,6 +238,61 @@ class TLSStream:
                 raise
             self._failure = exc
         return b"".join(chunks)
+
+    def _gathered(self, first: bytes, size: int) -> bytes:
+        """*first*, and what else is here: *size* bytes at most. For ``recv``, being ``_busy``.
+
+        It is decrypted to where it stays. Two copies of a long message at a time are so much memory
+        that it is given back and taken again for each, which takes as long as decrypting it.
+        """
+        incoming = self._incoming
+        more = incoming.pending > RECORD or self._fetched()
+        if not more and not incoming.pending:
+            return first
+        # In proportion to what is here: of a slow server's message, little is here at a time.
+        size = min(size, MAX_GATHERED, len(first) + GATHERED * incoming.pending)
+        file = BytesIO(bytes(size))  # of all writable buffers, the one that becomes bytes uncopied
+        n, more = file.write(first), True
+        with file.getbuffer() as whole:
+            while more:
+                n, more = self._decrypted_into(whole, n)
+                more = more and self._fetched()
+        file.truncate(n)
+        return file.getvalue()
+
+    def _fetched(self) -> bool:
+        """Whether there was more ciphertext that didn't have to be waited for."""
+        try:
+            data = self._lower.recv(READ_SIZE, DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self._failure = exc
+            return False
+        with self._lock:
+            return self._incoming.write(data) > 0
+
+    def _decrypted_into(self, whole: memoryview, n: int) -> Tuple[int, bool]:
+        """Decrypt to ``whole[n:]``; up to where, and whether more ciphertext is needed."""
+        read, size = self._tls.read, len(whole)
+        with self._lock:
+            try:
+                while n < size:
+                    # With a buffer it returns a number, which its stub doesn't know.
+                    taken: int = read(min(size - n, RECORD), whole[n : n + RECORD])  # type: ignore
+                    n += taken
+                    if not taken:
+                        self._ended = True
+                        break
+            except ssl.SSLWantReadError:
+                self.unsent = self.unsent or self._outgoing.pending > 0
+                return n, True
+            except ssl.SSLZeroReturnError:
+                self._ended = True
+            except ssl.SSLError as exc:
+                self.unsent = self.unsent or self._outgoing.pending > 0  # the alert
+                self._failure = exc.with_traceback(None)  # which has a part of the buffer
+        return n, False
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
