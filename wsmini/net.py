@@ -60,9 +60,10 @@ READ, WRITE = 1, 2
 
 # Where a flag makes one call not wait, sockets can stay blocking, which is the fastest way to
 # wait for data. Elsewhere they are non-blocking, and polled before each call: Windows has no such
-# flag, and other systems than Linux may wait for room to send in spite of it.
-DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0) if sys.platform.startswith("linux") else 0
-WAITALL = socket.MSG_WAITALL if DONTWAIT else 0
+# flag, and other systems than Linux may wait for room to send in spite of it. (As plain integers:
+# to combine members of an enum takes microseconds.)
+DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0)) if sys.platform.startswith("linux") else 0
+WAITALL = int(socket.MSG_WAITALL) if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
 # The same of an open connection: at first, and at most, as reads come back full. What is longer

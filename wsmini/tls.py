@@ -20,6 +20,7 @@ from __future__ import annotations
 import ssl
 import threading
 from io import BytesIO
+from itertools import repeat
 
 from .net import DONTWAIT, READ, WAITALL, WRITE, Wait
 
@@ -222,9 +223,12 @@ class TLSStream:
                 return data
             chunks.append(data)
             while size > 0 and data:
-                data = read(min(size, RECORD))
-                chunks.append(data)
-                size -= len(data)
+                # As many records as surely fit, without a step of Python for each. Those before
+                # an exception are there then.
+                here = len(chunks)
+                chunks.extend(map(read, repeat(min(size, RECORD), size // RECORD or 1)))
+                size -= sum(map(len, chunks[here:]))
+                data = chunks[-1]
             self._ended = not data
         except ssl.SSLWantReadError:
             self.unsent = self.unsent or self._outgoing.pending > 0
