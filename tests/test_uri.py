@@ -86,6 +86,10 @@ VALID = {  # text -> secure, host, port, path, query, username, password
         "ws://h/100%?%g0%2",
         (False, "h", 80, "/100%25", "%25g0%252", None, None),
     ),
+    "not printable but no control": (
+        "ws://%c2%a0:%20@h/\xa0\u2028\ue000",
+        (False, "h", 80, "/%C2%A0%E2%80%A8%EE%80%80", None, "\xa0", " "),
+    ),
     "characters that URLs lack": (
         'ws://h/<"^`{|}\\[>?[]\\',
         (False, "h", 80, "/%3C%22%5E%60%7B%7C%7D%5C%5B%3E", "%5B%5D%5C", None, None),
@@ -145,7 +149,10 @@ INVALID = {  # text -> a word of the problem
     "tab": ("ws://h/\t", "U+0009"),
     "DEL": ("ws://h/\x7f", "U+007F"),
     "C1 control": ("ws://h/\x85", "U+0085"),
+    "last C1 control": ("ws://h/é\x9f", "U+009F at offset 8"),
     "lone surrogate": ("ws://h/\udcff", "U+DCFF"),
+    "first surrogate": ("ws://h/😀\ud800", "U+D800 at offset 8"),
+    "last surrogate": ("ws://h/\ue000\udfff", "U+DFFF at offset 8"),
     "fragment": ("ws://h/#f", "fragment"),
     "empty fragment": ("ws://h/#", "fragment"),
     "fragment behind the host": ("ws://h#f", "fragment"),
@@ -162,10 +169,12 @@ INVALID = {  # text -> a word of the problem
     "port that isn't a number": ("ws://h:http/", "port"),
     "port with an underscore": ("ws://h:8_0/", "port"),
     "port in Arabic digits": ("ws://h:٨٠/", "port"),
+    "superscript port": ("ws://h:8²/", "port"),
     "percent in the host": ("ws://ex%61mple.com/", "isn't a name"),
     "comma in the host": ("ws://a,b/", "isn't a name"),
     "dot in front": ("ws://.a/", "isn't a name"),
     "two dots": ("ws://a..b/", "isn't a name"),
+    "two dots at the end": ("ws://a../", "isn't a name"),
     "dots only": ("ws://./", "isn't a name"),
     "long label": (f"ws://{'a' * 64}/", "isn't a name"),
     "long name": (f"ws://{'a.' * 126}ab/", "isn't a name"),
@@ -179,7 +188,11 @@ INVALID = {  # text -> a word of the problem
     "bare IPv6 and port": ("ws://2001:db8::1:80/", "needs brackets"),
     "bracket not closed": ("ws://[::1/", "brackets"),
     "bracket not opened": ("ws://::1]/", "brackets"),
-    "bracket inside": ("ws://a[::1]/", "brackets"),
+    "bracket inside": ("ws://a[::1]/", "misplaced brackets"),
+    "closing bracket in a name": ("ws://a]:80/", "misplaced brackets"),
+    "opening bracket in a name": ("ws://a[:80/", "misplaced brackets"),
+    "two opening brackets": ("ws://[[::1]/", "something else than an IPv6 address"),
+    "two closing brackets": ("ws://[::1]]/", "misplaced brackets"),
     "text behind the bracket": ("ws://[::1]a/", "brackets"),
     "empty brackets": ("ws://[]/", "IPv6"),
     "name in brackets": ("ws://[localhost]/", "IPv6"),
@@ -191,6 +204,9 @@ INVALID = {  # text -> a word of the problem
     "password that isn't UTF-8": ("ws://a:%ff@h/", "the password isn't"),
     "CR LF in the user": ("ws://a%0d%0ab:@h/", "the user has control"),
     "NUL in the password": ("ws://a:%00@h/", "the password has control"),
+    "last C0 control in the user": ("ws://%1f@h/", "the user has control"),
+    "DEL in the user": ("ws://%7f@h/", "the user has control"),
+    "last C1 control in the user": ("ws://%c2%9f@h/", "the user has control"),
     "Unix socket of a host": ("ws+unix://h/a.sock:/", "host"),
     "no path of a Unix socket": ("ws+unix:", "no path"),
     "no path of a Unix socket but a resource": ("ws+unix::/a", "no path"),
@@ -287,6 +303,9 @@ def test_userinfo_is_never_shown(text):
 def test_redaction_leaves_other_texts_alone():
     assert redacted_uri("ws://h/?a#b") == "ws://h/?a#b"
     assert redacted_uri("socks5://u:p@h:1") == "socks5://***@h:1"
+    assert redacted_uri("a+-.9Z://u@h") == "a+-.9Z://***@h"
+    assert redacted_uri("pass_word://u@h") == redacted_uri("é://u@h") == "***@h"
+    assert redacted_uri("9://u@h") == redacted_uri("://u@h") == "***@h"
 
 
 def test_authority_without_a_scheme():
@@ -412,6 +431,8 @@ REDIRECTS = {
     "?": "wss://a/b/c/d;p?",
     "/é?ö": "wss://a/%C3%A9?%C3%B6",
     "1:2": "wss://a/b/c/1:2",
+    "ws_:2": "wss://a/b/c/ws_:2",
+    "é:2": "wss://a/b/c/%C3%A9:2",
     "//bücher.example/%2e": "wss://xn--bcher-kva.example/%2e",
 }
 

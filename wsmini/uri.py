@@ -8,9 +8,7 @@ wasn't percent-encoded.
 
 from __future__ import annotations
 
-import re
 from collections import namedtuple
-from functools import lru_cache
 from sys import intern
 
 from .exceptions import InvalidURI
@@ -22,24 +20,14 @@ _REDIRECT_SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 _CODEC = "idna"
 
-# RFC 3986, appendix B, once the fragment is gone.
-_PARTS = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?://([^/?]*))?([^?]*)(?:\?(.*))?", re.DOTALL)
-_FORBIDDEN = re.compile("[\x00-\x20\x7f-\x9f\ud800-\udfff]")
-_HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
-_PORT = re.compile(r"[0-9]{1,5}")
-# Names that DNS or a hosts file can hold, underscores included; one dot may end them.
-_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
+# Characters, for strip(), which leaves nothing of a text that has no others.
+_ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_UNRESERVED = _ALPHANUMERIC + "-._~"
+_SCHEME = _ALPHANUMERIC + "+.-"
+_LABEL = "abcdefghijklmnopqrstuvwxyz0123456789-_"  # DNS and hosts files know underscores, too
+_HEX = b"0123456789abcdefABCDEF"
+_MAX_LABEL = 63
 _MAX_NAME = 253
-# Most programs never need these: re compiles them for those that do.
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-_CONTROL = "[\x00-\x1f\x7f-\x9f]"
-_ZONE = r"[A-Za-z0-9._~-]+"
-_IPV6_GROUP = r"[0-9a-f]{1,4}"
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
-_ESCAPES = rb"%([0-9A-Fa-f]{2})"
-
-_UNRESERVED = r"A-Za-z0-9._~\-"
 _PATH_SAFE = "/:@!$&'()*+,;=%"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _SOCKET_SAFE = "/@!$&'()*+,;="
@@ -185,13 +173,25 @@ def parse_authority(text: str) -> Authority:
     if "\\" in text:  # Some clients read it as a slash, and would find another host.
         raise ValueError("it has a backslash before the path; write \\ as %5C")
     userinfo, _, host_port = text.rpartition("@")
-    match = _HOST_PORT.fullmatch(host_port)
-    if match is None:
-        raise ValueError("its host has misplaced brackets")
-    if not host_port.startswith("[") and host_port.count(":") > 1:
-        raise ValueError("it has several colons in its host; an IPv6 address needs brackets")
+    host, port = _split_port(host_port)
     username, password = _parse_userinfo(userinfo)
-    return Authority(username, password, _parse_host(match[1]), _parse_port(match[2]))
+    return Authority(username, password, _parse_host(host), _parse_port(port))
+
+
+def _split_port(text: str) -> tuple[str, str]:
+    """The host, an IPv6 address in its brackets, and what is behind its colon."""
+    if text.startswith("["):
+        host, bracket, port = text.partition("]")
+        misplaced = not bracket or port[:1] not in ("", ":")
+        host, port = host + bracket, port[1:]
+    else:
+        host, _, port = text.partition(":")
+        misplaced = "[" in host or "]" in host
+        if ":" in port and not misplaced:
+            raise ValueError("it has several colons in its host; an IPv6 address needs brackets")
+    if misplaced:
+        raise ValueError("its host has misplaced brackets")
+    return host, port
 
 
 def redacted_uri(text: str) -> str:
@@ -203,8 +203,8 @@ def redacted_uri(text: str) -> str:
     place = text.rfind("@")
     if place < 0:
         return text
-    scheme = re.match(_SCHEME, text)
-    return f"{scheme[0] if scheme else ''}***{text[place:]}"
+    scheme, mark, _ = text.partition("://")
+    return f"{scheme + mark if _is_scheme(scheme) else ''}***{text[place:]}"
 
 
 def quote(text: str, safe: str = "") -> str:
@@ -215,14 +215,15 @@ def quote(text: str, safe: str = "") -> str:
         safe: more ASCII characters to leave alone. With ``%`` among them, what looks like an
             escape is left alone, so that quoting twice changes nothing.
     """
-    return _unsafe(safe).sub(_escape, text)
-
-
-@lru_cache(maxsize=16)
-def _unsafe(safe: str) -> re.Pattern[str]:
-    """What ``quote`` encodes."""
-    kept = f"[^{_UNRESERVED}{re.escape(safe)}]"
-    return re.compile(f"(?:{kept}|%(?![0-9A-Fa-f]{{2}}))+" if "%" in safe else f"{kept}+")
+    safe += _UNRESERVED
+    data = text.encode()
+    if not text.strip(safe) and all(map(_is_escape, data.split(b"%")[1:])):
+        return text
+    kept, quoted = safe.encode(), []
+    for at, byte in enumerate(data):
+        keep = byte in kept and (byte != 0x25 or _is_escape(data[at + 1 : at + 3]))
+        quoted.append(chr(byte) if keep else f"%{byte:02X}")
+    return "".join(quoted)
 
 
 def unquote(text: str) -> str:
@@ -233,11 +234,21 @@ def unquote(text: str) -> str:
     """
     if "%" not in text:
         return text
-    return re.sub(_ESCAPES, lambda match: bytes([int(match[1], 16)]), text.encode()).decode()
+    first, *others = text.encode().split(b"%")
+    parts = [first]
+    for part in others:
+        is_escape = _is_escape(part)
+        parts.append(bytes((int(part[:2], 16),)) + part[2:] if is_escape else b"%" + part)
+    return b"".join(parts).decode()
 
 
-def _escape(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode())
+def _is_escape(text: bytes) -> bool:
+    """Whether a ``%`` before *text* starts an escape."""
+    return len(text) >= 2 and not text[:2].strip(_HEX)
+
+
+def _is_scheme(text: str) -> bool:
+    return text[:1].isalpha() and not text.strip(_SCHEME)
 
 
 def _bracketed(host: str) -> str:
@@ -258,21 +269,31 @@ def _parse(text: str) -> URI:
 
 
 def _check_characters(text: str) -> None:
-    found = _FORBIDDEN.search(text)
-    if found:
-        raise ValueError(
-            f"it has the character U+{ord(found[0]):04X} at offset {found.start()}; "
-            "spaces and controls must be percent-encoded"
-        )
+    if text.isprintable() and " " not in text:  # which is quickly seen
+        return
+    for offset, character in enumerate(text):
+        if (
+            character <= " "
+            or "\x7f" <= character <= "\x9f"
+            or "\ud800" <= character <= "\udfff"  # can't be encoded
+        ):
+            raise ValueError(
+                f"it has the character U+{ord(character):04X} at offset {offset}; "
+                "spaces and controls must be percent-encoded"
+            )
 
 
 def _split(text: str) -> tuple[str, str | None, str, str | None]:
-    """Scheme ("" if there is none), authority, path and query."""
-    match = _PARTS.fullmatch(text)
-    if match is None:  # It matches any text.
-        raise AssertionError("any text has parts")
-    scheme, authority, path, query = match.groups()
-    return (scheme or "").lower(), authority, path, query
+    """Scheme ("" if there is none), authority, path and query (RFC 3986, appendix B)."""
+    text, mark, query = text.partition("?")
+    scheme, colon, path = text.partition(":")
+    if not colon or not _is_scheme(scheme):
+        scheme, path = "", text
+    authority = None
+    if path.startswith("//"):
+        authority, slash, path = path[2:].partition("/")
+        path = slash + path
+    return scheme.lower(), authority, path, query if mark else None
 
 
 def _build(secure: bool, authority: str, path: str, query: str | None) -> URI:
@@ -312,16 +333,18 @@ def _unquote_part(text: str, what: str) -> str:
         text = unquote(text)
     except UnicodeDecodeError:
         raise ValueError(f"{what} isn't percent-encoded UTF-8") from None
-    if re.search(_CONTROL, text):  # RFC 7617, 2; and a NUL would end a socket's path early.
+    # RFC 7617, 2; and a NUL would end a socket's path early.
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
         raise ValueError(f"{what} has control characters")
     return text
 
 
-def _parse_port(text: str | None) -> int | None:
+def _parse_port(text: str) -> int | None:
     if not text:
         return None
     # Port 0 can't be connected to: it only means "any" to a server that binds.
-    if not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
+    is_number = len(text) <= 5 and text.isascii() and text.isdigit()
+    if not is_number or not 1 <= int(text) <= 65535:
         raise ValueError("its port isn't a number from 1 to 65535")
     return int(text)
 
@@ -335,9 +358,21 @@ def _parse_host(text: str) -> str:
         raise ValueError(f"its host has more than {_MAX_NAME} characters")
     host = (text if text.isascii() else _to_ascii(text)).lower()
     # Also for what the codec gives, which makes a plain slash of U+FF0F.
-    if not _NAME.fullmatch(host) or len(host.rstrip(".")) > _MAX_NAME:
+    if not _is_name(host):
         raise ValueError("its host isn't a name, an IPv4 address or an IPv6 address in brackets")
     return intern(host)
+
+
+def _is_name(host: str) -> bool:
+    """Whether DNS or a hosts file can hold *host*, of lower case; one dot may end it."""
+    name = host[:-1] if host.endswith(".") else host
+    labels = name.split(".")
+    return (
+        not name.strip(_LABEL + ".")
+        and len(name) <= _MAX_NAME
+        and all(labels)
+        and max(map(len, labels)) <= _MAX_LABEL
+    )
 
 
 def _to_ascii(host: str) -> str:
@@ -360,7 +395,7 @@ def _parse_ipv6(text: str) -> str:
         return address
     if zone.startswith("25") and len(zone) > 2:  # RFC 6874, 2; a bare "%" is common, too.
         zone = zone[2:]
-    if not re.fullmatch(_ZONE, zone):
+    if not zone or zone.strip(_UNRESERVED):
         raise ValueError("the zone of its IPv6 address isn't the name of an interface")
     return f"{address}%{zone}"
 
@@ -369,13 +404,15 @@ def _is_ipv6(text: str) -> bool:
     """Whether *text* is an IPv6 address in lower case (RFC 4291, 2.2)."""
     if "." in text:
         start, _, ipv4 = text.rpartition(":")
-        if not re.fullmatch(_IPV4, ipv4):
+        octets = ipv4.split(".")
+        if len(octets) != 4 or not set(octets) <= {*map(str, range(256))}:
             return False
         text = f"{start}:0:0"
+    digits = "0123456789abcdef"
     halves = text.split("::")
     groups = [group for half in halves if half for group in half.split(":")]
     enough = len(groups) == 8 if len(halves) == 1 else len(halves) == 2 and len(groups) < 8
-    return enough and all(re.fullmatch(_IPV6_GROUP, group) for group in groups)
+    return enough and all(0 < len(group) <= 4 and not group.strip(digits) for group in groups)
 
 
 def _resolve(base: URI, scheme: str, authority: str | None, path: str, query: str | None) -> URI:
