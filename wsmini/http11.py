@@ -5,8 +5,6 @@ Text that isn't ASCII is sent as UTF-8, and read as UTF-8, or as Latin-1 where a
 
 from __future__ import annotations
 
-import re
-
 from .exceptions import InvalidMessage, shown
 
 TYPE_CHECKING = False
@@ -21,11 +19,8 @@ MAX_HEAD = 65536
 MAX_BODY = 65536
 MAX_INTERIM = 8
 
-# RFC 9110, 5.6.2
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# RFC 9110, 5.5. A lone surrogate couldn't be encoded.
-_BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-_BAD_TARGET = re.compile("[^\x21-\x7e]")
+# RFC 9110, 5.6.2. For strip(), which leaves nothing of a text that has no others.
+_TOKEN = "abcdefghijklmnopqrstuvwxyz-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+.^_`|~"
 
 # Of most handshakes; a copy of each for each connection would be half a kilobyte.
 _SHARED = {
@@ -33,35 +28,48 @@ _SHARED = {
     for name in (
         "Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "User-Agent",
         "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Date", "Server", "websocket",
-        "Switching Protocols", "1.1", "permessage-deflate; client_max_window_bits",
+        "Switching Protocols", "permessage-deflate; client_max_window_bits",
     )
     for text in (name, name.lower())
 }  # fmt: skip
 
-_BLANK_LINE = re.compile(rb"\n\r?\n")
 # Line feeds are where lines end; carriage returns that were followed by one are gone by then.
 _CONTROLS = bytes({*range(32), 127} - set(b"\t\n"))
-_STATUS_LINE = re.compile(r"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: (.*))?")
+_VERSIONS = {"HTTP/1.0": "1.0", "HTTP/1.1": "1.1"}
+_HEX = b"0123456789abcdefABCDEF"
 
-# Most programs never need these: re compiles them for those that do.
-# Sec-WebSocket-Key is no secret (RFC 6455, 10.3).
-_SECRET = (
-    "^(?:proxy-)?authorization$|^(?:set-)?cookie2?$|^x-auth|(?<!^sec-websocket-)key$"
-    "|token|secret|passw|credential|session|signature"
-)
-_FOLD = r"\n[ \t]+"
-_LENGTH = r"[0-9]{1,18}"
-_CHUNK_SIZE = rb"(?s)([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?"
+_SECRETS = "authorization proxy-authorization cookie cookie2 set-cookie set-cookie2".split()
+_SECRET_PARTS = "token secret passw credential session signature".split()
+_NO_SECRET = "sec-websocket-key"  # RFC 6455, 10.3
 
 
 def is_token(text: str) -> bool:
     """Whether *text* is a token (RFC 9110, 5.6.2), such as the name of a header."""
-    return _TOKEN.fullmatch(text) is not None
+    # Most are letters and hyphens, which takes half of the time to find out.
+    simple = str.isascii(text) and text.replace("-", "_").isidentifier()
+    return simple or (text != "" and not text.strip(_TOKEN))
+
+
+def is_value(text: str) -> bool:
+    """Whether *text* has only what the value of a header can have, and UTF-8 (RFC 9110, 5.5)."""
+    return text.isprintable() or not any(
+        character < " " != character != "\t"
+        or character == "\x7f"
+        or "\ud800" <= character <= "\udfff"
+        for character in text
+    )
 
 
 def redacted(name: str, value: str) -> str:
     """*value* of the header *name* as it may be shown: ``***`` for credentials and the like."""
-    return "***" if re.search(_SECRET, name.lower()) else value
+    name = name.lower()
+    is_secret = (
+        name in _SECRETS
+        or name.startswith("x-auth")
+        or (name.endswith("key") and name != _NO_SECRET)
+        or any(part in name for part in _SECRET_PARTS)
+    )
+    return "***" if is_secret else value
 
 
 class Headers:
@@ -189,7 +197,7 @@ def _checked(name: str, value: str) -> tuple[str, str]:
         raise ValueError(f"{shown(name)} isn't the name of a header")
     if not isinstance(value, str):
         raise TypeError(f"the {name} header must be a str, not {type(value).__name__}")
-    if _BAD_VALUE.search(value):
+    if not is_value(value):
         raise ValueError(f"the {name} header has characters that no header can have")
     return _field(name, value)
 
@@ -234,11 +242,12 @@ class Request:
         """
         if not is_token(self.method):
             raise ValueError(f"{shown(self.method)} isn't an HTTP method")
-        if not self.target or _BAD_TARGET.search(self.target):
+        target = self.target
+        if not (target and target.isascii() and target.isprintable()) or " " in target:
             raise ValueError(
                 "the target of a request must be visible ASCII; percent-encode the rest"
             )
-        lines = [f"{self.method} {self.target} HTTP/1.1"]
+        lines = [f"{self.method} {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -367,16 +376,15 @@ class ResponseParser:
 
     def _read_head(self) -> bool:
         buffer = self._buffer
-        blank = _BLANK_LINE.search(buffer, self._searched)
-        size = len(buffer) if blank is None else blank.end()
+        blank, size = _find_blank_line(buffer, self._searched)
         if not b"HTTP/".startswith(buffer[:5]):  # Don't wait for a head that never comes.
             raise _no_status_line(bytes(buffer[:size]).partition(b"\n")[0])
         if size > self._max_head:
             raise InvalidMessage(f"the head of the response exceeds {self._max_head} bytes")
-        if blank is None:
+        if blank < 0:
             self._searched = max(0, size - 2)
             return False
-        head = bytes(buffer[: blank.start() + 1])
+        head = bytes(buffer[: blank + 1])
         del buffer[:size]
         self._searched = 0
         self._receive_head(self._parse_head(head))
@@ -393,25 +401,29 @@ class ResponseParser:
         except UnicodeDecodeError:
             text = head.decode("latin-1")
         status_line, _, fields = text.partition("\n")
-        match = _STATUS_LINE.fullmatch(status_line)
-        if match is None:
+        protocol, _, rest = status_line.partition(" ")
+        code, _, reason = rest.partition(" ")
+        version = _VERSIONS.get(protocol)
+        is_code = len(code) == 3 and code.isascii() and code.isdigit() and code >= "100"
+        if version is None or not is_code:
             raise _no_status_line(status_line)
-        version, code, reason = match.groups("")
-        version, reason = _SHARED.get(version, version), reason.strip(" \t")
+        reason = reason.strip(" \t")
         headers = self._parse_fields(fields)
-        return Response(
-            int(code), _SHARED.get(reason, reason), headers, http_version=version
-        )
+        return Response(int(code), _SHARED.get(reason, reason), headers, http_version=version)
 
     def _parse_fields(self, text: str) -> Headers:
         if text.count("\n") > self._max_headers:
             raise InvalidMessage(f"the response has more than {self._max_headers} headers")
         if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
-            text = re.sub(_FOLD, " ", text)
+            first, *lines = text.split("\n")
+            text = first + "".join(
+                " " + line.lstrip(" \t") if line.startswith((" ", "\t")) else "\n" + line
+                for line in lines
+            )
         flat: list[str] = []
         for line in text.split("\n")[:-1]:
             name, colon, value = line.partition(":")
-            if not colon or not _TOKEN.fullmatch(name):  # RFC 9112, 5.1
+            if not colon or not is_token(name):  # RFC 9112, 5.1
                 raise InvalidMessage(
                     f"expected the name of a header and a colon, got {shown(name)}"
                 )
@@ -442,10 +454,10 @@ class ResponseParser:
         length = headers.get("Content-Length")
         if length is None:
             return self._read_until_eof
-        lengths = {item.strip(" \t") for item in length.split(",")}
-        if len(lengths) > 1 or not re.fullmatch(_LENGTH, min(lengths)):
+        digits, *others = {item.strip(" \t") for item in length.split(",")}
+        if others or len(digits) > 18 or not (digits.isascii() and digits.isdigit()):
             raise InvalidMessage(f"expected one Content-Length, got {shown(length)}")
-        self._left = int(min(lengths))
+        self._left = int(digits)
         return self._read_counted
 
     def _read_counted(self) -> bool:
@@ -460,10 +472,10 @@ class ResponseParser:
         line = self._take_line()
         if line is None:
             return False
-        match = re.fullmatch(_CHUNK_SIZE, line)
-        if match is None:
+        digits = line.partition(b";")[0].rstrip(b" \t")
+        if not 0 < len(digits) <= 16 or digits.strip(_HEX):
             return self._finish(truncated=True)
-        self._left = int(match[1], 16)
+        self._left = int(digits, 16)
         self._step = self._read_chunk if self._left else self._read_trailer
         return True
 
@@ -531,6 +543,15 @@ class ResponseParser:
         if not self._is_tunnel:
             self._buffer.clear()
         return False
+
+
+def _find_blank_line(buffer: bytearray, start: int) -> tuple[int, int]:
+    """Where the line feed before the first empty line is, -1 if there is none, and what ends it."""
+    blank = buffer.find(b"\n\r\n", start)
+    short = buffer.find(b"\n\n", start, blank + 1 or None)  # before that
+    if short >= 0:
+        return short, short + 2
+    return blank, blank + 3 if blank >= 0 else len(buffer)
 
 
 def _no_status_line(line: bytes | str) -> InvalidMessage:
