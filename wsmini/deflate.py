@@ -18,7 +18,6 @@ Truncated data is not always noticed: zlib inflates what is there and waits for 
 
 from __future__ import annotations
 
-import re
 import sys
 
 from .exceptions import PayloadTooBig, ProtocolError, shown
@@ -46,7 +45,7 @@ _PARAMETERS = frozenset(
     for side in ("server", "client")
     for what in ("no_context_takeover", "max_window_bits")
 )
-_is_window_bits = re.compile("[89]|1[0-5]").fullmatch  # RFC 7692, 7.1.2
+_WINDOW_BITS = frozenset(map(str, range(8, 16)))  # RFC 7692, 7.1.2
 _SYNC_FLUSH = 2  # zlib.Z_SYNC_FLUSH, but zlib may not be loaded or not be there
 _TAIL = b"\0\0\xff\xff"  # what senders leave off the end of a message (RFC 7692, 7.2.1)
 _EMPTY = b"\0"  # an empty message, whatever came before it (RFC 7692, 7.2.3.6)
@@ -178,7 +177,7 @@ class Deflate(ExtensionOffer):
             if name in chosen:
                 raise self.refusal(params, f"{name} is repeated")
             if name.endswith("_max_window_bits"):
-                if value is None or not _is_window_bits(value):
+                if value not in _WINDOW_BITS:
                     was = "without a value" if value is None else shown(value)
                     raise self.refusal(params, f"{name} is 8 to 15 in decimal digits, not {was}")
                 chosen[name] = int(value)

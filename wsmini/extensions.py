@@ -11,9 +11,8 @@ what is received through the last one first (RFC 6455, 9.1).
 
 from __future__ import annotations
 
-import re
-
 from .exceptions import InvalidHeader, NegotiationError
+from .http11 import is_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,17 +24,7 @@ if TYPE_CHECKING:
 
 HEADER = "Sec-WebSocket-Extensions"
 
-_CHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_is_token = re.compile(f"{_CHAR}+").fullmatch
-# The grammar of RFC 6455, 9.1, with white space between tokens and empty elements, as lists in
-# HTTP/1.1 have them. No text can match in two ways, so matching takes linear time.
-_match_name = re.compile(rf"[ \t,]*({_CHAR}+|\Z)").match
-_match_param = re.compile(
-    rf"[ \t]*;[ \t]*({_CHAR}+)"
-    # A quoted value must be a token too, once the quotes and backslashes are gone.
-    rf'(?:[ \t]*=[ \t]*(?:({_CHAR}+)|"((?:\\?{_CHAR})+)"))?'
-).match
-_match_end = re.compile(r"[ \t]*(?:,|\Z)").match
+_SPACE = " \t"
 
 
 class Extension:
@@ -113,37 +102,34 @@ class ExtensionOffer:
 def parse_extensions(value: str) -> List[Tuple[str, Params]]:
     """The extensions in a ``Sec-WebSocket-Extensions`` header: names with their parameters.
 
-    Quoted values come without the quotes, which mean nothing (RFC 6455, 9.1).
+    Quoted values come without the quotes, which mean nothing (RFC 6455, 9.1). There may be white
+    space between tokens and empty elements, as lists in HTTP/1.1 have them.
 
     Raises:
         InvalidHeader: if *value* breaks the grammar.
     """
     extensions: List[Tuple[str, Params]] = []
-    at = 0
-    while True:
-        name = _match_name(value, at)
-        if name is None:
-            raise InvalidHeader(HEADER, value)
-        if not name.group(1):
-            return extensions
-        params, at = _parse_params(value, name.end())
-        end = _match_end(value, at)
-        if end is None:
-            raise InvalidHeader(HEADER, value)
-        at = end.end()
-        extensions.append((name.group(1), params))
+    # Quoted values are tokens too, so commas and semicolons always separate.
+    for element in value.split(","):
+        name, *parts = element.split(";")
+        name = name.strip(_SPACE)
+        if name or parts:
+            params = [_parse_param(part) for part in parts]
+            texts = [name, *(text for param in params for text in param if text is not None)]
+            if not all(map(is_token, texts)):
+                raise InvalidHeader(HEADER, value)
+            extensions.append((name, params))
+    return extensions
 
 
-def _parse_params(value: str, at: int) -> Tuple[Params, int]:
-    """The parameters that begin at *at*, and where they end."""
-    params: Params = []
-    while True:
-        match = _match_param(value, at)
-        if match is None:
-            return params, at
-        name, token, quoted = match.groups()
-        params.append((name, token if quoted is None else quoted.replace("\\", "")))
-        at = match.end()
+def _parse_param(text: str) -> Tuple[str, Optional[str]]:
+    """The name and the value of a parameter; what is malformed in them makes no token of it."""
+    name, equals, value = text.partition("=")
+    value = value.strip(_SPACE)
+    if value[:1] == value[-1:] == '"':
+        first, *escaped = value[1:-1].split("\\")
+        value = first + "".join(escaped) if all(escaped) else ""
+    return name.strip(_SPACE), value if equals else None
 
 
 def _format(name: str, params: Params) -> str:
@@ -158,10 +144,10 @@ def format_extensions(extensions: Sequence[Tuple[str, Params]]) -> str:
     """
     for name, params in extensions:
         for text in [name, *(key for key, _ in params)]:
-            if not _is_token(text):
+            if not is_token(text):
                 raise ValueError(f"the name of an extension or parameter is a token, not {text!r}")
         for key, value in params:
-            if value is not None and not _is_token(value):
+            if value is not None and not is_token(value):
                 raise ValueError(f"the value of {key} is a token, not {value!r}")
     return ", ".join(_format(name, params) for name, params in extensions)
 
