@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 import time
 
@@ -60,10 +59,11 @@ SPREAD = 0.1  # of Retry-After, is added at random: all clients were told the sa
 _NOT_YET_VALID = (9, 11)
 # Parts of OpenSSL's reasons that stand for a wrong certificate, name or configuration, at either
 # end. Any other failure of TLS (a broken record, an early end, an internal error) may pass.
-_MISFITS = (  # compiled, as below, for who needs it
-    "CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|UNRECOGNIZED_NAME|HANDSHAKE_FAILURE|PROTOCOL_VERSION"
-    "|UNSUPPORTED_PROTOCOL|WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|NO_CIPHERS"
-)
+_MISFITS = (
+    "CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "UNRECOGNIZED_NAME", "HANDSHAKE_FAILURE",
+    "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE",
+    "NO_CIPHERS",
+)  # fmt: skip
 _STATUSES = {408, 425, 429}  # besides 5xx
 _CODES = {1001, 1005, 1006, 1011, 1012, 1013, 1014}
 
@@ -110,7 +110,7 @@ def retryable(failure: BaseException) -> bool:
     if ssl is not None and isinstance(failure, ssl.SSLError):
         code = getattr(failure, "verify_code", 0)
         reason = getattr(failure, "reason", None) or ""
-        return code in _NOT_YET_VALID or not (code or re.search(_MISFITS, reason))
+        return code in _NOT_YET_VALID or not (code or any(misfit in reason for misfit in _MISFITS))
     return isinstance(failure, OSError)
 
 
@@ -396,7 +396,8 @@ def retry_after(failure: BaseException, now: Callable[[], float] = time.time) ->
 
 def _least(response: Response, now: Callable[[], float]) -> float:
     value = ",".join(response.headers.get_all("Retry-After")).strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):  # some servers send fractions
+    # Some servers send fractions.
+    if value.isascii() and all(digits.isdigit() for digits in value.split(".", 1)):
         return float(value)
     until = _timestamp(value)
     if until is None:
@@ -408,6 +409,8 @@ def _least(response: Response, now: Callable[[], float]) -> float:
 
 def _timestamp(date: str) -> Optional[float]:
     """Seconds from 1970 to *date*, or ``None`` if it isn't one of HTTP."""
+    import re  # few servers send dates
+
     match = re.fullmatch(_DATE, date.strip())
     month = match and (match["m"] or match["am"])
     if not match or month not in _MONTHS:
