@@ -198,6 +198,7 @@ def test_basic(pair, expected):
 BAD_TEXTS = {  # in a user name or a password
     "CR": "secret\r",
     "LF": "sec\nret",
+    "tab": "secret\t",
     "NUL": "\0secret",
     "DEL": "secret\x7f",
     "ESC": "secret\x1b[",

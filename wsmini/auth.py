@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import binascii
 import os
-import re
 from collections import namedtuple
 
-from .http11 import Headers
+from .http11 import Headers, is_value
 from .uri import quote
 
 TYPE_CHECKING = False
@@ -36,20 +35,16 @@ MAX_PARAMS = 32
 
 _CHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # RFC 9110, 11.2, 11.6.1 and 5.6.1: a list of challenges, each of which may itself have a list. No
-# text can match in two ways, so matching takes linear time.
-_match_scheme = re.compile(rf"[ \t,]*({_CHAR}+)(?:[ \t]+|(?=,)|\Z)").match
-_match_token68 = re.compile(r"([A-Za-z0-9\-._~+/]+=*)[ \t]*(?:,|\Z)").match
-_match_param = re.compile(
-    rf"[ \t,]*({_CHAR}+)[ \t]*=[ \t]*"
+# text can match in two ways, so matching takes linear time. Compiled for who is challenged.
+_SCHEME = rf"[ \t,]*({_CHAR}+)(?:[ \t]+|(?=,)|\Z)"
+_TOKEN68 = r"([A-Za-z0-9\-._~+/]+=*)[ \t]*(?:,|\Z)"
+_PARAM = (
+    rf"(?s)[ \t,]*({_CHAR}+)[ \t]*=[ \t]*"
     # Some servers forget the quotes around a realm with spaces.
-    r'(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^",]*))[ \t]*(?:,|\Z)',
-    re.DOTALL,
-).match
-_match_end = re.compile(r"[ \t,]*\Z").match
-_unescape = re.compile(r"\\(.)", re.DOTALL).sub
-
-# What no header can have (RFC 9110, 5.5; RFC 7617, 2), and what has no bytes in UTF-8.
-_BAD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+    r'(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^",]*))[ \t]*(?:,|\Z)'
+)
+_END = r"[ \t,]*\Z"
+_ESCAPE = r"(?s)\\(.)"
 
 # Algorithm (RFC 7616, 6.1) -> its name in hashlib, the stronger ones last.
 _HASHES = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256"}
@@ -80,35 +75,42 @@ def parse_challenges(values: Sequence[str]) -> List[Challenge]:
     Args:
         values: of each of the headers.
     """
+    import re
+
+    match_scheme = re.compile(_SCHEME).match
     challenges: List[Challenge] = []
     for value in values:
-        scheme = _match_scheme(value, 0)
+        scheme = match_scheme(value, 0)
         while scheme is not None and len(challenges) < MAX_CHALLENGES:
             challenge, at = _parse_challenge(scheme.group(1), value, scheme.end())
             if challenge is None:
                 break
             challenges.append(challenge)
-            scheme = _match_scheme(value, at)
+            scheme = match_scheme(value, at)
     return challenges
 
 
 def _parse_challenge(scheme: str, value: str, at: int) -> Tuple[Optional[Challenge], int]:
     """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
-    token68 = _match_token68(value, at)
+    import re
+
+    match_param = re.compile(_PARAM).match
+    token68 = re.compile(_TOKEN68).match(value, at)
     if token68 is not None:
         return Challenge(scheme.lower(), {}, token68.group(1)), token68.end()
     params: Dict[str, str] = {}
-    param = _match_param(value, at)
+    param = match_param(value, at)
     while param is not None:
         name, quoted, plain = param.groups()
         if name.lower() in params or len(params) >= MAX_PARAMS:
             return None, at
-        params[name.lower()] = plain.strip(" \t") if quoted is None else _unescape(r"\1", quoted)
+        text = plain.strip(" \t") if quoted is None else re.sub(_ESCAPE, r"\1", quoted)
+        params[name.lower()] = text
         at = param.end()
-        param = _match_param(value, at)
+        param = match_param(value, at)
     if params:
         # If it isn't the next challenge that follows, a parameter was cut off.
-        complete = _match_end(value, at) is not None or _match_scheme(value, at) is not None
+        complete = any(re.compile(pattern).match(value, at) for pattern in (_END, _SCHEME))
     else:
         complete = value[at : at + 1] in ("", ",")
     return (Challenge(scheme.lower(), params, None) if complete else None), at
@@ -129,7 +131,8 @@ def basic(user: str, password: str) -> str:
 
 def _check(user: str, password: str) -> None:
     # Before encoding: what that raises would carry the password.
-    if _BAD.search(user) or _BAD.search(password):
+    pair = user + password
+    if "\t" in pair or not is_value(pair):
         raise ValueError("a user name and a password have no control characters or surrogates")
 
 
