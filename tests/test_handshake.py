@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import os
+import sys
+import types
 from collections import OrderedDict
 
 import pytest
@@ -60,6 +62,16 @@ def request(additional=(), uri=URI, **options):
 
 
 def test_the_accept_key_of_rfc_6455():
+    assert accept_key(KEY) == ACCEPT
+
+
+def forbidden(data):
+    raise ValueError("SHA-1 is not available in FIPS mode")
+
+
+@pytest.mark.parametrize("module", [None, types.SimpleNamespace(sha1=forbidden)])
+def test_accept_keys_where_only_hashlib_may_make_them(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, "_sha1", module)
     assert accept_key(KEY) == ACCEPT
 
 

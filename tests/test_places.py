@@ -155,6 +155,13 @@ def test_without_many_modules(names, flags, url):
 
 
 @blocking
+def test_what_takes_long_to_load_is_not_needed(url):
+    url = url.replace("ws://", "ws://user:password@") + "/\u00e9?%20"
+    done = python("-I", "-S", "-c", LACKING + IMPORT + TALK, "re hashlib", ROOT, url)
+    assert done == (0, TALKED, "")
+
+
+@blocking
 def test_the_command_line_on_a_router(url):
     program = f"{LACKING}{IMPORT}\nfrom wsmini.cli import main\nsys.exit(main())"
     argv = ["-m", "a", "--count=1", url]

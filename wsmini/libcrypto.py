@@ -1,4 +1,4 @@
-"""Masking large payloads by OpenSSL's libcrypto, which Python's ``hashlib`` has loaded already.
+"""Masking large payloads by OpenSSL's libcrypto, which Python's ``hashlib`` is linked with.
 
 Nothing in the standard library XORs two buffers at the speed of memory, and a mask is just that
 (RFC 6455, 5.3). Output feedback mode (NIST SP 800-38A, 6.4) is that too: it encrypts a block again
