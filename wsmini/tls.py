@@ -214,22 +214,14 @@ class TLSStream:
         """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
         if self._failure is not None:
             raise self._failure
-        read, incoming = self._tls.read, self._incoming
         chunks: List[bytes] = []
         try:
-            data = read(min(size, RECORD))
+            data = self._tls.read(min(size, RECORD))
             size -= len(data)
-            if not data or size <= 0 or not (incoming.pending or self._tls.pending()):
+            if not data or size <= 0 or not (self._incoming.pending or self._tls.pending()):
                 return data
             chunks.append(data)
-            while size > 0 and data:
-                # As many records as surely fit, without a step of Python for each. Those before
-                # an exception are there then.
-                here = len(chunks)
-                chunks.extend(map(read, repeat(min(size, RECORD), size // RECORD or 1)))
-                size -= sum(map(len, chunks[here:]))
-                data = chunks[-1]
-            self._ended = not data
+            self._read_on(chunks, size)
         except ssl.SSLWantReadError:
             self.unsent = self.unsent or self._outgoing.pending > 0
             if not chunks:
@@ -242,6 +234,16 @@ class TLSStream:
                 raise
             self._failure = exc
         return b"".join(chunks)
+
+    def _read_on(self, chunks: List[bytes], size: int) -> None:
+        """Append what else is here, *size* bytes at most; what is before an exception, too."""
+        while size > 0 and chunks[-1]:
+            # As many records as surely fit, without a step of Python for each.
+            reads = repeat(min(size, RECORD), size // RECORD or 1)
+            here = len(chunks)
+            chunks.extend(map(self._tls.read, reads))
+            size -= sum(map(len, chunks[here:]))
+        self._ended = not chunks[-1]
 
     def _gathered(self, first: bytes, size: int) -> bytes:
         """*first*, and what else is here: *size* bytes at most. For ``recv``, being ``_busy``.
