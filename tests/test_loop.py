@@ -37,6 +37,14 @@ def real():
         yield loop
 
 
+@pytest.fixture(params=["system's", "given"])
+def either(request):
+    """Of the ways to wait, the system's own and any selector."""
+    given = selectors.SelectSelector() if request.param == "given" else None
+    with Loop(selector=given) as loop:
+        yield loop
+
+
 @pytest.fixture
 def pair():
     ours, theirs = socket.socketpair()
@@ -178,7 +186,7 @@ def test_an_idle_loop_asks_the_selector_once_for_each_timer(loop, clock):
         loop.call_later(delay * 100, int)
     loop.call_later(1001, loop.stop)
     loop.run_forever()
-    assert loop._selector.selects == 11
+    assert loop._selector.selector.selects == 11
 
 
 def test_waits_have_a_limit_that_systems_can_count(loop, clock):
@@ -191,38 +199,90 @@ def test_waits_have_a_limit_that_systems_can_count(loop, clock):
 # -- descriptors --
 
 
-def test_readers_and_writers_of_one_descriptor_come_and_go(real, pair):
+def test_readers_and_writers_of_one_descriptor_come_and_go(either, pair):
     ours, theirs = pair
     calls = []
-    real.add_writer(ours, calls.append, "w")
-    real.run_once()
+    either.add_writer(ours, calls.append, "w")
+    either.run_once()
     assert calls == ["w"]
-    real.add_reader(ours, calls.append, "r")
+    either.add_reader(ours, calls.append, "r")
     theirs.send(b"x")
-    real.run_once()
+    either.run_once()
     assert sorted(calls[1:]) == ["r", "w"]
-    assert real.remove_writer(ours) and not real.remove_writer(ours)
-    real.run_once()
+    assert either.remove_writer(ours) and not either.remove_writer(ours)
+    either.run_once()
     assert calls[3:] == ["r"]
-    real.add_reader(ours.fileno(), calls.append, "replaced")
-    real.run_once()
+    either.add_reader(ours.fileno(), calls.append, "replaced")
+    either.run_once()
     assert calls[4:] == ["replaced"]
-    assert real.remove_reader(ours) and not real.remove_reader(ours)
-    real.run_once(0)
+    assert either.remove_reader(ours) and not either.remove_reader(ours)
+    either.run_once(0)
     assert len(calls) == 5
     ours.close()
-    assert not real.remove_reader(ours)
+    assert not either.remove_reader(ours)
 
 
-def test_a_reader_that_is_removed_by_another_callback_is_not_called(real, pair):
+def test_a_reader_that_is_removed_by_another_callback_is_not_called(either, pair):
     ours, theirs = pair
     theirs.send(b"x")
     calls = []
-    real.add_reader(ours, calls.append, "r")
-    real.call_soon(real.remove_reader, ours)
-    real.run_once()
-    real.run_once(0)
+    either.add_reader(ours, calls.append, "r")
+    either.call_soon(either.remove_reader, ours)
+    either.run_once()
+    either.run_once(0)
     assert calls == []
+
+
+def test_the_end_is_for_readers_and_writers(either, pair):
+    ours, theirs = pair
+    theirs.close()
+    calls = []
+    either.add_reader(ours, calls.append, "r")
+    either.run_once()
+    either.add_writer(ours, calls.append, "w")
+    either.run_once()
+    either.remove_reader(ours)
+    either.run_once()
+    assert calls == ["r", "r", "w", "w"]
+
+
+def test_a_file_that_was_closed_can_be_removed_and_its_number_used_again(either, pair):
+    ours, theirs = pair
+    fd = ours.fileno()
+    calls = []
+    either.add_reader(ours, calls.append, "closed")
+    ours.close()
+    assert either.remove_reader(ours) and not either.remove_reader(ours)
+    os.dup2(theirs.fileno(), fd)
+    try:
+        either.add_writer(fd, calls.append, "again")
+        either.run_once()
+        assert calls == ["again"]
+        assert either.remove_writer(fd)
+    finally:
+        os.close(fd)
+
+
+def test_what_cannot_be_watched_is_refused(either, pair):
+    ours, _ = pair
+    ours.close()
+    for what in ("a file", ours, -1):
+        with pytest.raises(ValueError):
+            either.add_reader(what, int)
+        assert not either.remove_reader(what)
+
+
+def test_a_negative_timeout_is_no_time(either):
+    either.run_once(-1)
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="select says so only when it waits")
+def test_what_the_system_cannot_watch_is_refused_and_forgotten(real):
+    with open(__file__) as file:  # always ready
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                real.add_reader(file, int)
+        assert not real.remove_reader(file)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows selects sockets only")
@@ -421,30 +481,28 @@ def test_sleep_is_noticed_by_the_wall_clock(loop, clock):
     assert calls == [1]
 
 
-def test_sleep_is_noticed_by_a_timer_that_fires_far_too_late(loop, clock):
+def test_sleep_is_noticed_by_a_timer_that_fires_far_too_late(clock):
     calls = []
 
     def handler():
         calls.append(clock.now)
-
-    loop.add_sleep_handler(handler)
-    loop.call_later(1, int)
 
     class Slow(fakes.Selector):
         def select(self, timeout=None):
             clock.now += 3600
             return super().select(timeout)
 
-    loop._selector.close()
-    loop._selector = Slow(clock)
-    loop.run_once()
-    loop.run_once(0)
-    assert calls
-    del calls[:]
-    loop.remove_sleep_handler(handler)
-    loop.run_once(1)
-    loop.run_once(0)
-    assert calls == []
+    with Loop(clock=clock, wall=clock.wall, selector=Slow(clock)) as loop:
+        loop.add_sleep_handler(handler)
+        loop.call_later(1, int)
+        loop.run_once()
+        loop.run_once(0)
+        assert calls
+        del calls[:]
+        loop.remove_sleep_handler(handler)
+        loop.run_once(1)
+        loop.run_once(0)
+        assert calls == []
 
 
 # -- the end --
@@ -469,6 +527,19 @@ def test_close_releases_all():
             call()
 
 
+def fork_in_a_callback(loop):
+    child = os.fork()
+    if not child:
+        try:
+            loop._turn(0)  # what comes next
+        except RuntimeError as exc:
+            os._exit("fork" not in str(exc))
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    loop.stop()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_is_told_to_make_its_own_loop(real, pair):
     ours, theirs = pair
@@ -487,5 +558,7 @@ def test_a_forked_child_is_told_to_make_its_own_loop(real, pair):
         real.close()
         os._exit(wrong)
     assert os.waitpid(child, 0)[1] == 0
+    real.call_soon(fork_in_a_callback, real)
+    real.run_forever()
     theirs.send(b"x")  # the parent's registration is as it was
     real.run_forever()
