@@ -21,6 +21,9 @@ class Handler:
     def __init__(self):
         self.seen = []
 
+    def _on_message(self, message, now):
+        self._on_messages([message])
+
     def _on_messages(self, messages):
         self.seen += messages
 
@@ -134,7 +137,7 @@ def test_messages_are_gathered_into_one_write(joined):
         joined.link.send(Opcode.BINARY, b"x" * 20)
     assert joined.link.buffered == 260
     joined.loop.run_once()
-    assert joined.link.written == 260 and len(joined.peer.recv(1000)) == 260
+    assert joined.link.queue.written == 260 and len(joined.peer.recv(1000)) == 260
 
 
 def test_a_close_with_its_reason_is_read_though_writing_fails(joined):

@@ -300,6 +300,17 @@ class Connection(Facts):
 
     # -- for the link --
 
+    def _on_message(self, message: Message, now: float) -> None:
+        if self._dropping:
+            self._on_messages([message])
+            return
+        unread = self._unread
+        unread.append(message)
+        _wake(self._receiver)
+        if len(unread) >= self._max_queue:
+            self._paused = True
+            self._link.pause()
+
     def _on_messages(self, messages: List[Message]) -> bool:
         """Who receives has its turn before more is parsed."""
         unread = self._unread
@@ -530,16 +541,17 @@ class Connection(Facts):
                 await self._send_fragments(message, text, compress)
                 return
             opcode, data = encoded(view, text)
-        link = self._link
+        link, queue = self._link, self._link.queue
         self._sent += 1
-        if self._sent >= MAX_TURN or self._turn is not None or link.buffered > MAX_BUFFER:
+        waiting = queue.accepted - queue.written
+        if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
             await self._wait_for_turn()
         try:
             # What isn't masked at once must not change until it is.
             link.send(opcode, data if type(data) is bytes else bytes(data), compress)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
-        if link.buffered > MAX_BUFFER or link.broken:
+        if link.write_error is not None or queue.accepted - queue.written > MAX_BUFFER:
             await self._wait_for_room()
 
     async def _wait_for_turn(self) -> None:

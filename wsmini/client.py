@@ -27,6 +27,7 @@ from .delivery import Session
 from .driving import drive
 from .exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
 from .frames import MAX_CONTROL, Opcode, close_payload
+from .link import NEVER
 from .loop import Loop
 from .opening import Opening
 from .options import read_options
@@ -114,6 +115,7 @@ class Client:
     on_reconnect: Any = None
     on_drain: Any = None
 
+    _runs_loop = False  # in run_forever()
     _mutex = allocate_lock()  # one for all clients, as it is never held for long
 
     def __init__(
@@ -160,7 +162,10 @@ class Client:
         self._failed_in_a_row = 0  # attempts, since the last connection
         self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
         self._session: Optional[Session] = None
-        self._slow_known = False
+        # Seconds that a callback may take: nobody answers the peer's pings meanwhile.
+        interval, timeout = self._options.ping_interval, self._options.ping_timeout
+        allowed = interval if timeout is None else timeout
+        self._slow_after = NEVER if interval is None or allowed is None else allowed
         self._full = False  # on_drain is due when the session has written all
 
     # -- life --
@@ -190,9 +195,11 @@ class Client:
                 pass  # another thread, or a sub-interpreter: signals are somebody else's there
             try:
                 self.start(loop)
+                self._runs_loop = True
                 while self._running:
-                    loop.run_once()
+                    loop.run_forever()
             finally:
+                self._runs_loop = False
                 self._drop()
         return 128 + self._signal if self._signal else 0
 
@@ -341,6 +348,8 @@ class Client:
         self._running = self._wanted = False
         if self.loop is not None:
             self.loop.remove_sleep_handler(self._wake)
+            if self._runs_loop:
+                self.loop.stop()
         self._serve()
         self._trim_outbox()
 
@@ -386,18 +395,15 @@ class Client:
 
     def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
-        if self.loop is None or self._slow_known:
-            return
-        options = self._options
-        allowed = options.ping_interval if options.ping_timeout is None else options.ping_timeout
-        if options.ping_interval is None or allowed is None:
+        if self._slow_after == NEVER or self.loop is None:
             return
         duration = self.loop.time() - start
-        if duration <= allowed:
+        if duration <= self._slow_after:
             return
-        self._slow_known = True
+        self._slow_after = NEVER
         text = "%s of %s took %.1f s: meanwhile no ping is answered, and the peer may hang up"
-        warn = _warn if options.logger is None else options.logger.warning
+        logger = self._options.logger
+        warn = _warn if logger is None else logger.warning
         warn(text, name, self._options.uri, duration)
 
     # -- sending --
@@ -426,7 +432,10 @@ class Client:
         else:
             item = _item(message, text, compress)
         loop, session = self.loop, self._session
-        waiting = self._queued + (0 if session is None else session.link.buffered)
+        waiting = self._queued
+        if session is not None:  # and what the link has buffered
+            queue = session.link.queue
+            waiting += queue.accepted - queue.written
         if waiting and waiting + len(item[1]) > self._max_send_buffer:
             self._call_in_loop(self._fill)
             raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")

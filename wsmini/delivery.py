@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 from .exceptions import ConnectionClosed
-from .link import Link
+from .link import NEVER, Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,17 +52,19 @@ class Session:
     def send(self, item: Item) -> bool:
         """Send it; ``False`` if the connection is closing."""
         link, flight = self.link, self._flight
+        opcode, data, compress = item
         try:
-            link.send(*item)
+            link.send(opcode, data, compress)
         except ConnectionClosed:
             return False
+        queue = link.queue
         if not flight:
             self._flight = flight = []
-        elif flight[-1][0] <= link.written:
+        elif flight[-1][0] <= queue.written:
             flight.clear()
-        flight.append((link.accepted, item))
+        flight.append((queue.accepted, item))
         # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        if len(item[1]) > SMALL or len(flight) >= MOST_SMALL or self._client._full:
+        if len(data) > SMALL or len(flight) >= MOST_SMALL or self._client._full:
             self.trim_soon()
         return True
 
@@ -74,13 +76,13 @@ class Session:
     def trim(self) -> None:
         """Forget what is written; and tell the client if it waits for that."""
         self._trims = False
-        flight, written = self._flight, self.link.written
+        flight, written = self._flight, self.link.queue.written
         if flight and flight[-1][0] <= written:
             self._flight = flight = _NO_FLIGHT
         else:
             del flight[: _written(flight, written)]
         link, client = self.link, self._client
-        if not client._full or link.closed or link.broken:
+        if not client._full or link.closed or link.write_error is not None:
             return
         if not flight:
             client._full = False
@@ -121,6 +123,24 @@ class Session:
 
     # -- for the link --
 
+    def _on_message(self, message: Message, now: float) -> None:
+        """As ``_on_messages``, for one; without what costs time where there is nothing else."""
+        client = self._client
+        if self._paused or self._unread is not _NOTHING or type(client).on_message is not None:
+            self._on_messages([message])
+            return
+        callback = client.on_message
+        if callback is None:
+            return
+        try:
+            callback(client, message)
+        except Exception as exc:
+            client._watch("on_message", now)
+            client._failed(exc)
+            return
+        if client._slow_after < NEVER and self._loop.time() - now > client._slow_after:
+            client._watch("on_message", now)
+
     def _on_messages(self, messages: List[Message]) -> None:
         none = self._unread is _NOTHING
         self._unread = iter(messages) if none else chain(self._unread, messages)
@@ -149,7 +169,7 @@ class Session:
             client._watch("on_message", start)
         if self._ended and not self._paused:
             self._ended = False
-            written = self.link.written
+            written = self.link.queue.written
             unsent = [item for end, item in self._flight if end > written]
             client._ended(self.link.protocol.close_exc(), unsent)
 
@@ -160,7 +180,7 @@ class Session:
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
-        if self.link.broken:
+        if self.link.write_error is not None:
             return
         self._client._full = True
         self.trim()

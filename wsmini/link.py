@@ -5,15 +5,16 @@ A *host loop* has the names of asyncio's: ``time``, ``call_soon``, ``call_later`
 of it happens in the loop's thread, and nothing here waits. Nobody else touches the socket.
 
 * **Reading.** A readable event reads once and parses; each batch of messages goes to the handler in
-  one call. Control frames go to it before the messages that came behind them. What a handler's
-  exception leaves undelivered comes with the next iteration of the loop; so does what is behind a
-  batch if the handler asks for that, to answer it before a Close frame, or an error, is looked at.
+  one call. A message that came alone, as in most short round trips, takes a shorter way. Control
+  frames go to the handler before the messages that came behind them. What a handler's exception
+  leaves undelivered comes with the next iteration of the loop; so does what is behind a batch if
+  the handler asks for that, to answer it before a Close frame, or an error, is looked at.
 * **Pausing** stops parsing at once, and reading when the next bytes come, so that a reader who is
   only a moment behind costs no system call.
-* **Writing.** Frames that don't go out at once wait in a queue, small ones joined. What is sent
-  while the handler is at work goes out together when it is done; with ``gather``, what is sent in
-  one iteration of the loop does. The protocol's own frames go in front of what waits, between two
-  frames; but its Close frame goes last (RFC 6455, 5.5.1).
+* **Writing.** Frames that don't go out at once wait in a queue, small ones joined. With ``gather``,
+  what is sent while the handler is at work goes out together when it is done, and what is sent in
+  one iteration of the loop otherwise. The protocol's own frames go in front of what waits, between
+  two frames; but its Close frame goes last (RFC 6455, 5.5.1).
 * **Time**: a link waits for one moment, the keepalive's next look, or the end of ``close_timeout``.
   What is received doesn't touch that. Looks are moved to full sixteenths of a second, so that those
   of many links come in one wake-up and share a timer (``Rounds``), and the answers in another.
@@ -60,8 +61,10 @@ if TYPE_CHECKING:
 
         The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
         ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
+        ``_on_message`` gets one that came alone, and when, if there is a keepalive.
         """
 
+        def _on_message(self, message: Message, now: float) -> object: ...
         def _on_messages(self, messages: List[Message]) -> Optional[bool]: ...
         def _on_ping(self, data: bytes) -> None: ...
         def _on_pong(self, data: bytes) -> None: ...
@@ -84,6 +87,8 @@ class Link:
     Attributes:
         protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
         stream: the stream, which the link owns.
+        queue: what waits to be written; its ``accepted`` and ``written`` count bytes.
+        write_error: how writing has failed, or ``None``.
         streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
             takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
         closed: whether the socket is closed.
@@ -91,9 +96,10 @@ class Link:
 
     __slots__ = (
         "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
-        "_fd", "_flushing", "_gather", "_handler", "_loop", "_more", "_on_chunk", "_paused",
-        "_processing", "_queue", "_reading", "_recv", "_rounds", "_send", "_size", "_tick_at",
-        "_timer_at", "_write_error", "_writing", "closed", "protocol", "stream", "streaming",
+        "_fd", "_flushing", "_gather", "_handler", "_hides", "_loop", "_more", "_on_chunk",
+        "_paused", "_processing", "_reading", "_recv", "_rounds", "_send", "_size", "_tick_at",
+        "_timer_at", "_writing", "closed", "protocol", "queue", "stream", "streaming",
+        "write_error",
     )  # fmt: skip
 
     def __init__(
@@ -123,46 +129,38 @@ class Link:
             protocol.receive_data(opened.rest, now)
         self._on_chunk: Any = getattr(handler, "_on_chunk", None)
         self.streaming = False
-        self._queue = Queue()
+        self.queue = Queue()
         self._size = READ_SIZE
         self._paused = self._reading = self._writing = self._ending = self.closed = False
-        self._more = True  # after a read that brought something, TLS may hold more
-        self._busy = False  # handing over: what is sent meanwhile waits for the end of that
+        # Whether the stream may hold more, after a read that brought something: TLS does, where
+        # a plain socket shows all.
+        self._more = self._hides = type(stream) is not SocketStream
+        self._busy = False  # handing over
         self._processing: Optional[Cancellable] = None  # due from the loop
         self._flushing = False  # due from the loop
         # Whether the stream has taken less than it was given, and who sends is to hear of its end.
         self._blocked = self._drain_due = False
-        self._write_error: Optional[OSError] = None
+        self.write_error: Optional[OSError] = None
         self._rounds = rounds_of(loop)
         self._timer_at = self._close_by = NEVER
         self._close_timeout = options.close_timeout
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
 
     @property
-    def accepted(self) -> int:
-        """Bytes that were accepted by ``send``, in all."""
-        return self._queue.accepted
-
-    @property
     def buffered(self) -> int:
         """Bytes that were accepted by ``send`` and not taken by the stream."""
-        queue = self._queue
+        queue = self.queue
         return queue.accepted - queue.written
 
     @property
     def broken(self) -> bool:
         """Whether writing has failed: the end will come, when reading has told why."""
-        return self._write_error is not None
+        return self.write_error is not None
 
     @property
     def blocked(self) -> bool:
         """Whether something waits for room; the handler hears when there is some."""
         return self._blocked
-
-    @property
-    def written(self) -> int:
-        """Bytes that the stream has taken of these."""
-        return self._queue.written
 
     def start(self) -> None:
         """Begin to read. What came behind the handshake is delivered from the loop."""
@@ -205,16 +203,31 @@ class Link:
             data = None
             self._lost(exc)
         if data:
-            self._more = type(self.stream) is not SocketStream  # where the socket shows all
+            self._more = self._hides
             if size != READ_SIZE or len(data) >= READ_SIZE:
                 self._adapt(size, missing, len(data))
-            now = self._loop.time()
-            if not (self.streaming or self._busy or self._events):
-                message = protocol.receive_message(data, now)
-                if message is not None:
-                    self._process([message])
+            if not (self.streaming or self._busy or self._events or self._processing):
+                message = reader.whole_message(data)
+                if message is not None:  # there is nothing else: hand it over, as _process does
+                    now, done = 0.0, False
+                    if protocol.keepalive is not None:
+                        protocol.keepalive.received = now = self._loop.time()
+                    self._busy = True
+                    try:
+                        self._handler._on_message(message, now)
+                        done = True
+                    finally:
+                        self._busy = False
+                        queue = self.queue
+                        waits = queue.accepted != queue.written or self.stream.unsent
+                        if waits or protocol.has_output:
+                            self._flush()
+                        if not done:
+                            self._process_soon(self._process)
+                    if self._more or protocol.state is not OPEN:
+                        self._go_on()
                     return
-            protocol.receive_data(data, now)
+            protocol.receive_data(data, self._loop.time())
         elif data is not None:
             self._lost(EOFError(NO_CLOSE))
         self._process()
@@ -228,26 +241,29 @@ class Link:
         elif n == size:
             self._size = min(2 * n, MAX_READ_SIZE)
 
-    def _process(self, batch: Optional[List[Message]] = None) -> None:
-        """Hand over *batch* and what has come, and write what protocol and handler say to it."""
+    def _process(self) -> None:
+        """Hand over what has come, and write what protocol and handler say to it."""
         if self._processing is not None:
             self._processing.cancel()
             self._processing = None
         if self._ending or self._busy:
             return
-        protocol = self.protocol
         done, self._busy = False, True
         try:
-            self._hand_over(batch)
+            self._hand_over()
             done = True
         finally:
             self._busy = False
             self._flush()
             if not done:
                 self._process_soon(self._process)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """See that there will be more, or an end."""
         if self._more and not self._paused and self.stream.buffered():
             self._process_soon(self._on_readable)
-        if protocol.state is not OPEN:
+        if self.protocol.state is not OPEN:
             self._look_for_end()
 
     def on_control(self, opcode: int, data: bytes) -> None:
@@ -260,9 +276,8 @@ class Link:
             self._events = []
         self._events.append((deliver, argument))
 
-    def _hand_over(self, batch: Optional[List[Message]]) -> None:
-        reader = self.protocol.reader
-        stops = batch is not None and bool(self._handler._on_messages(batch))
+    def _hand_over(self) -> None:
+        reader, stops = self.protocol.reader, False
         while not self._ending and not stops:
             if self._events is not None:
                 stops = self._deliver(self._events)
@@ -312,7 +327,7 @@ class Link:
 
     def pump(self) -> None:
         """Hand over what is received and not parsed yet, from here."""
-        if self.protocol.pending or self._events:
+        if self.protocol.reader.pending or self._events:
             self._process()
 
     def skip(self) -> None:
@@ -340,7 +355,17 @@ class Link:
             ConnectionClosed: if the connection isn't open any more.
             InvalidState: if a fragmented message isn't complete.
         """
-        self._put(self.protocol.send_message(opcode, data, compress), data)
+        frames, queue = self.protocol.send_message(opcode, data, compress), self.queue
+        if type(frames) is not bytes or queue.accepted != queue.written:
+            self._put(frames, data)
+        elif self._busy and self._gather:  # nearly always: short, and nothing waits; as _put does
+            queue.accepted += len(frames)
+            queue.tail = frames
+        elif self._gather or self._blocked or self.write_error is not None:
+            self._put(frames, data)
+        else:
+            queue.accepted += len(frames)
+            self._write(frames)
 
     def send_fragment(
         self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
@@ -349,10 +374,10 @@ class Link:
         self._put(self.protocol.send_fragment(opcode, data, fin, compress), data)
 
     def _put(self, frames: Frames, data: Data) -> None:
-        queue = self._queue
-        if self._write_error is not None:
+        queue = self.queue
+        if self.write_error is not None:
             return  # reading will tell
-        waits = self._busy or self._gather or self._blocked or queue
+        waits = self._gather or self._blocked or queue.accepted != queue.written
         if waits or not isinstance(frames, (bytes, bytearray)):
             queue.put(frames, len(data))
             self._flush_in_time()
@@ -370,16 +395,16 @@ class Link:
         except OSError as exc:
             self._broken(exc)
             return False
-        self._queue.written += sent
+        self.queue.written += sent
         if sent == len(frames) and not self.stream.unsent:
             return True
-        self._queue.begin(memoryview(frames)[sent:], len(frames) - sent)
+        self.queue.begin(memoryview(frames)[sent:], len(frames) - sent)
         self._wait_for_room()
         return False
 
     def _flush_in_time(self) -> None:
         """Write now, or with all that comes in this iteration of the loop."""
-        if self._busy or self._blocked or self._flushing:
+        if self._blocked or self._flushing or (self._busy and self._gather):
             return  # it will come
         if self._gather:
             self._flushing = True
@@ -390,18 +415,20 @@ class Link:
     def _flush(self) -> None:
         """Write what waits, as far as there is room."""
         self._flushing = False
-        protocol, queue, stream = self.protocol, self._queue, self.stream
-        if self._ending or self._write_error is not None or self._blocked:
+        protocol, queue, stream = self.protocol, self.queue, self.stream
+        if self._ending or self.write_error is not None or self._blocked:
             return
-        if protocol.has_output or stream.unsent:
+        if protocol.has_output or queue.items or queue.view or queue.cost or stream.unsent:
             done = self._write_all()
         else:
-            small = queue.take_small()  # nearly always all there is, if anything
-            if not (small or queue):
+            small = queue.tail  # nearly always all there is, if anything
+            if not small:
                 return
-            done = self._write(small) if small else self._write_all()
+            queue.tail = b""
+            done = self._write(small)
         if done:
-            self._stop_waiting_for_room()
+            if self._writing:
+                self._stop_waiting_for_room()
             if self._drain_due:
                 self._tell_of_room()
 
@@ -414,7 +441,7 @@ class Link:
             self._handler._on_drain()
 
     def _write_all(self) -> bool:
-        protocol, queue, stream, flushed = self.protocol, self._queue, self.stream, False
+        protocol, queue, stream, flushed = self.protocol, self.queue, self.stream, False
         try:
             if stream.unsent and not stream.flush():
                 self._wait_for_room()
@@ -459,18 +486,18 @@ class Link:
             self._loop.remove_writer(self._fd)
 
     def _on_writable(self) -> None:
-        self._blocked, before = False, self._queue.written
+        self._blocked, before = False, self.queue.written
         self._flush()
         if not self._blocked:
             self._stop_waiting_for_room()
-        if self._queue.written != before:
+        if self.queue.written != before:
             self.protocol.heard(self._loop.time())  # the peer's TCP has taken something
         self._look_for_end()
 
     def _broken(self, exc: OSError) -> None:
         """Writing has failed; reading may tell why."""
-        self._write_error = exc
-        self._queue.clear()
+        self.write_error = exc
+        self.queue.clear()
         self._stop_waiting_for_room()
         if self._drain_due:
             self._tell_of_room()  # whoever waits for some must not do so for ever
@@ -530,7 +557,7 @@ class Link:
             self._stop_reading()
             self._stop_waiting_for_room()
             self.protocol.connection_lost()
-            self._queue.clear()
+            self.queue.clear()
             self.stream.close()
 
     def _end_soon(self) -> None:
@@ -539,8 +566,8 @@ class Link:
             self._loop.call_soon(self._close)
 
     def _lost(self, exc: BaseException) -> None:
-        self.protocol.connection_lost(self._write_error or exc)
-        self._queue.clear()
+        self.protocol.connection_lost(self.write_error or exc)
+        self.queue.clear()
 
     def _look_for_end(self) -> None:
         """End the connection if it is time to; else see that it will be."""
@@ -564,15 +591,15 @@ class Link:
         """Close the socket, and say so."""
         self.closed = True
         self._stop_reading()
-        blocked = self._blocked or bool(self._queue)
+        blocked = self._blocked or bool(self.queue)
         self._stop_waiting_for_room()
         self._rounds.discard(self._timer_at, self)
         if self._processing is not None:
             self._processing.cancel()
-        if not blocked and self._write_error is None:
+        if not blocked and self.write_error is None:
             self.stream.say_goodbye()
-        self.protocol.connection_lost(self._write_error)
-        self._queue.clear()
+        self.protocol.connection_lost(self.write_error)
+        self.queue.clear()
         self.stream.close()
         self._handler._on_end()
 
@@ -599,7 +626,7 @@ class Link:
             self._close_by = NEVER
             self._lost(TimeoutError(SLOW_CLOSE))
             self._process()
-            if self._write_error is None:
+            if self.write_error is None:
                 self._end_soon()  # even if nobody takes what came
             return
         if now >= self._tick_at:

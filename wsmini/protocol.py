@@ -165,16 +165,19 @@ class ClientProtocol:
         has_output: whether ``data_to_send()`` may have something.
         sending: the opcode of the fragmented message that has begun and may still be completed; 0
             if there is none.
-        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``.
+        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``. Its
+            ``whole_message`` may be used instead of ``receive_data``, if what came is noted in
+            ``keepalive.received``.
+        keepalive: the ``Keepalive``; ``None`` if there is none.
         latency: seconds from the last ping that was answered to its pong; 0.0 before.
         listener: its ``on_control`` gets the opcode and the data of each ping and pong received, if
             it is set. That and the callbacks of pings must not raise.
     """
 
     __slots__ = (
-        "_abandoned", "_deflate", "_keepalive", "_now", "_output", "_ping_interval",
-        "_ping_timeout", "_pings", "_pongs", "_sending_compressed", "abort",
-        "extensions", "failure", "finished", "has_output", "latency", "listener", "rcvd",
+        "_abandoned", "_deflate", "_now", "_output", "_ping_interval", "_ping_timeout", "_pings",
+        "_pongs", "_sending_compressed", "abort", "extensions", "failure", "finished",
+        "has_output", "keepalive", "latency", "listener", "rcvd",
         "rcvd_then_sent", "reader", "sending", "sent", "state",
     )  # fmt: skip
 
@@ -196,7 +199,7 @@ class ClientProtocol:
         self.extensions: Sequence[Extension] = ()
         self._deflate: Optional[Callable[[Data], bytes]] = None
         self.reader = MessageReader(self, limits)
-        self._keepalive: Optional[Keepalive] = None
+        self.keepalive: Optional[Keepalive] = None
         self._now = 0.0
         self.has_output = False
         self.sending = 0
@@ -217,7 +220,7 @@ class ClientProtocol:
             self._deflate = extensions[0].deflate
         self.reader.use(extensions)
         if self._ping_interval is not None:
-            self._keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
+            self.keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
 
     def _move(self, state: State) -> None:
         if state not in _NEXT[self.state]:
@@ -241,8 +244,8 @@ class ClientProtocol:
         if self.finished or self.state is _CLOSED:
             return
         self._now = now
-        if self._keepalive is not None:
-            self._keepalive.received = now
+        if self.keepalive is not None:
+            self.keepalive.received = now
         self.reader.receive_data(data)
 
     def receive_message(self, data: bytes, now: float = 0.0) -> Optional[Message]:
@@ -255,8 +258,8 @@ class ClientProtocol:
         message = self.reader.whole_message(data)
         if message is not None:
             self._now = now
-            if self._keepalive is not None:
-                self._keepalive.received = now
+            if self.keepalive is not None:
+                self.keepalive.received = now
         return message
 
     def next_messages(self) -> List[Message]:
@@ -517,7 +520,7 @@ class ClientProtocol:
     @property
     def doubtful(self) -> bool:
         """Whether a keepalive ping isn't answered yet: ``tick`` may give the peer up."""
-        return self._keepalive is not None and self._keepalive.unanswered
+        return self.keepalive is not None and self.keepalive.unanswered
 
     def tick(self, now: float) -> Optional[float]:
         """Do what is due at *now*, and say when to call again; ``None``: never.
@@ -525,13 +528,13 @@ class ClientProtocol:
         Call it only when all that can be read was passed in: a peer whose bytes wait unread isn't
         dead.
         """
-        if self._keepalive is None or self.state is not _OPEN:
+        if self.keepalive is None or self.state is not _OPEN:
             return None
-        action, again = self._keepalive.tick(now)
+        action, again = self.keepalive.tick(now)
         if action == "ping":
             self._send_keepalive_ping(now)
         elif action == "give up":
-            silence = now - self._keepalive.received
+            silence = now - self.keepalive.received
             self.failure = TimeoutError(f"nothing received for {silence:.1f} s: the peer is dead")
             self._send_close(Close(1011, "keepalive ping timeout"))
             self.abort = self.finished = True
@@ -542,14 +545,14 @@ class ClientProtocol:
 
     def probe(self, now: float) -> Optional[float]:
         """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
-        if self._keepalive is not None:
-            self._keepalive.doubt(now)
+        if self.keepalive is not None:
+            self.keepalive.doubt(now)
         return self.tick(now)
 
     def heard(self, now: float) -> None:
         """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""
-        if self._keepalive is not None:
-            self._keepalive.received = now
+        if self.keepalive is not None:
+            self.keepalive.received = now
 
     def _send_keepalive_ping(self, now: float) -> None:
         """Queue a ping; where many aren't answered, it isn't remembered."""
