@@ -49,7 +49,7 @@ OPENING = (
 FRONT_ENDS = (
     ("boxes", "stacks", "locks", "keeper", "receiving", "wire", "connection", "reconnecting"),
     ("loop", "delivery", "client"),
-    ("selecting", "chunks", "aio"),
+    ("selecting", "chunks", "waiter", "aio"),
     ("peer", "servers", "faults", "replay", "testing"),
 )
 
@@ -85,7 +85,7 @@ def allowed():
         program.add(name)
     rules["cli"].add("testing")
     rules["__main__"] = {"cli"}
-    not_loaded = {"aio", "chunks", "selecting", *FRONT_ENDS[-1], "__main__"} | program
+    not_loaded = {"aio", "chunks", "selecting", "waiter", *FRONT_ENDS[-1], "__main__"} | program
     rules["__init__"] = set(rules) - not_loaded
     return rules
 

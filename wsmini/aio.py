@@ -17,7 +17,8 @@ completed ends the connection with 1011. A cancelled ``close``, or opening, drop
 Where ``async with`` is cancelled, the server is told, and has half a second to answer.
 
 Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
-bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages.
+bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits for a message
+goes on as soon as it comes alone, in front of what else the loop has to do: see ``waiter``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from .payload import converted, encoded
 from .protocol import State
 from .reconnect import Attempts, check_loop
 from .selecting import host_loop
+from .waiter import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -286,7 +288,7 @@ class Connection(Facts):
         self._unread: Deque[Message] = deque()
         self._chunks: List[Tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: Optional[Chunks] = None  # a recv_streaming() that goes on
-        self._receiver: Optional[asyncio.Future[None]] = None
+        self._receiver: Optional[Waiter] = None
         self._paused = self._dropping = False
         self._senders: List[asyncio.Future[None]] = []  # which wait for room,
         self._turn: Optional[asyncio.Future[None]] = None  # or for a fragmented message
@@ -306,7 +308,8 @@ class Connection(Facts):
             return
         unread = self._unread
         unread.append(message)
-        _wake(self._receiver)
+        if self._receiver is not None:
+            self._receiver.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
             self._paused = True
             self._link.pause()
@@ -408,7 +411,7 @@ class Connection(Facts):
                 break
             if self._link.closed:
                 raise self._protocol.close_exc()
-            self._receiver = self._loop.create_future()
+            self._receiver = Waiter(loop=self._loop)
             try:
                 await self._receiver
             finally:
