@@ -391,31 +391,40 @@ class Connection(Facts):
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
         unread = self._unread
-        if not unread or self._receiver is not None or self._stream is not None:
-            await self._wait_for(unread)
+        while not unread or self._receiver is not None or self._stream is not None:
+            waiter = self._waiter_for(unread)
+            if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
+                try:
+                    await waiter
+                finally:
+                    self._receiver = None
         message = unread.popleft()
         return message if decode is None else converted(message, decode)
 
-    async def _wait_for(self, queue: Collection[Any], stream: Optional[Chunks] = None) -> None:
-        """Wait until there is something in *queue*, of messages or of *stream*'s chunks."""
+    def _waiter_for(
+        self, queue: Collection[Any], stream: Optional[Chunks] = None
+    ) -> Optional[Waiter]:
+        """What to wait for as the receiver; ``None`` if there is something in *queue*.
+
+        That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
+        when the waiting is over.
+        """
         if self._receiver is not None:
             raise ConcurrencyError(TWO_RECEIVERS)
         if self._stream is not stream:
             self._leave_stream()
-        while not queue:
-            if self._paused:
-                self._paused = False
-                self._link.resume()
-            self._link.pump()
-            if queue:
-                break
-            if self._link.closed:
-                raise self._protocol.close_exc()
-            self._receiver = Waiter(loop=self._loop)
-            try:
-                await self._receiver
-            finally:
-                self._receiver = None
+        if queue:
+            return None
+        if self._paused:
+            self._paused = False
+            self._link.resume()
+        self._link.pump()
+        if queue:
+            return None
+        if self._link.closed:
+            raise self._protocol.close_exc()
+        self._receiver = waiter = Waiter(loop=self._loop)
+        return waiter
 
     def _leave_stream(self) -> None:
         """Skip the rest of the message that came in chunks; join them if none was taken."""
@@ -448,11 +457,16 @@ class Connection(Facts):
 
     async def __anext__(self) -> Message:
         unread = self._unread
-        if not unread or self._receiver is not None or self._stream is not None:
+        while not unread or self._receiver is not None or self._stream is not None:
             try:
-                await self._wait_for(unread)
+                waiter = self._waiter_for(unread)
             except ConnectionClosedOK:
                 raise StopAsyncIteration from None
+            if waiter is not None:
+                try:
+                    await waiter
+                finally:
+                    self._receiver = None
         return unread.popleft()
 
     if TYPE_CHECKING:

@@ -45,7 +45,7 @@ class Chunks:
                 return message if self._decode is None else converted(message, self._decode)
             ws._stream, ws._link.streaming, self._begun = self, True, True
         try:
-            await ws._wait_for(ws._chunks, self)
+            await self._wait()
         except ConnectionClosed:
             ws._stream = None
             raise
@@ -54,6 +54,17 @@ class Chunks:
         if self._fin:
             ws._stream = None
         return self._convert(chunk, self._fin)
+
+    async def _wait(self) -> None:
+        """Wait until there is a chunk."""
+        ws = self._ws
+        waiter = ws._waiter_for(ws._chunks, self)
+        while waiter is not None:
+            try:
+                await waiter
+            finally:
+                ws._receiver = None
+            waiter = ws._waiter_for(ws._chunks, self)
 
 
 async def iterate(parts: Any) -> AsyncGenerator[Part, None]:

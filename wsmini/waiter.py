@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 else:
     _Future = asyncio.Future
 
+_add_done_callback = _Future.add_done_callback  # super() would take as long as that
+
 
 class Waiter(_Future):
     """A future that one task awaits, at once; to be made with *loop*."""
@@ -29,7 +31,7 @@ class Waiter(_Future):
     ) -> None:
         """As of futures; a task adds one when it begins to wait."""
         self._resume = callback, context
-        super().add_done_callback(callback, context=context)
+        _add_done_callback(self, callback, context=context)
 
     def wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the task go on: in here if none runs, else soon. For callbacks of *loop*, its own."""
