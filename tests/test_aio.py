@@ -921,6 +921,71 @@ def test_sleep_is_noticed_by_the_one_that_was_heard_just_before(clock):
     run_faked(clock, main, 1000)
 
 
+def test_a_message_costs_who_receives_it_one_wake_up(clock):
+    async def main(alone):
+        ws, peer = alone
+        selector = asyncio.get_running_loop()._selector
+        before = selector.selects
+        for _ in range(10):
+            peer.send(frame(Opcode.TEXT, b"x"))
+            assert await ws.recv() == "x"
+        assert selector.selects == before + 10
+
+    run_faked(clock, main, None)
+
+
+def test_what_is_sent_on_a_message_is_sent_at_once(clock):
+    async def main(alone):
+        ws, peer = alone
+        asyncio.get_running_loop().call_soon(peer.send, frame(Opcode.TEXT, b"question"))
+        await ws.recv()
+        await ws.send("answer")
+        assert peer.recv(1000)[:2] == b"\x81\x86"  # though the task hasn't given way
+        await ws.ping(b"data")
+        assert peer.recv(1000)[:2] == b"\x89\x84"
+
+    run_faked(clock, main, None)
+
+
+def test_a_task_that_fails_on_a_message_leaves_the_connection_alone(clock):
+    async def main(alone):
+        ws, peer = alone
+
+        async def fail():
+            raise ValueError(await ws.recv())
+
+        task = asyncio.ensure_future(fail())
+        await asyncio.sleep(0)
+        peer.send(frame(Opcode.TEXT, b"first"))
+        with pytest.raises(ValueError, match="first"):
+            await task
+        peer.send(frame(Opcode.TEXT, b"second"))
+        assert await ws.recv() == "second"
+
+    run_faked(clock, main, None)
+
+
+def test_a_connection_may_be_closed_on_a_message(clock):
+    async def main(alone):
+        ws, peer = alone
+
+        async def close():
+            assert await ws.recv() == "bye"
+            await ws.close(1001)
+
+        task = asyncio.ensure_future(close())
+        await asyncio.sleep(0)
+        peer.send(frame(Opcode.TEXT, b"bye"))
+        await asyncio.sleep(0.1)
+        assert peer.recv(1000)[:2] == b"\x88\x82"
+        peer.send(frame(Opcode.CLOSE, (1001).to_bytes(2, "big")))
+        peer.close()
+        await task
+        assert ws.state is State.CLOSED and ws.close_code == 1001
+
+    run_faked(clock, main, None)
+
+
 def test_nothing_wakes_up_to_notice_a_sleep(clock):
     async def main(alone):
         selector = asyncio.get_running_loop()._selector
