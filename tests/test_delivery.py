@@ -220,6 +220,31 @@ def test_messages_of_a_thread_stay_in_order_when_it_connects_again():
         assert parsed(it.take()) == [(TEXT, b"first"), (TEXT, b"A"), (TEXT, b"B")]
 
 
+def test_on_message_may_be_another_for_each_message():
+    seen = []
+
+    class Method(Client):
+        def on_message(self, message):
+            seen.append(("method", self is it.client, message))
+
+    def attribute(client, message):
+        seen.append(("attribute", client is it.client, message))
+
+    for kind in (Client, Method):
+        with Joined(kind) as it:
+            for message in (b"1", b"2", b"3", b"4"):
+                it.peer.send(frame(TEXT, message))
+                it.spin()
+                it.client.on_message = attribute if message < b"3" else None
+    assert seen == [
+        ("attribute", True, "2"),
+        ("attribute", True, "3"),
+        ("method", True, "1"),
+        ("attribute", True, "2"),
+        ("attribute", True, "3"),
+    ]
+
+
 def test_pausing_after_each_message_makes_the_server_wait():
     got = []
 

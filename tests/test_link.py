@@ -140,6 +140,48 @@ def test_messages_are_gathered_into_one_write(joined):
     assert joined.link.queue.written == 260 and len(joined.peer.recv(1000)) == 260
 
 
+@pytest.mark.parametrize("gather, writes", [(True, [28]), (False, [7, 7, 7, 7])])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_sent_on_a_message_is_written_together_or_at_once(whole, gather, writes):
+    seen = []
+
+    def send(data):
+        seen.append(len(data))
+        return len(data)
+
+    def answer(*_):
+        for _ in range(4):
+            joined.link.send(Opcode.TEXT, b"x")
+        seen.append("done")
+
+    with join(send=send, gather=gather) as joined:
+        joined.handler._on_message = joined.handler._on_messages = answer
+        data = frame(Opcode.TEXT, b"question")
+        joined.peer.send(data if whole else data[:3])
+        joined.loop.run_once()
+        joined.peer.send(b"" if whole else data[3:])
+        joined.loop.run_once(0)
+        assert seen == (["done", *writes] if gather else [*writes, "done"])
+
+
+@pytest.mark.parametrize("ping_interval, time", [(20, 1001.0), (None, 0.0)])
+def test_a_message_that_comes_alone_is_told_with_its_time_if_there_is_a_keepalive(
+    ping_interval, time
+):
+    with join(ping_interval=ping_interval) as joined:
+        joined.handler._on_message = lambda *told: joined.seen.append(told)
+        joined.clock.now += 1
+        joined.peer.send(frame(Opcode.TEXT, b"x"))
+        joined.loop.run_once()
+        assert joined.seen == [("x", time)]
+        joined.loop.call_at(1019.5, joined.loop.stop)
+        joined.loop.run_forever()
+        assert joined.link.protocol.doubtful is False
+        joined.loop.call_at(1021.5, joined.loop.stop)
+        joined.loop.run_forever()
+        assert joined.link.protocol.doubtful is (ping_interval is not None)
+
+
 def test_a_close_with_its_reason_is_read_though_writing_fails(joined):
     joined.peer.send(frame(Opcode.CLOSE, b"\x03\xf0why"))
     joined.peer.close()
