@@ -348,6 +348,22 @@ def test_stop_wakes_the_loop_from_another_thread(real):
     timer.join()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signals")
+def test_stop_in_a_signal_handler_that_interrupts_the_wait_ends_it(real):
+    previous = signal.signal(signal.SIGUSR1, lambda *args: real.stop())
+    late = []
+    real.call_later(10, late.append, True)
+    real.call_later(10, real.stop)
+    timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        real.run_forever()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert not late
+
+
 # -- embedding --
 
 

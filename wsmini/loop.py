@@ -436,8 +436,7 @@ class Loop:
             return
         self._check()
         self._stopping = True
-        if self.thread != get_ident():
-            self._wake()
+        self._wake()  # in this thread too: a signal handler may have interrupted the wait
 
     def close(self) -> None:
         """Restore the signals, and release the descriptors and all that waits to be called.
