@@ -133,7 +133,7 @@ def _translate_at_first(data: bytearray, start: int, key: bytes) -> None:
     translate_in_place(data, start, key)
     _to_translate -= len(data) - start
     if _to_translate <= 0:  # two threads may come here; it is only loaded twice
-        _mask_in_place = _fastest() or translate_in_place
+        _mask_in_place = _fastest() or translate_in_place  # type: ignore[assignment]
 
 
 def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
@@ -145,7 +145,7 @@ def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
 
 
 _to_translate = PATIENCE
-_mask_in_place: Callable[[bytearray, int, bytes], None] = _translate_at_first
+_mask_in_place = _translate_at_first
 
 
 def mask_in_place(data: bytearray, start: int, key: bytes) -> None:

@@ -206,7 +206,8 @@ class Link:
             self._more = self._hides
             if size != READ_SIZE or len(data) >= READ_SIZE:
                 self._adapt(size, missing, len(data))
-            if not (self.streaming or self._busy or self._events or self._processing):
+            odd = self.streaming or self._busy or self._events or self._processing
+            if not odd and protocol.state is OPEN:
                 message = reader.whole_message(data)
                 if message is not None:  # there is nothing else: hand it over, as _process does
                     now, done = 0.0, False
