@@ -81,6 +81,7 @@ _from_bytes = int.from_bytes
 
 _keys: List[int] = []
 _next_key = _keys.pop  # atomic under the GIL, where a shared iterator would not be
+_pack_medium = struct.Struct(">BBHI").pack  # a header up to the empty key field
 _unpack_keys = struct.Struct("1024I").unpack
 
 
@@ -180,6 +181,10 @@ def _small_tables(n: int) -> Tuple[int, int]:
 _SMALL = tuple(_small_tables(n) for n in range(126))
 
 
+# For longer ones, up to LANES: the same for 256, 512... bytes of payload.
+_MEDIUM = tuple(_from_bytes(b"\0\0\0\1" * (1 + 64 * i), "big") for i in range(1, 9))
+
+
 class _Heads(dict):  # type: ignore[type-arg]
     """For each first byte, the headers of frames of 0 to 125 bytes with an empty key field."""
 
@@ -203,18 +208,20 @@ def header(head: int, n: int, mask_bit: int = 0x80) -> bytes:
 def masked(head: int, data: Data) -> Union[bytes, bytearray]:
     """A masked frame, ready to send: *head* is its first byte, *data* the payload."""
     n = len(data)
-    if n < 126:
+    if n < LANES:
         # One XOR for all of it: header ^ 0, empty key field ^ key, payload ^ key, key...
         try:
             key = _next_key()
         except IndexError:
             key = _more_keys()
-        ones, excess = _SMALL[n]
-        frame = _from_bytes(_HEADS[head][n] + data, "big") ^ (key * ones >> excess)
-        return frame.to_bytes(n + 6, "big")
+        if n < 126:
+            ones, excess = _SMALL[n]
+            frame = _from_bytes(_HEADS[head][n] + data, "big") ^ (key * ones >> excess)
+            return frame.to_bytes(n + 6, "big")
+        ones, excess = _MEDIUM[n >> 8], 8 * (256 - (n & 255))
+        frame = _from_bytes(_pack_medium(head, 0xFE, n, 0) + data, "big") ^ (key * ones >> excess)
+        return frame.to_bytes(n + 8, "big")
     key_bytes = masking_key()
-    if n < LANES:
-        return header(head, n) + key_bytes + mask(data, key_bytes)
     out = bytearray(header(head, n))
     out += key_bytes
     start = len(out)
