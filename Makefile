@@ -57,7 +57,7 @@ compat:
 pyodide: $(PYODIDE)/installed
 	timeout 600 node tests/pyodide.mjs $(PYODIDE) -q $(NO_IO:%=tests/test_%.py)
 
-NO_IO = auth cookies deflate diagnosis exceptions extensions frames handshake http11 messages \
+NO_IO = auth cookies deflate diagnosis exceptions extensions frames handshake http11 libcrypto messages \
 	payload protocol public reconnect uri
 
 dist: $(STAMP)-dist
