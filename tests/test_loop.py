@@ -174,6 +174,20 @@ def test_a_callback_cannot_run_the_loop(loop):
         loop.run_once()
 
 
+def test_a_callback_that_has_stopped_the_loop_cannot_run_it_either(loop):
+    def run():
+        loop.stop()
+        with pytest.raises(RuntimeError, match="runs already"):
+            loop.run_forever()
+        seen.append(loop.thread == threading.get_ident())
+
+    seen = []
+    loop.call_soon(run)
+    loop.call_later(1, seen.append, "too late")
+    loop.run_forever()
+    assert seen == [True]
+
+
 def test_stop_before_the_run_ends_it_at_once(loop):
     loop.stop()
     loop.run_forever()

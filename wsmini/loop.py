@@ -382,16 +382,12 @@ class Loop:
             RuntimeError: if it runs already, is closed, or in a forked child.
             BaseException: whatever a callback raises.
         """
+        self._enter()
         try:
-            if not self._stopping:
-                self._enter()
-            try:
-                while not self._stopping:
-                    self._turn(None)
-            finally:
-                self.thread = 0
+            while not self._stopping:
+                self._turn(None)
         finally:
-            self._stopping = False
+            self.thread, self._stopping = 0, False
 
     def run_once(self, timeout: Optional[float] = None) -> None:
         """Wait until there is something to do, at most *timeout* seconds, and do it.
