@@ -1380,6 +1380,48 @@ def test_a_connection_that_nobody_keeps_is_kept_by_its_loop(kind):
 
 
 @KINDS
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("how", ["recv", "iteration", "streaming"])
+def test_a_task_that_ends_in_receiving_is_freed_without_the_collector(kind, how, cancel):
+    def script(peer):
+        peer.accept()
+        peer.send_frame(Opcode.TEXT, b"one")
+        peer.recv_frame()  # an answer, or the Close of who was cancelled
+        peer.close(1011)
+
+    async def receive(url):
+        async with connect(url) as ws:
+            ways = {"recv": ws.recv, "iteration": ws.__anext__}
+            for _ in range(2):
+                await ways.get(how, ws.recv_streaming().__anext__)()
+                begun.append(weakref.ref(asyncio.current_task()))
+                if not cancel:
+                    await ws.send("more")
+
+    async def main(url):
+        task = asyncio.ensure_future(receive(url))
+        while not begun:
+            await asyncio.sleep(0.001)
+        if cancel:
+            task.cancel()
+        await asyncio.wait([task])
+        outcome = "cancelled" if task.cancelled() else str(task.exception())
+        del task
+        assert outcome == "cancelled" if cancel else "1011" in outcome
+        while begun[0]() is not None:
+            await asyncio.sleep(0.001)
+
+    begun, loop = [], kind()  # the task, as soon as it has one message
+    gc.disable()
+    try:
+        with serving(script) as url:
+            loop.run_until_complete(asyncio.wait_for(main(url), PATIENCE))
+    finally:
+        gc.enable()
+        loop.close()
+
+
+@KINDS
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_connection_goes_with_its_loop(kind):
     left = []

@@ -396,8 +396,8 @@ class Connection(Facts):
             if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
                 try:
                     await waiter
-                finally:
-                    self._receiver = None
+                finally:  # an exception keeps this frame, which is not to keep the task
+                    self._receiver = waiter = None
         message = unread.popleft()
         return message if decode is None else converted(message, decode)
 
@@ -466,7 +466,7 @@ class Connection(Facts):
                 try:
                     await waiter
                 finally:
-                    self._receiver = None
+                    self._receiver = waiter = None
         return unread.popleft()
 
     if TYPE_CHECKING:

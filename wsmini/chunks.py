@@ -63,7 +63,7 @@ class Chunks:
             try:
                 await waiter
             finally:
-                ws._receiver = None
+                ws._receiver = waiter = None
             waiter = ws._waiter_for(ws._chunks, self)
 
 
