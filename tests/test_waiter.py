@@ -69,6 +69,24 @@ def test_where_a_task_runs_it_goes_on_later(loop, run):
     run(main())
 
 
+def test_where_tasks_may_run_the_loop_it_goes_on_later(loop, run, monkeypatch):
+    async def main():
+        seen = []
+        waiter = Waiter(loop=loop)
+        task = await waiting(waiter, seen)
+
+        def callback():
+            waiter.wake(loop)
+            seen.append("behind")
+
+        loop.call_soon(callback)
+        await task
+        assert seen == ["behind", "woken"]
+
+    monkeypatch.setattr(asyncio, "_nest_patched", True, raising=False)
+    run(main())
+
+
 def test_a_task_that_was_cancelled_is_not_woken(loop, run):
     async def main():
         seen = []

@@ -3,6 +3,9 @@
 Who waits for a future of asyncio goes on in the next iteration of the loop, behind one more system
 call. When a message comes, the loop has called the connection and no task runs, so that the one
 that waits can run there and then: for a short round trip, a fifth of the time.
+
+Where tasks may run the loop that runs them, as ``nest_asyncio`` has it in notebooks, they are not
+let go on in there: the loop couldn't call the connection meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 else:
     _Future = asyncio.Future
 
+_asyncio = vars(asyncio)  # nest_asyncio leaves its mark there
 _add_done_callback = _Future.add_done_callback  # super() would take as long as that
 
 
@@ -39,7 +43,8 @@ class Waiter(_Future):
             return
         resume: Tuple[Any, Optional[Context]] = getattr(self, "_resume", (None, None))
         callback, context = resume
-        if context is None or asyncio.current_task(loop) is not None:
+        nested = "_nest_patched" in _asyncio
+        if context is None or nested or asyncio.current_task(loop) is not None:
             self.set_result(None)
             return
         self.remove_done_callback(callback)
