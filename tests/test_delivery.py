@@ -203,6 +203,23 @@ def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain()
         assert not it.client._full and not drained
 
 
+@pytest.mark.parametrize("data", ["small", bytes(100000)])
+def test_what_is_sent_behind_a_pong_that_could_not_be_written_is_unsent(data):
+    def fail(data):
+        raise BrokenPipeError
+
+    with Joined() as joined:
+        joined.client._session.link._send = fail
+        joined.peer.send(frame(PING, b""))
+        joined.loop.run_once(0)
+        assert joined.client._session.link.broken
+        joined.loop.call_soon(joined.client.send, data)
+        joined.loop.run_once(0)
+        joined.peer.close()
+        joined.spin()
+        assert joined.client.state is State.CLOSED and joined.client.unsent == [data]
+
+
 def test_messages_of_a_thread_stay_in_order_when_it_connects_again():
     def send(text):
         thread = threading.Thread(target=it.client.send, args=(text,))

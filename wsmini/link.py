@@ -377,7 +377,8 @@ class Link:
     def _put(self, frames: Frames, data: Data) -> None:
         queue = self.queue
         if self.write_error is not None:
-            return  # reading will tell
+            queue.accepted += len(data) + 1  # which won't be written; reading will tell
+            return
         waits = self._gather or self._blocked or queue.accepted != queue.written
         if waits or not isinstance(frames, (bytes, bytearray)):
             queue.put(frames, len(data))
