@@ -112,7 +112,7 @@ class Lower:
 
     def say(self, *records):
         """Put *records* of plaintext where the client receives."""
-        for record in records:
+        for record in filter(None, records):
             self.server.write(record)
         self.incoming += self.to_client.read()
 
@@ -696,6 +696,19 @@ def test_a_long_message_and_a_broken_record():
     lower.incoming[-1] ^= 1
     assert stream.recv(300000, WAITALL) == noise(163840)
     assert stream.unsent  # the alert
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+            stream.recv(300000, WAITALL)
+
+
+@pytest.mark.parametrize("behind", [0, 1, 200000])
+def test_the_first_failure_counts_whatever_is_behind_it(behind):
+    stream, lower = opened()
+    lower.say(b"a short record")
+    lower.say(b"broken")
+    lower.incoming[-1] ^= 1
+    lower.say(noise(behind))
+    assert stream.recv(300000, WAITALL) == b"a short record"
     for _ in range(2):
         with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
             stream.recv(300000, WAITALL)

@@ -195,7 +195,7 @@ class TLSStream:
                 except OSError:
                     self._busy = False
                     raise
-            if data and at_first < size:
+            if data and at_first < size and self._failure is None:
                 data = self._gathered(data, size)
             self._busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
