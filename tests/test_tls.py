@@ -641,10 +641,11 @@ def test_memory_is_taken_in_proportion_to_what_is_here(monkeypatch):
     assert len(taken) == 1 and 20000 < taken[0] < 100000
 
 
+@pytest.mark.parametrize("first", [0, 1, 10000])
 @pytest.mark.parametrize("here", [16384, 16385, 100000, 200000])
-def test_what_came_before_the_connection_broke_is_delivered(here):
+def test_what_came_before_the_connection_broke_is_delivered(here, first):
     stream, lower = opened()
-    lower.say(noise(here))
+    lower.say(noise(here)[:first], noise(here)[first:])
     receive = lower.recv
 
     def fail(size, flags=0):

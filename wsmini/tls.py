@@ -212,7 +212,8 @@ class TLSStream:
 
     def _decrypted(self, size: int) -> Optional[bytes]:
         """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
-        if self._failure is not None:
+        # The connection may have broken behind a record of which only a part was asked for so far.
+        if self._failure is not None and not self._tls.pending():
             raise self._failure
         chunks: List[bytes] = []
         try:
