@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .net import Steps, Stream
 
 RECORD = 16384  # bytes of plaintext in a TLS record, at most (RFC 8446, 5.1)
+SHORT = 1024  # bytes; of records up to so many, the next ones are taken to be short, too
 READ_SIZE = 131000  # asked of the lower stream; with more, short messages take longer
 MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
 
@@ -239,10 +240,11 @@ class TLSStream:
     def _read_on(self, chunks: List[bytes], size: int) -> None:
         """Append what else is here, *size* bytes at most; what is before an exception, too."""
         while size > 0 and chunks[-1]:
-            # As many records as surely fit, without a step of Python for each.
-            reads = repeat(min(size, RECORD), size // RECORD or 1)
+            # As many records as surely fit, without a step of Python for each. (What is longer
+            # than SHORT comes in parts, until that is seen here.)
+            most = SHORT if len(chunks[-1]) < SHORT else RECORD
             here = len(chunks)
-            chunks.extend(map(self._tls.read, reads))
+            chunks.extend(map(self._tls.read, repeat(min(size, most), size // most or 1)))
             size -= sum(map(len, chunks[here:]))
         self._ended = not chunks[-1]
 
