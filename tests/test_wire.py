@@ -40,7 +40,7 @@ from wsmini.exceptions import (
     ConnectionClosedOK,
 )
 from wsmini.frames import PIECE, Opcode
-from wsmini.net import SocketStream
+from wsmini.net import CHUNK, SocketStream
 from wsmini.protocol import State
 from wsmini.testing import frame
 
@@ -830,6 +830,18 @@ def test_a_stream_waits_for_a_thread_that_has_stepped_in():
         peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
         assert chunks.result() == ["a"]
         assert waiting.result() >= 0
+
+
+def test_a_stream_comes_in_chunks_even_if_its_header_came_alone():
+    with pair() as (ws, peer):
+        whole = frame(BINARY, bytes(1 << 20))
+        chunks = Task(lambda: [len(chunk) for chunk in ws.recv_streaming()])
+        peer.send_raw(whole[:10])
+        eventually(lambda: ws._wire.protocol.missing)
+        receiving(ws)
+        peer.send_raw(whole[10:])
+        sizes = chunks.result()
+    assert sum(sizes) == 1 << 20 and max(sizes) <= CHUNK
 
 
 # -- losing the connection --

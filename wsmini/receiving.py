@@ -264,7 +264,7 @@ class Receiving(Locks):
             if protocol.finished:
                 self.end(None)
                 raise protocol.close_exc()
-            self._read(None)
+            self._read(None, in_chunks=True)
 
     def skip(self) -> None:
         """Leave the rest of the message that ``receive_chunk`` has begun."""
@@ -273,11 +273,13 @@ class Receiving(Locks):
 
     # -- for the receiver --
 
-    def _read(self, deadline: Optional[float], polling: bool = False) -> None:
-        """Read once, blocking, and feed the protocol."""
+    def _read(
+        self, deadline: Optional[float], polling: bool = False, in_chunks: bool = False
+    ) -> None:
+        """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes."""
         protocol = self.protocol
         missing, size, flags = protocol.missing, self._size, 0
-        if protocol.streaming:
+        if in_chunks or protocol.streaming:
             missing, size = 0, min(size, CHUNK)
         elif missing >= LARGE:
             size, flags = min(missing, MAX_LARGE), WAITALL
