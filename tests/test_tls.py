@@ -26,6 +26,7 @@ from wsmini.testing import scripted_server
 from wsmini.tls import TLSStream, default_context, unverified_context
 
 CERTS = Path(__file__).parent / "certs"
+gathers = pytest.mark.skipif(not tls.GATHERS, reason="decrypts what one read has brought")
 PATIENCE = 20  # seconds that what must happen may take
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -609,6 +610,7 @@ def noise(n):
     return random.Random(SEED).getrandbits(8 * n + 8).to_bytes(n + 1, "big")[:n]
 
 
+@gathers
 def test_a_long_message_comes_in_one_piece():
     data = noise(1000000)
     stream, lower = opened()
@@ -618,6 +620,7 @@ def test_a_long_message_comes_in_one_piece():
     assert stream.recv(100, WAITALL) == b"and more"
 
 
+@gathers
 def test_only_so_much_of_it_at_once(monkeypatch):
     monkeypatch.setattr(tls, "MAX_GATHERED", 50000)
     data = noise(120000)
@@ -629,6 +632,7 @@ def test_only_so_much_of_it_at_once(monkeypatch):
     assert b"".join(pieces) == data and len(pieces[0]) == 50000 == max(map(len, pieces))
 
 
+@gathers
 def test_memory_is_taken_in_proportion_to_what_is_here(monkeypatch):
     taken = []
     file = tls.BytesIO
@@ -690,6 +694,7 @@ def test_a_long_message_and_a_goodbye(ours):
     assert stream.recv(300000, WAITALL) == b""
 
 
+@gathers
 def test_a_long_message_and_a_broken_record():
     stream, lower = opened()
     lower.say(noise(163840))
@@ -723,6 +728,7 @@ def test_what_a_long_message_makes_the_engine_say_is_flushed_later():
     assert stream.unsent
 
 
+@gathers
 def test_an_exception_in_the_middle_of_a_long_message_is_found():
     stream, lower = opened()
     lower.say(noise(200000))

@@ -18,6 +18,7 @@ fails: a connection never goes on with something missing.
 from __future__ import annotations
 
 import ssl
+import sys
 import threading
 from io import BytesIO
 from itertools import repeat
@@ -39,6 +40,9 @@ MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size 
 
 # Of a long message, decrypted at once: bytes, and in proportion to the bytes that are here.
 MAX_GATHERED, GATHERED = 1 << 21, 16
+
+# Whether the engine decrypts to where it is told to: PyPy's takes no part of a buffer.
+GATHERS = sys.implementation.name == "cpython"
 
 MAX_SESSIONS = 64  # remembered for each context
 MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
@@ -187,7 +191,7 @@ class TLSStream:
         landed = self._landed
         if self._busy or landed:
             raise InterruptedError("a signal handler's exception came in the middle of a record")
-        at_first = min(size, RECORD) if flags & WAITALL else size
+        at_first = min(size, RECORD) if flags & WAITALL and GATHERS else size
         while True:
             with self._lock:
                 self._busy = True
