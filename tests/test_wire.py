@@ -1283,7 +1283,7 @@ def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
     with pair(ping_interval=None) as (ws, peer):  # no keeper would help
         ping, waiting = ws.ping(b"!"), []
 
-        def interrupt(deadline):
+        def interrupt(deadline, in_chunks=False):
             waiting.append(Task(ping.wait))
             eventually(lambda: ws._wire._waiting)
             monkeypatch.undo()
