@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import fakes
 import pytest
-from integration.pairs import TRANSCRIPT, eventually, reset, tcp_pair
+from pairs import TRANSCRIPT, eventually, reset, tcp_pair
 
 from wsmini import (
     ConcurrencyError,

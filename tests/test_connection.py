@@ -12,7 +12,7 @@ import zlib
 
 import pytest
 from helpers import COUNTS_REFERENCES, SEED, splits
-from integration.pairs import Task, closing, connection, pair
+from pairs import Task, closing, connection, pair
 
 import wsmini
 from wsmini.connection import connect

@@ -13,7 +13,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from integration.pairs import PATIENCE, Task, closing, connection, eventually, fill, pair, receiving
+from pairs import PATIENCE, Task, closing, connection, eventually, fill, pair, receiving
 
 from wsmini import keeper, slept
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK

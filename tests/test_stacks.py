@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from integration.pairs import Task
+from pairs import Task
 
 from wsmini.stacks import interrupted, others_inside
 

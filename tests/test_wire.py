@@ -13,7 +13,7 @@ import time
 import zlib
 
 import pytest
-from integration.pairs import (
+from pairs import (
     PATIENCE,
     Task,
     closing,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from integration.pairs import Task
+from pairs import Task
 
 from wsmini.connection import connect
 from wsmini.exceptions import ConnectionClosedError

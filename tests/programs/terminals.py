@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import select
 import subprocess
@@ -12,6 +11,7 @@ import threading
 import time
 
 import pytest
+from helpers import PATIENCE, ROOT
 
 from wsmini.frames import Opcode
 from wsmini.testing import scripted_server
@@ -23,9 +23,6 @@ try:
     import termios
 except ImportError:
     pty = None
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PATIENCE = 30.0  # seconds for what happens at once
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 needs_pty = pytest.mark.skipif(pty is None, reason="needs pseudo-terminals")

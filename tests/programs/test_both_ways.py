@@ -19,13 +19,14 @@ import types
 
 import doc_servers
 import pytest
-from terminals import Terminal, environment, finish, needs_pty, run, start
+from helpers import CERTS
+from programs.terminals import Terminal, environment, finish, needs_pty, run, start
 
 from wsmini.frames import Opcode
 from wsmini.testing import replay, scripted_server
 
 WAYS = ["pipes", pytest.param("terminal", marks=needs_pty)]
-CA, CLIENT = ((doc_servers.CERTS / f"{name}.pem").as_posix() for name in ("ca", "client"))
+CA, CLIENT = ((CERTS / f"{name}.pem").as_posix() for name in ("ca", "client"))
 ANOTHER = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 JAR = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t\tkept\t1\n"
 

@@ -20,8 +20,8 @@ import time
 
 import doc_servers
 import pytest
-from terminals import (
-    PATIENCE,
+from helpers import CERTS, PATIENCE
+from programs.terminals import (
     Pushed,
     Terminal,
     command,
@@ -37,7 +37,6 @@ from wsmini import arguments
 from wsmini.frames import Opcode
 from wsmini.testing import echo_server, replay, scripted_server
 
-CERTS = doc_servers.CERTS
 CA, CLIENT = str(CERTS / "ca.pem"), str(CERTS / "client.pem")
 ENCRYPTED = str(CERTS / "client-key-encrypted.pem")
 HELLO = ["-m", "hello", "--count=1"]

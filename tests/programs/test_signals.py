@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import random
 import signal
 import ssl
@@ -13,8 +12,8 @@ import threading
 import time
 
 import pytest
-from helpers import SEED
-from integration.pairs import PATIENCE, Task, eventually, fill, pair
+from helpers import CERTS, PATIENCE, ROOT, SEED
+from pairs import Task, eventually, fill, pair
 
 from wsmini import locks, net, receiving, wire
 from wsmini.connection import connect
@@ -29,7 +28,6 @@ from wsmini.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
 
 TEXT, CLOSE, PONG = Opcode.TEXT, Opcode.CLOSE, Opcode.PONG
-CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
 
@@ -507,12 +505,11 @@ def test_sigterm_recipe_in_a_real_process(tmp_path):
         "        print(message, flush=True)\n"
         "print('bye', ws.close_code, flush=True)\n"
     )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     with echo_server() as server:
         process = subprocess.Popen(
             [sys.executable, str(program), server.url],
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": root},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         with process:
             assert process.stdout.readline() == b"ready\n"

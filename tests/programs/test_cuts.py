@@ -12,10 +12,10 @@ import socket
 import ssl
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from integration.pairs import PATIENCE, TRANSCRIPT, eventually, reset
+from helpers import CERTS, PATIENCE
+from pairs import TRANSCRIPT, eventually, reset
 
 from wsmini import keeper
 from wsmini.connection import connect
@@ -27,8 +27,6 @@ from wsmini.exceptions import (
 )
 from wsmini.handshake import accept_key
 from wsmini.peer import parse_request
-
-CERTS = Path(__file__).resolve().parents[1] / "certs"
 
 RESPONSE = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import io
 import os
-import pathlib
 import subprocess
 import sys
 import tarfile
@@ -14,8 +13,8 @@ import tokenize
 import zipfile
 
 import pytest
+from helpers import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "wsmini").glob("*.py"))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import compileall
 import os
-import pathlib
 import platform
 import shutil
 import ssl
@@ -18,13 +17,11 @@ import zipapp
 import zipfile
 
 import pytest
+from helpers import CERTS, PATIENCE, ROOT
 
 from wsmini.testing import Challenge, echo_server, fault_server
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CERTS = ROOT / "tests" / "certs"
 CPYTHON = platform.python_implementation() == "CPython"
-PATIENCE = 30.0  # seconds for what happens at once
 
 # What a Linux for routers (OpenWrt) has in other packages than python3-light: python3-asyncio,
 # -codecs, -ctypes, -email, -logging, -multiprocessing, -openssl, -urllib and so on.

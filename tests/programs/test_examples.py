@@ -17,16 +17,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from helpers import PATIENCE, ROOT
 
 from wsmini import ConnectionClosed
 from wsmini.testing import Challenge, CloseWith, Cut, Opcode, Refuse, fault_server, scripted_server
 
-ROOT = Path(__file__).parent.parent
 PATHS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
-PATIENCE = 20  # seconds
 SOON = 1 + 2  # a second, and what a busy machine adds
 CLOSE_TIMEOUT = 10  # what it would take to wait for a server that doesn't answer
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import socket
 import threading
 import time
 import zlib
 
 import pytest
-from integration.pairs import PATIENCE, Task, closing, eventually, receiving, reset
+from helpers import CERTS, PATIENCE
+from pairs import Task, closing, eventually, receiving, reset
 
 from wsmini.connection import connect
 from wsmini.exceptions import Close, ConnectionClosedError, ConnectionClosedOK
@@ -20,7 +20,6 @@ from wsmini.testing import echo_server, frame, scripted_server
 
 ssl = pytest.importorskip("ssl")
 
-CERTS = pathlib.Path(__file__).resolve().parent.parent / "certs"
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
 CLOSE, PING, PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
 LARGE = 6 << 20

@@ -11,12 +11,11 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import doc_servers
 import pytest
+from helpers import CERTS, ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -65,7 +64,7 @@ def real(text, names):
 @pytest.mark.parametrize("code", PYTHON.values(), ids=PYTHON)
 def test_python_blocks_run(code, servers, monkeypatch):
     names, proxies = servers
-    monkeypatch.chdir(doc_servers.CERTS)
+    monkeypatch.chdir(CERTS)
     with through_proxies(code, proxies):
         exec(compile(real(code, names), "block", "exec"), {"__name__": "block"})
 
@@ -118,7 +117,7 @@ def path_with_shims(tmp_path_factory):
 @pytest.mark.skipif(os.name != "posix", reason="the blocks are for a POSIX shell")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_shell_commands_run(command, servers, path_with_shims, tmp_path):
-    for file in doc_servers.CERTS.glob("*.pem"):
+    for file in CERTS.glob("*.pem"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "firmware.bin").write_bytes(os.urandom(300000))
     (tmp_path / "secret").write_text("password\n")

@@ -10,13 +10,12 @@ import ssl
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import CERTS, ROOT
 
 from wsmini.testing import IgnoreClose, Refuse, Stall, echo_server, fault_server
 
-TESTS = Path(__file__).resolve().parents[1]
 SECOND = 1.0
 DELAY = 0.2  # seconds from "ready" until the program surely waits
 
@@ -80,7 +79,7 @@ def serving(*args, **options):
 @contextlib.contextmanager
 def secure_echo():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(TESTS / "certs" / "server.pem"))
+    context.load_cert_chain(str(CERTS / "server.pem"))
     with echo_server(ssl=context) as server:
         yield server.url
 
@@ -172,7 +171,7 @@ def test_ctrl_c_leaves_within_a_second(phase, tmp_path):
     with serve() as url, subprocess.Popen(
         [sys.executable, program, url],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as process:  # fmt: skip
         try:
             assert process.stdout.readline() == b"ready\n"

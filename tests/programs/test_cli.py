@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -16,8 +15,8 @@ import sys
 import time
 
 import pytest
-from terminals import (
-    PATIENCE,
+from helpers import CERTS, PATIENCE, ROOT
+from programs.terminals import (
     Pushed,
     Terminal,
     command,
@@ -42,8 +41,6 @@ from wsmini.http11 import Response
 from wsmini.reconnect import Backoff, Fixed
 from wsmini.testing import echo_server, scripted_server
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 CA = str(CERTS / "ca.pem")
 
 
