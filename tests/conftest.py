@@ -1,7 +1,8 @@
 """What holds for every test: a seed that can be repeated, a time limit, and nothing left behind.
 
 The time limit is faulthandler's watchdog, a C thread that waits for no lock of Python's. When a
-test takes longer than ``WSMINI_TEST_TIMEOUT`` seconds (default 60), it prints the stack of every
+test takes longer than ``WSMINI_TEST_TIMEOUT`` seconds (default 60, times
+``WSMINI_TEST_PATIENCE``), or up to ``REARM`` more, it prints the stack of every
 thread, whatever they are blocked in, and ends the whole run: a test that hangs is a bug, and what
 runs after it couldn't be trusted. (An alarm would only interrupt the main thread, could be
 swallowed by the code under test, and would disturb the tests of signals.)
@@ -21,17 +22,19 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite("helpers")
+pytest.register_assert_rewrite("helpers", "pairs", "programs.terminals")
 
-import helpers  # noqa: E402  (its assertions must be rewritten first, or -O removes them)
+import helpers  # noqa: E402  (assertions of helpers must be rewritten first, or -O removes them)
 
-TIMEOUT = float(os.environ.get("WSMINI_TEST_TIMEOUT") or 60)
-GRACE = 2.0  # seconds that a thread which has been told to end may take
+TIMEOUT = float(os.environ.get("WSMINI_TEST_TIMEOUT") or 60) * helpers.PATIENCE_FACTOR
+REARM = 5.0  # seconds that the watchdog may give a test too much
+GRACE = 5.0 * helpers.PATIENCE_FACTOR  # seconds that a thread which has been told to end may take
 
 # The stacks go where stderr went before pytest began to capture it.
 _stderr = pytest.StashKey[int]()
 _compiled = pytest.StashKey[str]()
 _sockets = 0
+_armed_at = -REARM
 
 
 def _count_sockets(event, args):
@@ -51,15 +54,14 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
+    if _armed_at >= 0:
+        faulthandler.cancel_dump_traceback_later()
     os.close(config.stash[_stderr])
     shutil.rmtree(config.stash[_compiled], ignore_errors=True)
 
 
 def pytest_collection_finish(session):
-    # What is there now stays; looking through the rest, behind each socket test, is quick then.
-    gc.collect()
-    if hasattr(gc, "freeze"):  # PyPy has none, nor the need
-        gc.freeze()
+    collect()
 
 
 def pytest_report_header(config):
@@ -71,9 +73,33 @@ def pytest_runtest_protocol(item):
     if sys.platform == "emscripten":  # has no threads; who runs it there has the time limit
         yield
         return
-    faulthandler.dump_traceback_later(TIMEOUT, exit=True, file=item.config.stash[_stderr])
+    # Each call starts a thread and waits for the end of the one before: too dear for every test.
+    global _armed_at
+    now = time.monotonic()
+    if now - _armed_at >= REARM:
+        _armed_at = now
+        stderr = item.config.stash[_stderr]
+        faulthandler.dump_traceback_later(TIMEOUT + REARM, exit=True, file=stderr)
     yield
-    faulthandler.cancel_dump_traceback_later()
+
+
+def collect():
+    """Look for garbage, and never again at what there is now: each time takes as long, then.
+
+    Without that, it would take longer from test to test, for pytest keeps a good deal of each.
+    """
+    gc.collect()
+    if hasattr(gc, "freeze"):  # PyPy has none, nor the need
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_leaks_among_the_frozen():
+    """Find what became garbage only after it had been frozen; it fails the last test of the run."""
+    yield
+    if hasattr(gc, "unfreeze"):
+        gc.unfreeze()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +110,7 @@ def no_leaks():
     leaked = [thread for thread in threading.enumerate() if thread not in threads and leaks(thread)]
     # Elsewhere a collection takes long, and each Python says the same about who closes what.
     if _sockets != sockets and helpers.COUNTS_REFERENCES:
-        gc.collect()  # ResourceWarning, which is an error, for each socket that nobody closed
+        collect()  # ResourceWarning, which is an error, for each socket that nobody closed
     assert not leaked, f"threads left running: {leaked}"
 
 
