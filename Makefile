@@ -12,13 +12,17 @@ BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test coverage lint docs interop bench guard fuzz soak compat pyodide dist clean
+.PHONY: demo test test-programs coverage lint docs interop bench guard fuzz soak compat pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
 
 test: $(STAMP)-test
 	$(PYTEST)
+
+# On a busy machine: `make test-programs WSMINI_TEST_PATIENCE=5`, which multiplies each limit of time.
+test-programs: $(STAMP)-test
+	$(PYTEST) tests/programs
 
 coverage: $(STAMP)-test
 	$(BIN)/python tests/check_coverage.py

@@ -23,23 +23,17 @@ SIDE_BY_SIDE = min(2, os.cpu_count() or 1)  # tests wait most of the time
 PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
-PROCESSES = "benchmark both_ways command_line dist docs examples places".split()
-MODES = (["-bb", "-m", "pytest"], [
-    "-bb", "-O", "-m", "pytest", *(f"--ignore=tests/test_{name}.py" for name in PROCESSES),
-])  # fmt: skip
+WITHIN = [f"tests/programs/test_{name}.py" for name in ("cuts", "secure", "signals")]
+MODES = (
+    ["-bb", "-m", "pytest", "tests", "tests/programs"],
+    ["-bb", "-O", "-m", "pytest", "tests", *WITHIN],
+)
 
-# What isn't run under PyPy, and why. It starts slowly, and compiles what is called often.
+# What isn't run under PyPy, besides tests/programs, and why. It starts slowly, so that a process
+# for each test takes too long; its readline edits lines in its own way; and what a signal interrupts is
+# told from stacks, which compiled code has late.
 NOT_UNDER_PYPY = {
-    "test_benchmark.py": "a process for each test",
-    "test_both_ways.py": "a process for each test",
-    "test_command_line.py": "a process for each test",
-    "test_examples.py": "a process for each test",
-    "test_cli.py": "a process for each test, and PyPy's readline edits lines in its own way",
-    "test_dist.py": "is about the tools",
-    "test_docs.py": "a process for some tests",
     "test_layers.py": "is about the sources",
-    "test_places.py": "a process for each test",
-    "test_signals.py": "what a signal interrupts is told from stacks, which compiled code has late",
     "test_size.py": "is about the sources",
 }
 
@@ -78,7 +72,7 @@ def runs(version, mode):
     if version != PYPY:
         return [MODES[mode == "-O"]] if mode else MODES
     left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]
-    return [["-bb", "-m", "pytest", "--ignore=tests/integration", *left_out]]
+    return [["-bb", "-m", "pytest", "tests", *left_out]]
 
 
 def environment(version, python):
