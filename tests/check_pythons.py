@@ -30,8 +30,8 @@ MODES = (
 )
 
 # What isn't run under PyPy, besides tests/programs, and why. It starts slowly, so that a process
-# for each test takes too long; its readline edits lines in its own way; and what a signal interrupts is
-# told from stacks, which compiled code has late.
+# for each test takes too long; its readline edits lines in its own way; and what a signal
+# interrupts is told from stacks, which compiled code has late.
 NOT_UNDER_PYPY = {
     "test_layers.py": "is about the sources",
     "test_size.py": "is about the sources",

@@ -1,7 +1,8 @@
-"""The command line as a process, on pipes and on a pseudo-terminal; and a server to talk to it."""
+"""The command line as a process, on pipes and on a pseudo-terminal; and servers to talk to it."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -38,17 +39,32 @@ def command(*argv):
     return [sys.executable, "-W", "error", "-m", "wsmini", *argv]
 
 
-def run(*argv, data=b"", **options):
-    """Run the command line: (status, stdout, stderr)."""
+def completed(argv, **options):
+    """Run any program to its end: (status, stdout, stderr), in bytes."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": PATIENCE, **options}
+    argv = [part if isinstance(part, bytes) else str(part) for part in argv]
+    done = subprocess.run(argv, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def run(*argv, data=b"", run_as=command, **options):
+    """Run the command line: (status, stdout, stderr).
+
+    Args:
+        run_as: makes the whole command of *argv*.
+    """
     if "stdin" not in options:
         options["input"] = data
-    options.setdefault("env", environment())
-    done = subprocess.run(
-        command(*argv), stdout=options.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
-        timeout=PATIENCE, **options,
-    )  # fmt: skip
+    status, stdout, stderr = completed(run_as(*argv), **{"env": environment(), **options})
     # On Windows, text streams write CR LF; standard output is written as bytes.
-    return done.returncode, done.stdout, done.stderr.replace(b"\r\n", b"\n").decode()
+    return status, stdout, stderr.replace(b"\r\n", b"\n").decode()
+
+
+def after(statements):
+    """For *run_as*: the command line in a Python that has run *statements*."""
+    program = f"import sys, runpy\n{statements}\n" \
+        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)"
+    return lambda *argv: [sys.executable, "-c", program, *argv]
 
 
 def start(*argv, **options):
@@ -202,6 +218,17 @@ class Terminal:
     def type(self, text):
         os.write(self.master, text.encode())
 
+    def type_at_prompt(self, text):
+        """Wait for the prompt, and for *text* to be shown behind it."""
+        self.wait_for("\n>")
+        self.type(text)
+        self.wait_for(f"> {text}")
+
+    def leave(self):
+        """Type Ctrl-D, which ends it."""
+        self.type("\x04")
+        assert self.end() == 0
+
     def paste(self, text):
         """Type *text* as fast as it is taken, which may take until some of the echo is read."""
         data = text.encode()
@@ -249,6 +276,22 @@ class Terminal:
             pass
         assert termios.tcgetattr(self.slave) == self.mode, "the terminal's mode isn't restored"
         return status
+
+
+def recorded(path):
+    """What ``--record`` has written."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def refuse(peer):
+    """A script that refuses, with a body of two lines that would clear the screen."""
+    peer.respond(403, "Forbidden", {"Set-Cookie": "hunter2"}, b"Not you,\x1b[2J\nagain.")
+
+
+def lose(peer):
+    """A script that sends a message, and then ends the connection without a word."""
+    peer.accept()
+    peer.send_message("last")
 
 
 class Pushed:

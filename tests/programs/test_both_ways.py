@@ -7,7 +7,6 @@ A row is what somebody would type. What goes on longer (typing, signals, termina
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 import socket
@@ -20,7 +19,16 @@ import types
 import doc_servers
 import pytest
 from helpers import CERTS
-from programs.terminals import Terminal, environment, finish, needs_pty, run, start
+from programs.terminals import (
+    Terminal,
+    environment,
+    finish,
+    needs_pty,
+    recorded,
+    refuse,
+    run,
+    start,
+)
 
 from wsmini.frames import Opcode
 from wsmini.testing import replay, scripted_server
@@ -39,7 +47,7 @@ def server_script():
         request = peer.request()
         path = request.target
         if path == "/refuse":
-            peer.respond(403, "Forbidden", {"Set-Cookie": "hunter2"}, b"Not you,\x1b[2J\nagain.")
+            refuse(peer)
         elif path == "/moved":
             peer.respond(302, "Found", {"Location": "/"})
         elif path == "/user" and request.headers.get("Authorization") != "Basic bWU6aHVudGVyMg==":
@@ -370,8 +378,7 @@ def test_a_session_is_recorded_and_served_again(way, places, tmp_path):
     argv = ["--record", str(path), "-m", "a", "--idle=0"]
     status, shown, _ = answer_to(way, [places["ask"], *argv])
     assert (status, shown.strip()) == (0, "a")
-    events = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [event["type"] for event in events] == ["open", "text", "text", "close"]
+    assert [event["type"] for event in recorded(path)] == ["open", "text", "text", "close"]
     with replay(str(path)) as server:
         status, shown, _ = answer_to(way, [server.url, "-m", "a", "-n1"])
     assert (status, shown.strip()) == (0, "a")
@@ -388,7 +395,7 @@ TYPED = {
     "binary": (["--binary"], "a", "< [1 bytes] 61"),
     "text": (["--text"], "a", "< a"),
     "NUL": (["--null"], "a", "< a"),
-    "JSON": (["--ndjson"], '{"payload": "a"}', '"received"'),
+    "JSON": (["--ndjson", "--idle=0"], '{"payload": "a"}', '"received"'),
 }
 
 
@@ -396,12 +403,11 @@ TYPED = {
 @pytest.mark.parametrize("argv, line, answer", TYPED.values(), ids=TYPED)
 def test_what_is_typed_is_taken_as_what_comes_through_a_pipe(argv, line, answer, places):
     with Terminal(places["ask"], *argv, columns=100) as terminal:
-        programs = argv == ["--ndjson"]  # and they have no prompt
+        programs = "--ndjson" in argv  # and they have no prompt
         terminal.wait_for("" if programs else "\n>")
         terminal.type(f"{line}\r")
         terminal.wait_until_in_it(answer) if programs else terminal.wait_for(f"{answer}\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
 
 
 @needs_pty

@@ -1,343 +1,36 @@
-"""The command line: its parts, then the real process on pipes and on a pseudo-terminal."""
+"""The command line as a process, on pipes and a terminal; ``test_arguments`` has its parts."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
-import sys
-import time
 
 import pytest
-from helpers import CERTS, PATIENCE, ROOT
+from helpers import CERTS, PATIENCE
+from pairs import eventually
 from programs.terminals import (
-    Pushed,
     Terminal,
+    after,
     command,
+    completed,
     environment,
     finish,
+    lose,
     needs_pty,
     posix_only,
+    recorded,
+    refuse,
     run,
     start,
 )
 
-from wsmini import arguments, cli, session
-from wsmini.exceptions import (
-    InvalidMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    ProtocolError,
-)
+from wsmini import arguments
 from wsmini.frames import Opcode
-from wsmini.http11 import Response
-from wsmini.reconnect import Backoff, Fixed
 from wsmini.testing import echo_server, scripted_server
-
-CA = str(CERTS / "ca.pem")
-
-
-# -- arguments --
-
-
-HEADERS = {
-    "plain": ("X-Name: value", [("X-Name", "value")]),
-    "no space": ("X-Name:value", [("X-Name", "value")]),
-    "colons in the value": ("X-Name: a:b: c", [("X-Name", "a:b: c")]),
-    "semicolon in the value": ("X-Name: a;", [("X-Name", "a;")]),
-    "empty": ("X-Name:", [("X-Name", "")]),
-    "empty, curl's way": ("X-Name;", [("X-Name", "")]),
-    "spaces around": ("  X-Name :  value  ", [("X-Name", "value")]),
-}
-
-
-@pytest.mark.parametrize("text, expected", HEADERS.values(), ids=HEADERS)
-def test_a_header_argument(text, expected):
-    assert list(arguments._headers(text)) == expected
-
-
-@pytest.mark.parametrize("text", ["X-Secret hunter2", ": hunter2", "", ";", "hunter2"])
-def test_what_is_no_header_is_refused_and_not_shown(text):
-    with pytest.raises(ValueError, match="expected 'NAME: VALUE'") as raised:
-        list(arguments._headers(text))
-    assert "hunter2" not in str(raised.value)
-
-
-def test_headers_from_a_file(tmp_path):
-    path = tmp_path / "headers"
-    path.write_bytes("A: 1\r\n\n  \nB;\nC: \N{EURO SIGN}".encode())
-    assert list(arguments._headers(f"@{path}")) == [("A", "1"), ("B", ""), ("C", "\N{EURO SIGN}")]
-    path.write_text("A: 1\n\nhunter2\n")
-    with pytest.raises(ValueError, match="headers, line 3: expected"):
-        list(arguments._headers(f"@{path}"))
-
-
-WRONG = {
-    "no URL": ([], "expected a URL, or --demo alone"),
-    "--demo with a URL": (["--demo", "ws://localhost"], "expected a URL, or --demo alone"),
-    "two URLs": (["ws://a", "ws://b"], "unrecognized arguments"),
-    "unknown option": (["--nonsense"], "unrecognized arguments"),
-    "no time at all": (["--timeout=0", "ws://a"], "invalid number of seconds above 0 value: '0'"),
-    "negative time": (["--wait=-1", "ws://a"], "invalid number of seconds value: '-1'"),
-    "time that is none": (["--idle", "nan", "ws://a"], "invalid number of seconds value: 'nan'"),
-    "negative count": (["--count=-1", "ws://a"], "invalid number value: '-1'"),
-    "reserved close code": (["--close-code", "1006", "ws://a"], "invalid close code"),
-    "close code beyond": (["--close-code", "5000", "ws://a"], "invalid close code"),
-    "long reason": (["--close-reason", "\xe9" * 62, "ws://a"], "at most 123 bytes"),
-    "header without value": (["-H", "hunter2", "ws://a"], "expected 'NAME: VALUE'"),
-    "header file missing": (["-H", "@/no/such/file", "ws://a"], "No such file"),
-    "CA file missing": (["--cafile", "/no/such/file", "wss://a"], "no certificates in /no/such"),
-    "CA file without any": (["--cafile", __file__, "wss://a"], "no certificates in"),
-    "insecure without TLS": (["--insecure", "ws://a"], "are for wss:// URLs"),
-    "resolve without address": (["--resolve", "a:80", "ws://a"], "expected HOST:PORT:ADDR"),
-    "two places": (["--unix", "a", "--resolve", "a:80:b", "ws://a"], "exclude each other"),
-    "a policy that is none": (["--reconnect=-1", "ws://a"], "invalid number of seconds"),
-    "key alone": (["--key", CA, "wss://a"], "--key needs --cert"),
-    "no certificate": (["--cert", CA, "wss://a"], "no certificate with its key"),
-    "passphrase alone": (["--key-password-file", CA, "wss://a"], "-file needs --cert"),
-    "no file with a passphrase": (
-        ["--cert", CA, "--key-password-file", "/no/such/file", "wss://a"],
-        "No such file",
-    ),
-    "proxy's CA missing": (["--proxy-cafile", "/no/such", "ws://a"], "no certificates in /no/such"),
-    "no cookies in it": (["--cookie-jar", CA, "ws://a"], "does not look like a Netscape format"),
-    "cookies that can't be read": (["--cookie-jar", str(CERTS), "ws://a"], "Is a directory"),
-    "password alone": (["--password-file", CA, "ws://a"], "--password-file needs --user"),
-    "two formats": (["--hex", "--binary", "ws://a"], "--binary and --hex exclude each other"),
-    "insecure, but verify": (["--insecure", "--cafile", CA, "wss://a"], "exclude each other"),
-}
-
-
-@pytest.mark.parametrize("argv, message", WRONG.values(), ids=WRONG)
-def test_wrong_arguments_exit_with_2_and_say_why(argv, message, capsys):
-    with pytest.raises(SystemExit) as raised:
-        cli.main(argv)
-    assert raised.value.code == arguments.USAGE == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert "hunter2" not in printed.err
-    assert not printed.out
-
-
-WRONG_FOR_CONNECT = {
-    "scheme": ["http://localhost"],
-    "no scheme": ["localhost"],
-    "port": ["ws://localhost:99999"],
-    "header name": ["-H", "X Y: hunter2", "ws://localhost"],
-    "line break in a header": ["-H", "X: hunter2\nY: 1", "ws://localhost"],
-    "subprotocol": ["--subprotocol", "a b", "ws://localhost"],
-}
-
-
-@pytest.mark.parametrize("argv", WRONG_FOR_CONNECT.values(), ids=WRONG_FOR_CONNECT)
-def test_what_connect_refuses_has_status_2(argv, capsys):
-    assert cli.main(argv) == arguments.USAGE
-    printed = capsys.readouterr()
-    assert printed.err.startswith("wsmini: cannot connect: ")
-    assert "hunter2" not in printed.err
-    assert not printed.out
-
-
-RECONNECTS = {
-    "growing": (["--reconnect"], Backoff),
-    "named": (["--reconnect=backoff"], Backoff),
-    "fixed": (["--reconnect=3"], Fixed),
-    "fixed, apart": (["--reconnect", "3"], Fixed),
-}
-
-
-@pytest.mark.parametrize("argv, kind", RECONNECTS.values(), ids=RECONNECTS)
-def test_when_to_reconnect(argv, kind):
-    """A number behind it is its own, and a URL isn't."""
-    for whole in ([*argv, "ws://a"], ["ws://a", *argv]):
-        args = arguments.parsed(arguments.make_parser(), whole)
-        assert (type(args.reconnect), args.url) == (kind, "ws://a")
-
-
-def help_text(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as raised:
-        cli.main(["--help"])
-    assert raised.value.code == 0
-    return capsys.readouterr().out
-
-
-def test_help_fits_80_columns_and_lists_every_status(capsys, monkeypatch):
-    text = help_text(capsys, monkeypatch)
-    assert max(map(len, text.splitlines())) < 80
-    statuses = [int(number) for number in re.findall(r"(?m)^  (\d+) ", text)]
-    assert statuses == [*range(8), arguments.INTERRUPTED, arguments.BROKEN_PIPE, 143]
-
-
-def test_version(capsys):
-    with pytest.raises(SystemExit) as raised:
-        cli.main(["--version"])
-    assert raised.value.code == 0
-    assert re.fullmatch(r"wsmini \d+\.\d+\S*\n", capsys.readouterr().out)
-
-
-def output_of(capfdbinary, *argv):
-    assert cli.main(argv) == 0
-    return capfdbinary.readouterr().out.decode()
-
-
-def option_names():
-    actions = arguments.make_parser()._actions
-    return [name for action in actions for name in action.option_strings]
-
-
-def test_the_documentation_has_every_option_and_status():
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert [name for name in option_names() if not re.search(rf"[`\s]{name}\b", text)] == []
-    for status, meaning in arguments.STATUSES.items():
-        assert f"| {status} | {meaning} |\n" in text
-
-
-def test_the_manual_page_has_every_option_and_status(capfdbinary):
-    text = output_of(capfdbinary, "--man")
-    for name in option_names():
-        assert rf"\fB{name}\fR".replace("-", r"\-") in text
-    for status in arguments.STATUSES:
-        assert rf"\fB{status}\fR" in text
-    if shutil.which("groff"):
-        check = ["groff", "-man", "-ww", "-z", "-Tascii"]
-        done = subprocess.run(check, input=text.encode(), stderr=subprocess.PIPE, check=True)
-        assert done.stderr == b""
-
-
-COMPLETED = {
-    "an option": ("wsmini --time", "--timeout --timestamps"),
-    "a file": (f"wsmini --cafile {CERTS}/ca.p", f"{CERTS}/ca.pem"),
-    "a shell": ("wsmini --completion z", "zsh"),
-    "nothing": ("wsmini --count ", ""),
-    "a value behind an equals sign": ("wsmini --completion = b", "bash"),
-    "a file behind an equals sign": (f"wsmini --cafile = {CERTS}/ca.p", f"{CERTS}/ca.pem"),
-    "when to reconnect": ("wsmini --reconnect = b", "backoff"),
-    "when to reconnect, nothing yet": ("wsmini --reconnect =", "backoff 1 5 30 60"),
-    "behind a bare --reconnect": ("wsmini --reconnect --rec", "--reconnect --record"),
-}
-
-
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-@pytest.mark.parametrize("line, expected", COMPLETED.values(), ids=COMPLETED)
-def test_bash_completes(line, expected, capfdbinary):
-    script = output_of(capfdbinary, "--completion", "bash")
-    words = " ".join(f"'{word}'" for word in line.split(" "))
-    script += f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _wsmini\n"
-    script += 'echo "${COMPREPLY[*]}"\n'
-    done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, check=True)
-    assert done.stdout.decode().split() == expected.split()
-
-
-def test_zsh_completion_has_every_option(capfdbinary):
-    script = output_of(capfdbinary, "--completion", "zsh")
-    assert [n for n in option_names() if not re.search(rf"'\*{n}(=-)?\[", script)] == []
-    if shutil.which("zsh"):
-        subprocess.run(["zsh", "-n", "-c", script], check=True)
-
-
-# -- statuses --
-
-
-def in_phase(exc, phase):
-    """What ``connect()`` makes of an exception."""
-    exc.phase = phase
-    return exc
-
-
-FAILURES = {
-    "timeout": (TimeoutError("it took too long"), 7),
-    "name": (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 3),
-    "refused by TCP": (ConnectionRefusedError(111, "Connection refused"), 3),
-    "certificate": (ssl.SSLCertVerificationError("certificate verify failed"), 4),
-    "TLS": (ssl.SSLError(1, "wrong version number"), 4),
-    "reset within TLS": (in_phase(ConnectionResetError(104, "reset"), "tls"), 4),
-    "reset before": (in_phase(ConnectionResetError(104, "reset"), "upgrade"), 3),
-    "proxy": (InvalidProxyStatus(Response(407, "Proxy Authentication Required")), 5),
-    "status": (InvalidStatus(Response(403, "Forbidden")), 5),
-    "no HTTP": (InvalidMessage("did not receive a valid HTTP response"), 5),
-    "protocol": (ProtocolError("reserved bits"), 5),
-    "URL": (InvalidURI("http://x", "scheme isn't ws or wss"), 2),
-    "value": (ValueError("X: control characters"), 2),
-}
-
-
-@pytest.mark.parametrize("exc, status", FAILURES.values(), ids=FAILURES)
-def test_the_status_of_a_failure_to_connect(exc, status):
-    assert cli._failure_status(exc) == status
-
-
-# -- in this process --
-
-
-class Console:
-    """Standard input and output for ``main()``, on memory."""
-
-    def __init__(self, monkeypatch):
-        self.monkeypatch = monkeypatch
-
-    def run(self, *argv, data=b""):
-        stdin = io.TextIOWrapper(io.BytesIO(data))
-        stdout = io.TextIOWrapper(io.BytesIO())
-        with self.monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", stdin)
-            patch.setattr(sys, "stdout", stdout)
-            status = cli.main(argv)
-        return status, stdout.buffer.getvalue()
-
-
-@pytest.fixture
-def console(monkeypatch):
-    return Console(monkeypatch)
-
-
-@pytest.fixture
-def echo():
-    with echo_server(subprotocols=["chat"]) as server:
-        yield server
-
-
-def test_nobody_reads_the_notes(console, monkeypatch):
-    def broken(text, mark=""):
-        raise BrokenPipeError
-
-    monkeypatch.setattr(cli, "note", broken)
-    assert console.run("http://localhost") == (arguments.BROKEN_PIPE, b"")
-
-
-def test_main_can_be_called(console, echo):
-    assert console.run(echo.url, "--idle=0", data=b"a\nb\n") == (0, b"a\nb\n")
-
-
-def test_what_is_asked_for_goes_into_the_handshake(console, echo, tmp_path):
-    (tmp_path / "headers").write_text("X-File: 2\n")
-    status, _ = console.run(
-        *("-H", "X-One: 1", "-H", "X-Empty;", "-H", f"@{tmp_path / 'headers'}"),
-        *("--origin", "https://example.com", "--subprotocol", "other", "--subprotocol", "chat"),
-        *("--no-compression", "--idle=0", f"{echo.url}/path?query"),
-    )
-    assert status == 0
-    (request,) = echo.requests
-    assert request.target == "/path?query"
-    values = {name: request.headers.get(name) for name in ("X-One", "X-Empty", "X-File", "Origin")}
-    expected = {"X-One": "1", "X-Empty": "", "X-File": "2", "Origin": "https://example.com"}
-    assert values == expected
-    assert request.headers["Sec-WebSocket-Protocol"] == "other, chat"
-    assert "Sec-WebSocket-Extensions" not in request.headers
-
-
-def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monkeypatch):
-    monkeypatch.setattr(session, "reading_for", lambda args: lambda read: iter([None]))
-    with pytest.raises(TypeError):
-        console.run(echo.url)
-
 
 # -- the process on pipes --
 
@@ -408,12 +101,8 @@ def test_no_input_at_all(echo):
 
 def redirected(redirection, *argv):
     """Run it in a shell, since subprocess can't start a process with a closed descriptor."""
-    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command(*argv)]
-    done = subprocess.run(
-        shell, env=environment(), input=b"a\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        timeout=PATIENCE,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr.decode()
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+    return run(*argv, data=b"a\n", run_as=lambda *argv: [*shell, *command(*argv)])
 
 
 @posix_only
@@ -540,11 +229,7 @@ def test_the_reason_cannot_drive_the_terminal():
 
 
 def test_a_lost_connection_is_abnormal():
-    def script(peer):
-        peer.accept()
-        peer.send_message("last")
-
-    with scripted_server(script) as server:
+    with scripted_server(lose) as server:
         status, stdout, stderr = run(server.url, "--wait=inf")
     assert (status, stdout) == (6, b"last\n")
     assert stderr.startswith("wsmini: connection closed: no close frame received or sent (")
@@ -615,13 +300,52 @@ def test_an_interrupt_closes_the_connection_quietly(number):
 
 @pytest.mark.parametrize("blocked", ["readline", "zlib", "ssl", "json"])
 def test_modules_that_small_systems_lack(blocked, echo):
-    program = f"import runpy, sys; sys.modules[{blocked!r}] = None\n" \
-        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, echo.url, "--idle=0"], env=environment(), input=b"a\n",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\n", b"")
+    without = after(f"sys.modules[{blocked!r}] = None")
+    assert run(echo.url, "--idle=0", data=b"a\n", run_as=without) == (0, b"a\n", "")
+
+
+# -- what other programs make of what it prints --
+
+
+def printed(*argv):
+    status, text, notes = run(*argv)
+    assert (status, notes) == (0, "")
+    return text.decode()
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="needs groff")
+def test_groff_has_nothing_against_the_manual_page():
+    check = ["groff", "-man", "-ww", "-z", "-Tascii"]
+    assert completed(check, input=printed("--man").encode()) == (0, b"", b"")
+
+
+COMPLETED = {
+    "an option": ("wsmini --time", "--timeout --timestamps"),
+    "a file": (f"wsmini --cafile {CERTS}/ca.p", f"{CERTS}/ca.pem"),
+    "a shell": ("wsmini --completion z", "zsh"),
+    "nothing": ("wsmini --count ", ""),
+    "a value behind an equals sign": ("wsmini --completion = b", "bash"),
+    "a file behind an equals sign": (f"wsmini --cafile = {CERTS}/ca.p", f"{CERTS}/ca.pem"),
+    "when to reconnect": ("wsmini --reconnect = b", "backoff"),
+    "when to reconnect, nothing yet": ("wsmini --reconnect =", "backoff 1 5 30 60"),
+    "behind a bare --reconnect": ("wsmini --reconnect --rec", "--reconnect --record"),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("line, expected", COMPLETED.values(), ids=COMPLETED)
+def test_bash_completes(line, expected):
+    script = printed("--completion", "bash")
+    words = " ".join(f"'{word}'" for word in line.split(" "))
+    script += f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _wsmini\n"
+    script += 'echo "${COMPREPLY[*]}"\n'
+    status, completions, errors = completed(["bash", "-c", script])
+    assert (status, completions.decode().split(), errors) == (0, expected.split(), b"")
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
+def test_zsh_can_read_its_completion():
+    assert completed(["zsh", "-n", "-c", printed("--completion", "zsh")]) == (0, b"", b"")
 
 
 # -- reconnecting --
@@ -660,8 +384,7 @@ def test_input_goes_over_the_next_connection():
     with scripted_server(script) as server:
         process = start("--reconnect=0.01", server.url)
         assert process.stdout.readline() == b"first\n"
-        while len(served) < 2:
-            time.sleep(0.01)
+        eventually(lambda: len(served) == 2)
         process.stdin.write(b"x\n")
         process.stdin.flush()
         status, stdout, _ = finish(process)
@@ -669,7 +392,7 @@ def test_input_goes_over_the_next_connection():
 
 
 def test_what_cannot_help_is_not_tried_again(echo):
-    with scripted_server(refusing) as server:
+    with scripted_server(refuse) as server:
         assert run("--reconnect", server.url)[0] == 5
         assert server.connections == 1
 
@@ -722,16 +445,10 @@ def test_large_input_needs_constant_memory():
             sizes.append(len(frame.data))
         peer.close(1000)
 
-    limited = "import resource, runpy, sys\n" \
-        "resource.setrlimit(resource.RLIMIT_DATA, (60 << 20,) * 2)\n" \
-        "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)\n"
+    limited = after("import resource; resource.setrlimit(resource.RLIMIT_DATA, (60 << 20,) * 2)")
     with scripted_server(script) as server:
         argv = [server.url, "--binary", "--input=/dev/stdin", "--no-compression"]
-        done = subprocess.run(
-            [sys.executable, "-c", limited, *argv], env=environment(), input=bytes(200 << 20),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
-        )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert run(*argv, data=bytes(200 << 20), run_as=limited) == (0, b"", "")
     assert sum(sizes) == 200 << 20
 
 
@@ -742,7 +459,7 @@ def test_a_record_has_the_session_without_its_secrets(echo, tmp_path):
     assert run(url, *argv, data=b"a\n") == (0, b"a\n", "")
     text = path.read_text()
     assert "hunter2" not in text
-    opened, *messages, close = [json.loads(line) for line in text.splitlines()]
+    opened, *messages, close = recorded(path)
     assert opened["type"] == "open"
     shown = [(m["direction"], m["type"], m["payload"]) for m in messages]
     assert shown == [("sent", "text", "a"), ("received", "text", "a")]
@@ -779,12 +496,8 @@ def test_the_server_does_not_speak_tls():
     assert stderr.startswith("wsmini: cannot connect: ")
 
 
-def refusing(peer):
-    peer.respond(403, "Forbidden", {"Set-Cookie": "hunter2"}, b"Not you,\x1b[2J\nagain.")
-
-
 def test_a_refusal_in_all_detail():
-    with scripted_server(refusing) as server:
+    with scripted_server(refuse) as server:
         status, _, stderr = run(server.url, "-v")
     assert status == 5
     lines = stderr.splitlines()
@@ -820,11 +533,6 @@ def test_verbose_shows_the_extensions():
         status, stdout, stderr = run(server.url, "-v", "--idle=0", data=b"a\n")
     assert (status, stdout) == (0, b"a\n")
     assert "* extensions: permessage-deflate" in stderr.splitlines()
-
-
-def test_hints_have_what_is_replaced_in_them():
-    source = (ROOT / "wsmini" / "diagnosis.py").read_text()
-    assert [n for n in cli._OPTIONS if n.replace("proxy_", "") not in source] == []
 
 
 @posix_only
@@ -864,8 +572,7 @@ def test_a_conversation_on_a_terminal(echo):
         terminal.wait_for(">\n>")
         terminal.type("h\xe9\r")
         terminal.wait_for("> h\xe9\n< h\xe9\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
         assert terminal.text.endswith(f">\n{GOODBYE}")
 
 
@@ -914,8 +621,7 @@ def test_the_history_is_kept_but_no_secrets(echo, tmp_path):
             else:
                 terminal.type("\x10\r")  # the previous one
                 terminal.wait_for("> kept\n< kept\n>")
-            terminal.type("\x04")
-            assert terminal.end() == 0
+            terminal.leave()
         assert path.stat().st_mode & 0o77 == 0
     assert path.read_text() == "kept\nkept\n"
 
@@ -928,14 +634,7 @@ def test_colors(no_color, echo):
         terminal.type("a\r")
         terminal.wait_for("< a\n>")
         assert (b"\x1b[36m" in terminal.output) is (not no_color)
-        terminal.type("\x04")
-        assert terminal.end() == 0
-
-
-@pytest.fixture
-def pushed():
-    with Pushed() as pushed:
-        yield pushed
+        terminal.leave()
 
 
 EDITORS = {"with readline": "", "without readline": "readline"}
@@ -945,9 +644,7 @@ EDITORS = {"with readline": "", "without readline": "readline"}
 @pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
 def test_messages_appear_above_the_line_being_typed(blocked, pushed):
     with Terminal(pushed.server.url, blocked=blocked) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half ty")
-        terminal.wait_for("> half ty")
+        terminal.type_at_prompt("half ty")
         before = terminal.screen
         pushed.push("news", "more\nlines\tand \x1b[2J", b"\x01\x02", "x" * 50)
         shown = ["< news", "< more", "  lines and \\x1b[2J", "< [2 bytes] 0102"]
@@ -956,23 +653,19 @@ def test_messages_appear_above_the_line_being_typed(blocked, pushed):
         assert terminal.screen.cursor == (7, before.cursor[1])
         terminal.type("ped\r")
         terminal.wait_for("> half typed\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
     assert pushed.received == ["half typed"]
 
 
 @needs_pty
 def test_notes_appear_above_the_line_being_typed(pushed):
     with Terminal(pushed.server.url, "-vv", columns=100) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half ty")
-        terminal.wait_for("> half ty")
+        terminal.type_at_prompt("half ty")
         pushed.push("news")
         terminal.wait_for("\n< TEXT FIN 4 bytes 'news'\n< news\n> half ty")
         terminal.type("ped\r")
         terminal.wait_for("> TEXT FIN 10 bytes 'half typed'\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
 
 
 @needs_pty
@@ -989,17 +682,14 @@ def test_the_cursor_stays_in_the_middle_of_the_line(pushed):
         terminal.wait_for("> hald typed")
         terminal.type("f\x04 \r")  # Ctrl-D in a line deletes
         terminal.wait_for("> half  typed\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
     assert pushed.received == ["half  typed"]
 
 
 @needs_pty
 def test_a_message_taller_than_the_screen(pushed):
     with Terminal(pushed.server.url, rows=4) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("typed")
-        terminal.wait_for("> typed")
+        terminal.type_at_prompt("typed")
         pushed.push("\n".join(map(str, range(11))))
         terminal.wait_for("  8\n  9\n  10\n> typed")
 
@@ -1028,9 +718,7 @@ def test_a_line_longer_than_the_terminal(pushed):
 def test_a_terminal_without_cursor_movements(pushed):
     pytest.importorskip("readline")
     with Terminal(pushed.server.url, term="dumb") as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half ty")
-        terminal.wait_for("> half ty")
+        terminal.type_at_prompt("half ty")
         pushed.push("news")
         terminal.wait_for("> half ty\n< news\n> half ty")
         terminal.type("ped\r\x04")
@@ -1042,9 +730,7 @@ def test_a_terminal_without_cursor_movements(pushed):
 @pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
 def test_the_server_closes_while_a_line_is_typed(blocked, pushed):
     with Terminal(pushed.server.url, blocked=blocked, columns=100) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half")
-        terminal.wait_for("> half")
+        terminal.type_at_prompt("half")
         pushed.close(4001, "bye")
         assert terminal.end() == arguments.ABNORMAL
         closed = "received 4001 (private use) bye; then sent 4001 (private use) bye"
@@ -1055,9 +741,7 @@ def test_the_server_closes_while_a_line_is_typed(blocked, pushed):
 @pytest.mark.parametrize("blocked", EDITORS.values(), ids=EDITORS)
 def test_interrupting_a_line_being_typed(blocked, pushed):
     with Terminal(pushed.server.url, blocked=blocked) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half")
-        terminal.wait_for("> half")
+        terminal.type_at_prompt("half")
         terminal.type("\x03")
         assert terminal.end() == arguments.INTERRUPTED
         assert "Traceback" not in terminal.text

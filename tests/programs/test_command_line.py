@@ -22,13 +22,14 @@ import doc_servers
 import pytest
 from helpers import CERTS, PATIENCE
 from programs.terminals import (
-    Pushed,
     Terminal,
     command,
     environment,
     finish,
+    lose,
     needs_pty,
     posix_only,
+    recorded,
     run,
     start,
 )
@@ -40,18 +41,6 @@ from wsmini.testing import echo_server, replay, scripted_server
 CA, CLIENT = str(CERTS / "ca.pem"), str(CERTS / "client.pem")
 ENCRYPTED = str(CERTS / "client-key-encrypted.pem")
 HELLO = ["-m", "hello", "--count=1"]
-
-
-@pytest.fixture
-def echo():
-    with echo_server() as server:
-        yield server
-
-
-@pytest.fixture
-def pushed():
-    with Pushed() as pushed:
-        yield pushed
 
 
 def shown_by(*argv):
@@ -174,8 +163,7 @@ def test_a_password_is_asked_for_and_not_shown():
         terminal.wait_for("\n>")
         terminal.type("hello\r")
         terminal.wait_for("> hello\n< hello\n>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
         assert b"hunter2" not in terminal.output
 
 
@@ -256,7 +244,10 @@ def test_a_certificate_that_nobody_verified_is_shown_by_its_digest():
 
 def journal(data):
     """The records in lines of JSON, without their times, which have to be in order."""
-    records = [json.loads(line) for line in data.splitlines()]
+    return timeless([json.loads(line) for line in data.splitlines()])
+
+
+def timeless(records):
     times = [record.pop("time") for record in records]
     assert times == sorted(times) and abs(times[0] - time.time()) < PATIENCE
     return records
@@ -297,9 +288,9 @@ def test_json_and_the_record_tell_how_it_ended(end, direction, code, reason, sta
     assert result == status
     close = {"direction": direction, "type": "close", "code": code, "reason": reason}
     assert journal(stdout) == [close]
-    opened, recorded = map(json.loads, path.read_text().splitlines())
-    recorded.pop("time")
-    assert opened["type"] == "open" and recorded == close
+    opened, end = recorded(path)
+    end.pop("time")
+    assert opened["type"] == "open" and end == close
 
 
 def test_the_end_is_recorded_when_the_count_is_reached(echo, tmp_path):
@@ -309,7 +300,7 @@ def test_the_end_is_recorded_when_the_count_is_reached(echo, tmp_path):
     assert (status, stderr) == (0, "")
     records = journal(stdout)
     assert records[-1] == {"direction": "sent", "type": "close", "code": 4242, "reason": ""}
-    assert journal("\n".join(path.read_text().splitlines()[1:])) == records
+    assert timeless(recorded(path)[1:]) == records
 
 
 @posix_only
@@ -340,7 +331,7 @@ def test_the_end_is_recorded_when_a_signal_comes(number, answers, tmp_path):
         {"direction": "received", "type": "text", "payload": "ready"},
         {"direction": "sent", "type": "close", "code": 1000, "reason": ""},
     ]
-    assert journal("\n".join(path.read_text().splitlines()[1:])) == records
+    assert timeless(recorded(path)[1:]) == records
 
 
 @posix_only
@@ -395,23 +386,18 @@ def test_each_connection_is_recorded_and_served_again(tmp_path):
     argv = ["-m", "subscribe", "--wait=inf", "--reconnect=0.01"]
     with scripted_server(script) as server:
         assert run(server.url, *argv, f"--record={path}")[:2] == (6, b"news\nnews\n")
-    kinds = [json.loads(line)["type"] for line in path.read_text().splitlines()]
-    assert kinds == ["open", "text", "text", "close"] * 2
+    assert [event["type"] for event in recorded(path)] == ["open", "text", "text", "close"] * 2
     with replay(str(path)) as server:
         assert run(server.url, *argv)[:2] == (6, b"news\nnews\n")
 
 
 def test_a_lost_connection_is_served_again(tmp_path):
-    def script(peer):
-        peer.accept()
-        peer.send_message("news")
-
     path = tmp_path / "record"
-    with scripted_server(script) as server:
-        assert run(server.url, "--wait=inf", f"--record={path}")[:2] == (6, b"news\n")
+    with scripted_server(lose) as server:
+        assert run(server.url, "--wait=inf", f"--record={path}")[:2] == (6, b"last\n")
     with replay(str(path)) as server:
         status, stdout, stderr = run(server.url, "--wait=inf")
-    assert (status, stdout) == (6, b"news\n")
+    assert (status, stdout) == (6, b"last\n")
     assert "no close frame received or sent" in stderr
 
 
@@ -444,13 +430,13 @@ def test_the_end_of_typing_can_be_followed_by_a_wait(pushed):
 @needs_pty
 def test_it_connects_again_while_a_line_is_typed():
     """The connection is lost, and found again, and the line that is typed meanwhile goes out."""
-    served, lose = [], threading.Event()
+    served, losing = [], threading.Event()
 
     def script(peer):
         peer.accept()
         served.append(peer)
         if len(served) == 1:
-            assert lose.wait(PATIENCE)
+            assert losing.wait(PATIENCE)
             peer.close(1012)
             return
         peer.send_message("again")
@@ -459,10 +445,8 @@ def test_it_connects_again_while_a_line_is_typed():
 
     with scripted_server(script) as server:
         with Terminal(server.url, "--reconnect=0.01", columns=120) as terminal:
-            terminal.wait_for("\n>")
-            terminal.type("half ty")
-            terminal.wait_for("> half ty")
-            lose.set()
+            terminal.type_at_prompt("half ty")
+            losing.set()
             terminal.wait_for("in 0.0 s\nwsmini: connected again\n< again\n> half ty")
             terminal.type("ped\r")
             assert terminal.end() == 0
@@ -476,9 +460,7 @@ def test_it_connects_again_while_a_line_is_typed():
 def test_looks_while_typing(pushed):
     argv = [pushed.server.url, "--json", "--dump", "--timestamps"]
     with Terminal(*argv, columns=100, rows=30) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half")
-        terminal.wait_for("> half")
+        terminal.type_at_prompt("half")
         pushed.push('{"a":1}', b"a\x01")
         terminal.wait_for("|a.|\n> half")
         clock = r"< \d\d:\d\d:\d\d\.\d\d\d "
@@ -504,9 +486,7 @@ def test_a_measurement_with_its_bar(columns, echo):
 def test_the_terminal_changes_its_size_while_a_line_is_typed(pushed):
     pytest.importorskip("readline")
     with Terminal(pushed.server.url, columns=80) as terminal:
-        terminal.wait_for("\n>")
-        terminal.type("half ty")
-        terminal.wait_for("> half ty")
+        terminal.type_at_prompt("half ty")
         terminal.resize(20, 10)
         pushed.push("x" * 30)
         terminal.wait_for(f"\n< {'x' * 18}\n{'x' * 12}\n> half ty")
@@ -529,9 +509,7 @@ def test_it_is_stopped_and_continued_by_a_shell(pushed):
     with Terminal(shell=True, columns=200, rows=30) as terminal:
         terminal.wait_for("$")
         terminal.type(f"{shlex.join(command(pushed.server.url))}\r")
-        terminal.wait_for("\n>")
-        terminal.type("half ty")
-        terminal.wait_for("> half ty")
+        terminal.type_at_prompt("half ty")
         terminal.type("\x1a")  # Ctrl-Z
         terminal.wait_for("\n$")
         terminal.type("fg\r")  # the shell has changed the mode of the terminal meanwhile
@@ -563,8 +541,7 @@ def test_a_long_line_is_pasted_while_messages_come(pushed):
         terminal.paste("first\rsecond\r")
         terminal.wait_for("> second\n>")
         pushed.wait_for(3)
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        terminal.leave()
     assert pushed.received == [line, "first", "second"]
 
 
@@ -650,8 +627,5 @@ def test_lines_that_trickle_have_no_progress(echo):
 def test_no_progress_without_a_terminal():
     received = []
     with scripted_server(slow(received)) as server:
-        done = subprocess.run(
-            command(server.url, "--binary", "--count=1"), env=environment(), timeout=PATIENCE,
-            input=bytes(MUCH << 20), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"thank you\n", b"")
+        argv = [server.url, "--binary", "--count=1"]
+        assert run(*argv, data=bytes(MUCH << 20)) == (0, b"thank you\n", "")

@@ -6,7 +6,6 @@ import ast
 import importlib.util
 import io
 import os
-import subprocess
 import sys
 import tarfile
 import tokenize
@@ -14,6 +13,7 @@ import zipfile
 
 import pytest
 from helpers import ROOT
+from programs.terminals import completed
 
 SOURCES = sorted((ROOT / "wsmini").glob("*.py"))
 
@@ -165,9 +165,8 @@ def pyz(tmp_path_factory):
 
 def run(*command, **options):
     """The exit status, the standard output and the standard error of that command."""
-    command = [str(part) for part in command]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    status, output, errors = completed(command, **options)
+    return status, output.decode(), errors.decode()
 
 
 def isolated(program, path, *arguments):
