@@ -9,27 +9,17 @@ import socketserver
 import ssl
 import struct
 import threading
-from pathlib import Path
+
+from certificates import server_context
 
 from wsmini.testing import Challenge, CloseWith, Refuse, echo_server, fault_server, scripted_server
 
-CERTS = Path(__file__).parent / "certs"
 USER, PASSWORD = "user", "password"
-
-
-def server_context(pem="server.pem", **settings):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / pem))
-    for name, value in settings.items():
-        setattr(context, name, value)
-    return context
 
 
 def mutual_context():
     """For a server that wants to see a certificate of the client's."""
-    context = server_context(verify_mode=ssl.CERT_REQUIRED)
-    context.load_verify_locations(CERTS / "ca.pem")
-    return context
+    return server_context(client_ca="ca")
 
 
 def old_context():
@@ -156,7 +146,7 @@ def running():
         names["example.com:443:192.0.2.1"] = f"127.0.0.1:{plain.port}:127.0.0.1"
         secure = {
             "localhost": server_context(),
-            "pinned.example": server_context("self-signed.pem"),
+            "pinned.example": server_context("self-signed"),
             "mutual.example": mutual_context(),
             "old.example": old_context(),
         }

@@ -42,9 +42,9 @@ class Selector(selectors.DefaultSelector):
         return ready
 
 
-def opened(stream, rest=b""):
+def opened(stream, rest=b"", extensions=()):
     """The result of an opening that was none."""
     return SimpleNamespace(
         stream=stream, request=None, response=None, subprotocol=None, timings={}, ssl_object=None,
-        extensions=[], rest=rest,
+        extensions=list(extensions), rest=rest,
     )  # fmt: skip

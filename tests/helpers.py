@@ -13,6 +13,7 @@ CERTS = ROOT / "tests" / "certs"
 # How much slower than a quiet machine this one may be: each limit in seconds is multiplied by it.
 PATIENCE_FACTOR = float(os.environ.get("WSMINI_TEST_PATIENCE") or 1)
 PATIENCE = 20 * PATIENCE_FACTOR  # seconds that what must happen may take
+PROMPT = 5 * PATIENCE_FACTOR  # and what must happen promptly: no test asks for less
 
 # Printed by conftest.py; set it to repeat a run.
 SEED = int(os.environ.get("WSMINI_TEST_SEED") or int.from_bytes(os.urandom(4), "big"))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
 import time
-from types import SimpleNamespace
+
+import fakes
+from helpers import PATIENCE
 
 from wsmini.connection import Connection
 from wsmini.frames import Opcode
 from wsmini.net import SocketStream
 from wsmini.options import Options
 from wsmini.testing import Peer, frame
-
-PATIENCE = 20  # seconds; nothing takes so long
 
 # What a server says: "one", a ping, "two" in fragments around a pong, and a Close frame.
 TRANSCRIPT = (
@@ -36,10 +37,7 @@ def tcp_pair():
 
 def connection(stream, extensions=(), rest=b"", **options):
     """A connection whose opening is behind it."""
-    opened = SimpleNamespace(
-        stream=stream, request=None, response=None, subprotocol=None, timings={}, ssl_object=None,
-        extensions=list(extensions), rest=rest,
-    )  # fmt: skip
+    opened = fakes.opened(stream, rest, extensions)
     return Connection(opened, Options("ws://localhost", **options))
 
 
@@ -107,6 +105,13 @@ def eventually(condition):
 def receiving(ws):
     """Wait until a thread is about to block in reading."""
     eventually(ws._wire.receiving.locked)
+
+
+def feeding(sock, data):
+    """A task that sends *data*, more than the buffers hold: from now on, something waits unread."""
+    task = Task(sock.sendall, data)
+    eventually(lambda: not select.select([], [sock], [], 0)[1])
+    return task
 
 
 def fill(ws):

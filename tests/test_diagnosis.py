@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import pathlib
 import socket
 import ssl
 from urllib.error import URLError
 
 import pytest
+from helpers import CERTS
 
 from wsmini.diagnosis import hint
 from wsmini.exceptions import (
@@ -26,7 +26,6 @@ from wsmini.exceptions import (
 )
 from wsmini.http11 import Response
 
-CERTS = pathlib.Path(__file__).resolve().parent / "certs"
 PHASES = ["dns", "tcp", "proxy", "tls", "upgrade"]
 
 

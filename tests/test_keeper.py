@@ -313,7 +313,7 @@ def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
         if not child:
             status = 1
             try:
-                signal.alarm(PATIENCE)
+                signal.alarm(int(PATIENCE))
                 assert keeper.watched() == 0
                 ours, theirs = socket.socketpair()
                 own = connection(SocketStream(ours))

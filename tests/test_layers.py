@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from helpers import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "wsmini"
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 

@@ -8,13 +8,12 @@ import sys
 import types
 
 import pytest
-from helpers import SEED
+from helpers import ROOT, SEED
 from test_frames import EMSCRIPTEN, loop, random_bytes
 
 from wsmini import libcrypto
 from wsmini.frames import translate_in_place
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TRIED = sys.implementation.name == "cpython" and os.name == "posix" and not EMSCRIPTEN
 
 

@@ -9,13 +9,12 @@ import threading
 import time
 
 import pytest
-from helpers import COUNTS_REFERENCES
+from helpers import COUNTS_REFERENCES, PATIENCE
 
 import wsmini
 from wsmini.testing import scripted_server
 
 NOW = wsmini.Fixed(0)
-PATIENCE = 20
 
 
 class Server:

@@ -13,10 +13,10 @@ import ssl
 import sys
 import threading
 import weakref
-from pathlib import Path
 
 import pytest
-from helpers import SEED, splits
+from certificates import client_context, server_context
+from helpers import CERTS, PATIENCE, SEED, splits
 
 from wsmini import tls
 from wsmini.net import READ, WAITALL, WRITE, SocketStream, run, send_all
@@ -25,28 +25,8 @@ from wsmini.options import Options
 from wsmini.testing import scripted_server
 from wsmini.tls import TLSStream, default_context, unverified_context
 
-CERTS = Path(__file__).parent / "certs"
 gathers = pytest.mark.skipif(not tls.GATHERS, reason="decrypts what one read has brought")
-PATIENCE = 20  # seconds that what must happen may take
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
-
-
-def server_context(name="server", client_ca=None, version=None):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / f"{name}.pem"))
-    if client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
-    if version:
-        context.minimum_version = context.maximum_version = version
-    return context
-
-
-def client_context(ca="ca", certificate=None):
-    context = ssl.create_default_context(cafile=str(CERTS / f"{ca}.pem"))
-    if certificate:
-        context.load_cert_chain(str(CERTS / f"{certificate}.pem"))
-    return context
 
 
 @pytest.fixture(autouse=True)
