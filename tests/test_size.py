@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
-import pathlib
 import tokenize
 
 import pytest
+from helpers import ROOT
 
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "wsmini"
-PATHS = sorted(PACKAGE.glob("*.py"))
+PATHS = sorted((ROOT / "wsmini").glob("*.py"))
 
 LONGEST_MODULE = 500  # and about 400 is the aim
 LONGEST_FUNCTION = 50
@@ -45,13 +45,13 @@ def lines_of(node):
     return range(node.lineno, node.end_lineno + 1)
 
 
-def code_lines(source):
+def code_lines(source, tree):
     """The numbers of the lines with a token that is neither a comment nor a docstring."""
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in NO_CODE:
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, FUNCTIONS + (ast.ClassDef, ast.Module)) and ast.get_docstring(node):
             lines.difference_update(lines_of(node.body[0]))
     return lines
@@ -91,15 +91,17 @@ def functions(node, prefix):
             yield from functions(child, prefix)
 
 
+@functools.lru_cache(maxsize=None)
 def excess():
     """Name -> what is too much about it."""
     found = {}
     for path in PATHS:
         source = path.read_text(encoding="utf-8")
-        lines = code_lines(source)
+        tree = ast.parse(source)
+        lines = code_lines(source, tree)
         if len(lines) > LONGEST_MODULE:
             found[path.stem] = f"{len(lines)} lines"
-        for name, node in functions(ast.parse(source), path.stem):
+        for name, node in functions(tree, path.stem):
             length, branches, depth = (
                 len(lines.intersection(lines_of(node))),
                 complexity(node),
@@ -129,8 +131,9 @@ def function(a):
 
 
 def test_what_is_counted():
-    function = ast.parse(EXAMPLE).body[0]
-    assert len(code_lines(EXAMPLE)) == 9
+    tree = ast.parse(EXAMPLE)
+    function = tree.body[0]
+    assert len(code_lines(EXAMPLE, tree)) == 9
     assert complexity(function) == 8
     assert nesting(function) == 2
 
