@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import fakes
-import helpers
 import pytest
+from helpers import PATIENCE, SEED
 
 from wsmini.client import _NEXT, Client
 from wsmini.exceptions import ConnectionClosed, InvalidState, InvalidStatus, SendBufferFull
@@ -22,9 +18,6 @@ from wsmini.net import SocketStream
 from wsmini.protocol import State
 from wsmini.reconnect import Backoff, Fixed, NoReconnect
 from wsmini.testing import Cut, Refuse, Reset, echo_server, fault_server, frame, scripted_server
-
-ROOT = Path(__file__).resolve().parent.parent
-CERTS = ROOT / "tests" / "certs"
 
 
 @pytest.fixture
@@ -163,21 +156,29 @@ def test_a_refusal_that_stays_one_ends_the_run():
 
 
 def test_retry_after_is_waited_for():
-    tries, delays = [], []
+    tries, delays, clock = [], [], fakes.Clock()
 
     def busy_once(peer):
-        tries.append(time.monotonic())
+        tries.append(peer)
         if len(tries) == 1:
             peer.respond(503, headers=[("Retry-After", "1")])
             return
         peer.accept()
         peer.close()
 
-    with scripted_server(busy_once) as server:
+    with scripted_server(busy_once) as server, Loop(clock=clock, wall=clock.wall) as loop:
         client = Client(server.url, on_reconnect=lambda client, n, delay, exc: delays.append(delay))
-        client.run_forever()
-    assert len(tries) == 2 and 1 <= delays[0] < 1.5
-    assert tries[1] - tries[0] >= 1
+        client.start(loop)
+        while client.state is not State.WAITING:
+            loop.run_once(PATIENCE)
+        assert 1 <= delays[0] < 1.5  # a tenth is added at random, at most
+        clock.now += delays[0] - 0.01
+        loop.run_once(0)
+        assert client.state is State.WAITING
+        clock.now += 0.02
+        while client._running:
+            loop.run_once(PATIENCE)
+    assert len(tries) == 2
 
 
 def test_a_server_that_accepts_and_drops_meets_longer_and_longer_delays():
@@ -293,7 +294,7 @@ def test_the_send_buffer_has_a_limit_and_on_drain_tells_of_room():
 
     def script(peer):
         peer.accept()
-        release.wait(20)
+        release.wait(PATIENCE)
         while not isinstance(peer.recv_message(), str):
             pass
         peer.close()
@@ -326,7 +327,7 @@ def test_threads_send_and_close(server):
     client = Client(server.url, on_message=on_message, on_open=lambda client: opened.set())
 
     def work():
-        assert opened.wait(20)
+        assert opened.wait(PATIENCE)
         for number in range(500):
             client.send(str(number))
         while len(got) < 500:
@@ -365,10 +366,10 @@ def test_pause_stops_messages_in_the_middle_of_a_batch(server):
 @pytest.fixture
 def tls():
     """The context of the server, and the options of the client."""
-    ssl = pytest.importorskip("ssl")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / "server.pem"))
-    return context, {"ssl": ssl.create_default_context(cafile=str(CERTS / "ca.pem"))}
+    pytest.importorskip("ssl")
+    from certificates import client_context, server_context
+
+    return server_context(), {"ssl": client_context()}
 
 
 def test_large_messages_go_both_ways_over_tls(tls):
@@ -499,7 +500,7 @@ class Simulated(Client):
 @pytest.mark.parametrize("block", range(10))
 def test_there_is_one_on_close_for_each_connection_in_1000_random_schedules(block):
     for number in range(100):
-        rng = random.Random(helpers.SEED + 100 * block + number)
+        rng = random.Random(SEED + 100 * block + number)
         simulate(rng)
 
 
@@ -574,7 +575,7 @@ def opening(sock):
 
 
 def test_a_callback_that_outlasts_the_keepalive_is_logged_once(server):
-    lines = []
+    lines, clock = [], fakes.Clock()
 
     class Logger:
         def debug(self, *args):
@@ -584,91 +585,18 @@ def test_a_callback_that_outlasts_the_keepalive_is_logged_once(server):
             lines.append(text % args)
 
     def on_message(client, message):
-        time.sleep(0.02)
+        clock.now += 10.1
         client.close() if message == "2" else client.send("2")
 
     client = Client(
         server.url, on_open=lambda client: client.send("1"), on_message=on_message,
-        ping_interval=5, ping_timeout=0.01, logger=Logger(),
+        ping_interval=100, ping_timeout=10, logger=Logger(),
     )  # fmt: skip
-    client.run_forever()
+    with Loop(clock=clock, wall=clock.wall) as loop:
+        client.start(loop)
+        while client._running:
+            loop.run_once(PATIENCE)
     assert len(lines) == 1 and lines[0].startswith("on_message of ws://")
-
-
-# -- signals, in real processes --
-
-PROGRAM = """
-import sys, wsmini
-def said(*words): print(*words, flush=True)
-client = wsmini.Client(sys.argv[1], reconnect=wsmini.Fixed(60), open_timeout=60,
-    on_open=lambda client: said("open"),
-    on_close=lambda client, code, reason: said("close", code),
-    on_reconnect=lambda client, attempt, delay, exc: said("waiting"))
-if sys.argv[2] == "closing":
-    client.on_open = lambda client: client.close() or said("closing")
-elif sys.argv[2] == "resolving":
-    import socket, time
-    real = socket.getaddrinfo
-    def getaddrinfo(*args, flags=0, **options):
-        if flags & socket.AI_NUMERICHOST:
-            return real(*args, flags=flags, **options)
-        said("resolving")
-        time.sleep(60)
-    socket.getaddrinfo = getaddrinfo
-elif sys.argv[2] in ("connecting", "securing"):
-    said(sys.argv[2])
-sys.exit(client.run_forever())
-"""
-
-
-release = threading.Event()
-
-
-def silent(peer):
-    peer.accept()
-    release.wait(20)
-
-
-def hang(peer):
-    release.wait(20)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(
-    "state, script, said",
-    [
-        ("open", None, ["open", "close 1001"]),
-        ("closing", silent, ["closing", "close 1006"]),
-        ("resolving", hang, ["resolving"]),
-        ("connecting", hang, ["connecting"]),
-        ("securing", hang, ["securing"]),
-        ("waiting", None, ["waiting"]),
-    ],
-)
-def test_signals_end_a_program_in_each_state_within_a_second(state, script, said, number):
-    release.clear()
-    with echo_server() if script is None else scripted_server(script) as server:
-        urls = {
-            "waiting": "ws://127.0.0.1:9", "resolving": "ws://a-name.invalid",
-            "securing": "wss" + server.url[2:],
-        }  # fmt: skip
-        url = urls.get(state, server.url)
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, url, state], cwd=ROOT,
-            stdout=subprocess.PIPE, universal_newlines=True,
-        )  # fmt: skip
-        with process:
-            first = process.stdout.readline()
-            if state in ("connecting", "securing"):
-                time.sleep(0.3)
-            start = time.monotonic()
-            process.send_signal(number)
-            rest = process.stdout.read()
-            assert process.wait() == 128 + number
-            assert time.monotonic() - start < 1
-            release.set()
-    assert (first + rest).split("\n")[:-1] == said
 
 
 def test_no_reconnect_ends_after_the_first_connection():
@@ -680,47 +608,6 @@ def test_no_reconnect_ends_after_the_first_connection():
         assert Client(server.url, reconnect=NoReconnect()).run_forever() == 0
     with pytest.raises(TypeError, match="NoReconnect"):
         Client(server.url, reconnect=None)
-
-
-INTERPRETER = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
-import sys
-failure = interpreters.run_string(interpreters.create(), sys.argv[1])
-if failure is not None:  # before 3.13, it was raised
-    print(failure.errdisplay)
-"""
-
-IN_INTERPRETER = """
-import sys
-sys.path.insert(0, {root!r})
-import wsmini
-said = []
-client = wsmini.Client(
-    {url!r},
-    on_open=lambda client: client.send("hello"),
-    on_message=lambda client, message: said.append(message) or client.close(),
-    on_close=lambda client, code, reason: said.append(code),
-)
-said.append(client.run_forever())
-with wsmini.connect({url!r}) as ws:
-    ws.send("blocking")
-    said.append(ws.recv())
-print(*said)
-"""
-
-
-def test_a_client_runs_in_a_sub_interpreter_without_signals(server):
-    if not any(map(importlib.util.find_spec, ("_interpreters", "_xxsubinterpreters"))):
-        pytest.skip("this Python has no sub-interpreters")
-    code = IN_INTERPRETER.format(root=str(ROOT), url=server.url)
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", INTERPRETER, code], cwd=ROOT, timeout=30,
-        stdout=subprocess.PIPE, universal_newlines=True,
-    )  # fmt: skip
-    assert run.stdout == "hello 1000 0 blocking\n"
 
 
 def test_a_client_runs_where_signals_can_not_be_set(server, monkeypatch):
