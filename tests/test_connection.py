@@ -7,11 +7,10 @@ import contextlib
 import random
 import socket
 import threading
-import time
 import zlib
 
 import pytest
-from helpers import COUNTS_REFERENCES, SEED, splits
+from helpers import COUNTS_REFERENCES, PATIENCE, SEED, splits
 from pairs import Task, closing, connection, pair
 
 import wsmini
@@ -189,7 +188,7 @@ def test_all_ways_to_receive_may_alternate_and_nothing_is_lost():
         iterators = [iter(ws), iter(ws)]
         ways = [
             lambda: ws.recv(),
-            lambda: ws.recv(timeout=10),
+            lambda: ws.recv(timeout=PATIENCE),
             lambda: next(iterators[0]),
             lambda: next(iterators[1]),
             lambda: next(iter(ws)),
@@ -283,7 +282,7 @@ def test_nothing_else_receives_while_a_message_is_streamed():
                 receive()
         peer.send_raw(frame(CONT, "b") + frame(TEXT, "next"))
         assert list(chunks) == ["b"]
-        assert ws.recv(timeout=5) == "next"
+        assert ws.recv(timeout=PATIENCE) == "next"
 
 
 def test_sending_and_pinging_work_while_a_message_is_streamed():
@@ -296,7 +295,7 @@ def test_sending_and_pinging_work_while_a_message_is_streamed():
         ping = ws.ping(b"!")
         assert peer.recv_frame().data == b"!"
         peer.send_raw(frame(CONT, "b", fin=False) + frame(PONG, b"!"))
-        assert ping.wait(timeout=10) >= 0  # and keeps the chunk in between
+        assert ping.wait(timeout=PATIENCE) >= 0  # and keeps the chunk in between
         peer.send_raw(frame(CONT, "c") + frame(TEXT, "next"))
         assert "".join(chunks) == "bc"
         assert ws.recv() == "next"
@@ -345,7 +344,8 @@ def test_a_message_is_received_into_a_buffer():
         peer.send_raw(frame(BINARY, b"abc") + frame(TEXT, "é") + frame(BINARY))
         buffer = bytearray(b"-----")
         assert [ws.recv_into(buffer), buffer] == [3, b"abc--"]
-        assert [ws.recv_into(memoryview(buffer)[3:], timeout=1), buffer] == [2, b"abc\xc3\xa9"]
+        assert ws.recv_into(memoryview(buffer)[3:], timeout=PATIENCE) == 2
+        assert buffer == b"abc\xc3\xa9"
         assert ws.recv_into(bytearray()) == 0
         numbers = array.array("i", [7, 7])
         peer.send_raw(frame(BINARY, bytes(4)))
@@ -410,7 +410,7 @@ def test_a_message_is_sent(message, text, opcode, payload):
             assert (sent.opcode, sent.data, sent.fin, sent.rsv1) == (
                 opcode, bytes(payload), True, False,
             )  # fmt: skip
-            ws.send([message], text=text, compress=False, timeout=5)
+            ws.send([message], text=text, compress=False, timeout=PATIENCE)
             sent = peer.recv_frame()
             assert (sent.opcode, sent.data, sent.fin) == (opcode, bytes(payload), False)
             sent = peer.recv_frame()
@@ -794,17 +794,6 @@ def test_a_message_that_does_not_fit_can_be_refused_for_ever():
             with pytest.raises(ValueError):
                 ws.recv_into(bytearray(3))
         assert [ws.recv(), ws.recv()] == ["too long", "next"]
-
-
-def test_a_peer_that_takes_a_long_message_slowly_is_alive():
-    data = bytes(4 << 20)
-    with pair(tcp=True, ping_interval=0.15, ping_timeout=0.15) as (ws, peer):
-        task = Task(ws.send, data)
-        received = 0
-        while received < len(data):  # for longer than a dead peer is given
-            received += len(peer.sock.recv(1 << 16))
-            time.sleep(0.01)
-        task.result()
 
 
 def test_receiving_ends_though_closing_was_interrupted(monkeypatch):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import time
-from pathlib import Path
 
 import pytest
+from certificates import client_context, server_context
+from helpers import PATIENCE
 
 import wsmini
+from wsmini import net, opening
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -33,25 +34,18 @@ from wsmini.testing import (
     frame,
 )
 
-CERTS = Path(__file__).resolve().parent / "certs"
 HELLO = len(frame(Opcode.TEXT, "hello"))
 
 
 def connect(server, **options):
-    return wsmini.connect(server.url, **{"proxy": None, "open_timeout": 20, **options})
+    return wsmini.connect(server.url, **{"proxy": None, "open_timeout": PATIENCE, **options})
 
 
 def echo(server, **options):
     """Send a message to *server*, and receive one."""
     with connect(server, **options) as ws:
         ws.send("hello")
-        return ws.recv(timeout=20)
-
-
-def server_context():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / "server.pem"))
-    return context
+        return ws.recv(timeout=PATIENCE)
 
 
 def test_each_connection_has_its_fault_and_then_there_are_none():
@@ -118,16 +112,16 @@ def test_the_connection_ends_at_any_byte_of_a_frame(fault, after):
     with fault_server(fault(after=after), messages=["hello"]) as server, connect(server) as ws:
         with pytest.raises(wsmini.ConnectionClosedError) as caught:
             # After a reset, what was sent before may be lost.
-            while ws.recv(timeout=20) == "hello":
+            while ws.recv(timeout=PATIENCE) == "hello":
                 assert after == HELLO
         assert caught.value.code == 1006
 
 
 def test_a_cut_loses_nothing_that_was_sent_before():
     with fault_server(Cut(after=HELLO), messages=["hello"]) as server, connect(server) as ws:
-        assert ws.recv(timeout=20) == "hello"
+        assert ws.recv(timeout=PATIENCE) == "hello"
         with pytest.raises(wsmini.ConnectionClosedError):
-            ws.recv(timeout=20)
+            ws.recv(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("after", [0, 1, 50])
@@ -141,17 +135,41 @@ def test_the_connection_ends_at_any_byte_of_the_response(after):
 
 def test_a_reset_is_a_reset():
     with fault_server(Reset(after=1, handshake=True)) as server:
-        with socket.create_connection((server.host, server.port), timeout=20) as sock:
+        with socket.create_connection((server.host, server.port), timeout=PATIENCE) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
             with pytest.raises(ConnectionResetError):
                 assert sock.recv(100) == b"H"
                 raise AssertionError(f"not a reset: {sock.recv(100)!r}")
 
 
-def test_silence_instead_of_an_answer_is_a_timeout():
+class Hours:
+    """Stands in for the module ``time`` where connections are opened; hours pass when told to."""
+
+    def __init__(self):
+        self.passed = 0.0
+        self.sleep = time.sleep
+
+    def monotonic(self):
+        return time.monotonic() + self.passed
+
+
+@pytest.fixture
+def give_up(monkeypatch):
+    """Let ``open_timeout`` pass; a request is sent just before, say by ``trace``."""
+    hours = Hours()
+    for module in (net, opening):
+        monkeypatch.setattr(module, "time", hours)
+
+    def give_up():
+        hours.passed += 3600
+
+    return give_up
+
+
+def test_silence_instead_of_an_answer_is_a_timeout(give_up):
     with fault_server(Stall(handshake=True)) as server:
         with pytest.raises(TimeoutError, match="upgrade"):
-            connect(server, open_timeout=0.1)
+            connect(server, trace=lambda record: record["event"] == "request" and give_up())
 
 
 def test_silence_in_the_middle_of_the_response_is_a_timeout():
@@ -180,7 +198,7 @@ def test_a_server_that_stalls_closes_with_its_block():
     with fault_server(Stall(after=3), messages=["hello"]) as server:
         ws = connect(server)
     with pytest.raises(wsmini.ConnectionClosedError):
-        ws.recv(timeout=20)
+        ws.recv(timeout=PATIENCE)
     ws.close()
 
 
@@ -235,7 +253,7 @@ def test_a_proxy_is_passed_with_the_right_credentials_only(scheme):
         proxy = server.url.replace("ws://", "http://{}@")
         with wsmini.connect("ws://example.com/", proxy=proxy.format("user:secret")) as ws:
             ws.send("hello")
-            assert ws.recv(timeout=20) == "hello"
+            assert ws.recv(timeout=PATIENCE) == "hello"
         for user in ("user:wrong", "other:secret"):
             with pytest.raises(wsmini.InvalidProxyStatus) as caught:
                 wsmini.connect("ws://example.com/", proxy=proxy.format(user))
@@ -260,7 +278,7 @@ def test_a_wrong_answer_is_refused(fault, error):
 @pytest.mark.parametrize("fault", [CloseWith(), Send(b""), Bomb(), IgnoreClose(), Cut(), Drip()])
 def test_what_is_no_handshake_is_refused_before_the_fault(fault):
     with fault_server(fault) as server:
-        with socket.create_connection((server.host, server.port), timeout=20) as sock:
+        with socket.create_connection((server.host, server.port), timeout=PATIENCE) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
 
@@ -281,40 +299,40 @@ def test_what_is_no_handshake_is_refused_before_the_fault(fault):
 def test_wrong_frames_fail_the_connection(data, code):
     with fault_server(Send(data)) as server, connect(server) as ws:
         with pytest.raises(wsmini.ConnectionClosedError) as caught:
-            ws.recv(timeout=20)
+            ws.recv(timeout=PATIENCE)
         assert caught.value.sent.code == code
 
 
 def test_a_bomb_does_not_get_in():
     with fault_server(Bomb(8 * 2**20)) as server, connect(server) as ws:
         with pytest.raises(wsmini.ConnectionClosedError) as caught:
-            ws.recv(timeout=20)
+            ws.recv(timeout=PATIENCE)
         assert caught.value.sent.code == 1009
 
 
 def test_a_bomb_is_as_large_as_it_says():
     with fault_server(Bomb(100001)) as server, connect(server) as ws:
-        assert ws.recv(timeout=20) == bytes(100001)
+        assert ws.recv(timeout=PATIENCE) == bytes(100001)
 
 
 def test_a_bomb_without_compression_is_a_mistake_of_the_test():
     with pytest.raises(wsmini.ProtocolError, match="Bomb"), fault_server(Bomb()) as server:
         with contextlib.suppress(wsmini.ConnectionClosed), connect(server, compression=None) as ws:
-            ws.recv(timeout=20)
+            ws.recv(timeout=PATIENCE)
 
 
 def test_the_server_closes_with_any_code_after_its_messages():
     with fault_server(CloseWith(4242, "why"), messages=["a"]) as server, connect(server) as ws:
-        assert ws.recv(timeout=20) == "a"
+        assert ws.recv(timeout=PATIENCE) == "a"
         with pytest.raises(wsmini.ConnectionClosedError) as caught:
-            ws.recv(timeout=20)
+            ws.recv(timeout=PATIENCE)
         assert (caught.value.code, caught.value.reason) == (4242, "why")
 
 
 def test_a_close_that_is_not_answered_ends_by_its_timeout():
     with fault_server(IgnoreClose()) as server, connect(server, close_timeout=0.1) as ws:
         ws.send("hello")
-        assert ws.recv(timeout=20) == "hello"
+        assert ws.recv(timeout=PATIENCE) == "hello"
         ws.close()
         assert ws.close_code == 1006
 
@@ -334,30 +352,37 @@ def test_a_close_that_is_not_answered_ends_by_its_timeout():
     ids=repr,
 )
 def test_faults_are_the_same_over_tls(fault, error):
-    trusting = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    trusting = client_context()
     with fault_server(fault, ssl=server_context()) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         options = {"ssl": trusting, "host": "127.0.0.1", "proxy": None}
         with pytest.raises(error):
             with wsmini.connect(url, **options) as ws:
-                ws.recv(timeout=20)
+                ws.recv(timeout=PATIENCE)
         with wsmini.connect(url, **options) as ws:
             ws.send("hello")
-            assert ws.recv(timeout=20) == "hello"
+            assert ws.recv(timeout=PATIENCE) == "hello"
 
 
 # -- with reconnect() --
 
 
-def test_a_program_that_reconnects_gets_through_all_of_them():
+def test_a_program_that_reconnects_gets_through_all_of_them(give_up):
     faults = [
         Refuse(503), Cut(handshake=True), Reset(handshake=True), Stall(handshake=True), Cut(),
         Reset(3), CloseWith(1001), CloseWith(1012), Refuse(429, retry_after=0.01),
     ]  # fmt: skip
-    got = []
+    got, requests = [], []
+
+    def trace(record):
+        if record["event"] == "request":
+            requests.append(record)
+            if isinstance(faults[min(len(requests), len(faults)) - 1], Stall):
+                give_up()
+
     with fault_server(*faults, messages=["hello"]) as server:
         policy = wsmini.Fixed(0)
-        for ws in wsmini.reconnect(server.url, policy=policy, proxy=None, open_timeout=0.3):
+        for ws in wsmini.reconnect(server.url, policy=policy, proxy=None, trace=trace):
             try:
                 for message in ws:
                     got.append(message)

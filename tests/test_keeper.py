@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -10,30 +11,47 @@ import sys
 import threading
 import time
 import weakref
-from types import SimpleNamespace
 
 import pytest
-from pairs import PATIENCE, Task, closing, connection, eventually, fill, pair, receiving
+from helpers import PROMPT
+from pairs import PATIENCE, Task, closing, connection, eventually, feeding, fill, pair, receiving
 
-from wsmini import keeper, slept
+from wsmini import keeper, slept, wire
+from wsmini import receiving as receiving_module
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
 from wsmini.frames import Opcode
 from wsmini.net import SocketStream
-from wsmini.protocol import State
+from wsmini.protocol import ClientProtocol, State
 from wsmini.testing import frame
 
 TEXT, PING, PONG, CLOSE = Opcode.TEXT, Opcode.PING, Opcode.PONG, Opcode.CLOSE
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Connections are looked at, and the thread ends, without delay."""
-    monkeypatch.setattr(keeper, "CHECK", 0.02)
-    monkeypatch.setattr(keeper, "LINGER", 0.02)
+def soon():
+    """Connections are looked at, and the thread ends, without delay: each test has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeper, "CHECK", 0.02)
+        patch.setattr(keeper, "LINGER", 0.02)
+        patch.setattr(keeper, "GRID", 1000)
+        yield
+        eventually(has_gone)
 
 
 def keepers():
     return [thread for thread in threading.enumerate() if thread.name == "wsmini-keeper"]
+
+
+def rouse():
+    """Let it look at what has changed behind its back: a clock, or a connection that is over."""
+    running = keeper._keeper
+    if running is not None:
+        running._rouse()
+
+
+def has_gone():
+    rouse()
+    return not keepers()
 
 
 def test_pings_are_answered_though_nobody_receives():
@@ -49,7 +67,7 @@ def test_pings_are_answered_though_nobody_receives():
 def test_an_application_that_is_away_stays_connected():
     # What a server does that pings and gives a client up that doesn't answer in time.
     with pair() as (ws, peer):
-        peer.sock.settimeout(2)
+        peer.sock.settimeout(PROMPT)
         for i in range(20):
             peer.send_frame(PING, b"%d" % i)
             assert peer.recv_frame().data == b"%d" % i
@@ -69,23 +87,39 @@ def test_a_dead_peer_is_found_though_nobody_receives():
     with pair(ping_interval=0.05, ping_timeout=0.05) as (ws, peer):
         started = time.monotonic()
         eventually(lambda: ws.state is State.CLOSED)
-        assert time.monotonic() - started < 0.1 + 0.5
+        assert time.monotonic() - started < PROMPT
         with pytest.raises(ConnectionClosedError) as caught:
             ws.recv()
         assert isinstance(caught.value.__cause__, TimeoutError)
-        assert ws.fileno() == -1
+        eventually(lambda: ws.fileno() == -1)  # which comes last
 
 
 def test_messages_are_read_ahead_up_to_max_queue_and_the_rest_waits():
-    with pair(max_queue=4, ping_interval=0.05, ping_timeout=0.05) as (ws, peer):
+    with pair(max_queue=4) as (ws, peer):
         for i in range(12):
             eventually(lambda i=i: len(ws._wire.inbox) == min(i, 4))
             peer.send_message(str(i))
-        # What waits unread is a sign of life.
-        gone = time.monotonic() + 0.5
-        eventually(lambda: time.monotonic() > gone)
-        assert ws.state is State.OPEN
         assert [ws.recv() for _ in range(12)] == [str(i) for i in range(12)]
+
+
+def test_what_waits_unread_is_a_sign_of_life(monkeypatch):
+    beats, heard = [], ClientProtocol.heard
+    monkeypatch.setattr(
+        ClientProtocol, "heard", lambda self, now: (beats.append(now), heard(self, now))
+    )
+    ours, theirs = socket.socketpair()
+    with theirs:
+        data = b"".join(frame(TEXT, str(i) + " " * 100000) for i in range(12))
+        task = feeding(theirs, data)  # before the keepalive begins
+        options = {"max_queue": 4, "ping_interval": 0.02, "ping_timeout": 0.02}
+        with contextlib.closing(connection(SocketStream(ours), **options)) as ws:
+            # For several times as long as a dead peer would get.
+            eventually(lambda: beats and beats[-1] - beats[0] > 0.2)
+            assert ws.state is State.OPEN
+            assert 4 <= len(ws._wire.inbox) < 12
+            assert [int(ws.recv()) for _ in range(12)] == list(range(12))
+            task.result()
+            theirs.close()
 
 
 def test_messages_received_before_a_close_are_delivered_after_it():
@@ -94,8 +128,8 @@ def test_messages_received_before_a_close_are_delivered_after_it():
         answer = peer.recv_frame()
         assert (answer.opcode, answer.data[:2]) == (CLOSE, b"\x03\xe9")
         peer.sock.close()
-        eventually(lambda: ws.state is State.CLOSED)
-        assert ws.fileno() == -1
+        eventually(lambda: ws.fileno() == -1)
+        assert ws.state is State.CLOSED
         assert list(ws) == ["a", "b"]
         assert (ws.close_code, ws.close_reason) == (1001, "bye")
 
@@ -147,11 +181,13 @@ def test_one_thread_looks_after_all_and_ends_with_the_last():
 
 
 def test_connections_one_after_the_other_have_the_same(monkeypatch):
-    monkeypatch.setattr(keeper, "LINGER", 1.0)
+    monkeypatch.setattr(keeper, "LINGER", PATIENCE)
     threads = set()
-    for _ in range(20):
+    for i in range(20):
         with pair():
             threads.update(keepers())
+            if i == 19:
+                monkeypatch.undo()
     assert len(threads) == 1
     eventually(lambda: not keepers())
 
@@ -242,29 +278,58 @@ def test_without_threads_connections_work(monkeypatch):
     ws.close()
 
 
+class Clocks:
+    """How far they are ahead of the real ones: of the wall clock, ``slept`` and ``passed``."""
+
+    def __init__(self):
+        self.slept = self.passed = 0.0
+        self.looks = []
+
+    def time(self):
+        return time.time() + self.slept + self.passed
+
+    def monotonic(self):
+        return time.monotonic() + self.passed
+
+    def sleep(self):
+        """An hour, after which the keeper wakes up."""
+        self.slept += 3600.0
+        rouse()
+
+    def let_pass(self, seconds):
+        """Until the keeper has looked at the connection at the time that it is then."""
+        self.passed += seconds
+        self.looks.clear()
+        rouse()
+        eventually(lambda: len(self.looks) > 1)
+
+
 @pytest.fixture
-def wall(monkeypatch):
-    """How far the wall clock is ahead: set its ``slept``."""
-    eventually(lambda: not keepers())
-    wall = SimpleNamespace(slept=0.0)
-    monkeypatch.setattr(slept, "time", SimpleNamespace(time=lambda: time.time() + wall.slept))
-    return wall
+def clocks(monkeypatch):
+    clocks = Clocks()
+    monkeypatch.setattr(slept, "time", clocks)
+    for module in (keeper, receiving_module, wire):
+        monkeypatch.setattr(module, "monotonic", clocks.monotonic)
+    look = keeper.look
 
+    def counted(wire):
+        looked = look(wire)
+        clocks.looks.append(1)
+        return looked
 
-def sleep(wall):
-    """An hour, after which the keeper wakes up."""
-    wall.slept = 3600.0
-    keeper._keeper._rouse()
+    monkeypatch.setattr(keeper, "look", counted)
+    yield clocks
+    eventually(has_gone)  # before the clocks are put back
 
 
 @pytest.mark.parametrize("in_main_thread", [False, True])
-def test_after_a_sleep_all_peers_are_probed_and_the_dead_ones_given_up(wall, in_main_thread):
-    options = {"ping_interval": 1000, "ping_timeout": 0.2, "close_timeout": 0.2}
+def test_after_a_sleep_all_peers_are_probed_and_the_dead_ones_given_up(clocks, in_main_thread):
+    options = {"ping_interval": 1000, "ping_timeout": 0.05, "close_timeout": 0.05}
     with pair(ping_interval=1000, ping_timeout=1000) as (lively, peer):
         with pair(**options) as (ws, dead), pair(**options) as (idle, other):
             task = Task(ws.recv, PATIENCE * 50)  # which waits for the socket until it is time
             receiving(ws)
-            sleep(wall)
+            clocks.sleep()
             for each in (peer, dead, other):
                 assert each.recv_frame().opcode == PING
             peer.send_frame(PONG)
@@ -279,27 +344,26 @@ def test_after_a_sleep_all_peers_are_probed_and_the_dead_ones_given_up(wall, in_
         assert lively.recv() == "x"
 
 
-def test_a_peer_whose_bytes_wait_for_a_receiver_that_is_held_up_is_not_dead(wall):
-    with pair(ping_interval=1000, ping_timeout=0.2) as (ws, peer):
+def test_a_peer_whose_bytes_wait_for_a_receiver_that_is_held_up_is_not_dead(clocks):
+    with pair(ping_interval=1000, ping_timeout=100) as (ws, peer):
         with ws._wire.receiving:  # as by one that a signal handler has interrupted
-            sleep(wall)
+            clocks.sleep()
             assert peer.recv_frame().opcode == PING
             peer.send_message("x")
-            overdue = ws._wire.tick_at + keeper.CHECK + 0.2
-            eventually(lambda: time.monotonic() > overdue)
+            clocks.let_pass(200)
             assert ws.state is State.OPEN
         assert ws.recv() == "x"
 
 
-def test_a_receiver_that_was_probed_and_hears_something_goes_on(wall):
-    with pair(ping_interval=1000, ping_timeout=0.2) as (ws, peer):
+def test_a_receiver_that_was_probed_and_hears_something_goes_on(clocks):
+    with pair(ping_interval=1000, ping_timeout=100) as (ws, peer):
         task = Task(ws.recv)
         receiving(ws)
-        sleep(wall)
+        clocks.sleep()
         assert peer.recv_frame().opcode == PING
         peer.send_frame(PONG)
-        gone = time.monotonic() + 0.5
-        eventually(lambda: time.monotonic() > gone)
+        eventually(lambda: not ws._wire.protocol.doubtful)
+        clocks.let_pass(200)
         peer.send_message("x")
         assert task.result() == "x"
 

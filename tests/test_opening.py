@@ -17,10 +17,11 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from certificates import client_context, server_context
+from helpers import CERTS, PATIENCE
 
 from wsmini import net, opening
 from wsmini.auth import basic, parse_challenges
@@ -42,9 +43,7 @@ from wsmini.opening import Opening
 from wsmini.options import Options
 from wsmini.testing import frame, scripted_server
 
-CERTS = Path(__file__).parent / "certs"
 SOON = 0.1  # seconds after which what never comes is given up
-PATIENCE = 20  # seconds that what must happen may take
 PASSWORD = "pa55-phrase"
 
 
@@ -121,19 +120,6 @@ def failure(kind, url, **options):
     with pytest.raises(kind) as info:
         open_(url, **options)
     return info.value
-
-
-def server_context(name="server", client_ca=None):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / f"{name}.pem"))
-    if client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
-    return context
-
-
-def client_context(ca="ca"):
-    return ssl.create_default_context(cafile=str(CERTS / f"{ca}.pem"))
 
 
 def site(pages, **options):
@@ -985,8 +971,9 @@ def test_the_first_of_two_addresses_is_blackholed(monkeypatch):
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
         monkeypatch.setattr(net, "_getaddrinfo", lambda *args: found)
         steps = Opening(options_for("ws://two.example/", happy_eyeballs_delay=SOON)).steps()
+        begun = time.monotonic()
         wanted = next(steps)
-        assert SOON / 2 < wanted.deadline - time.monotonic() <= SOON
+        assert begun + SOON <= wanted.deadline <= time.monotonic() + SOON
         with pytest.raises(StopIteration) as info:
             while True:
                 timeout = wanted.deadline - time.monotonic()
@@ -1576,7 +1563,7 @@ def test_the_words_of_a_refused_connection():
         port = unused.getsockname()[1]
         exc = failure(ConnectionRefusedError, f"ws://127.0.0.1:{port}/")
     assert re.fullmatch(
-        rf"\[Errno \d+\] Connection refused \(tcp: 127\.0\.0\.1:{port}, after 0\.\d\d s;"
+        rf"\[Errno \d+\] Connection refused \(tcp: 127\.0\.0\.1:{port}, after \d+\.\d\d s;"
         r" is a server listening there\?\)",
         str(exc),
     )

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import check_pythons
 import pytest
+from helpers import PATIENCE, ROOT
 
 import wsmini
 import wsmini.aio
@@ -27,7 +27,6 @@ from wsmini import exceptions
 from wsmini.options import Options
 from wsmini.testing import Opcode, echo_server, frame, scripted_server
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 USERS = [ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*sorted(ROOT.glob("*.md")), *USERS[1:], *sorted((ROOT / "tests").glob("*/README.md"))]
@@ -240,29 +239,29 @@ def sends(data):
 
 def is_silent(peer):
     peer.accept()
-    leave.wait(20)
+    leave.wait(PATIENCE)
 
 
 leave = threading.Event()
 
 # What the rows about the end of a connection say -> a server, options, and what the client does.
 ENDS = {
-    "the server closed, with 1008 say": (closes(1008), {}, lambda ws: ws.recv(5)),
+    "the server closed, with 1008 say": (closes(1008), {}, lambda ws: ws.recv(PATIENCE)),
     "`close()`, and the server answered": (
-        sends(b""), {}, lambda ws: (ws.close(), ws.recv(5)),
+        sends(b""), {}, lambda ws: (ws.close(), ws.recv(PATIENCE)),
     ),
     "`close()`, and it didn't answer in `close_timeout`": (
-        is_silent, {"close_timeout": 0.05}, lambda ws: (ws.close(), ws.recv(5)),
+        is_silent, {"close_timeout": 0.05}, lambda ws: (ws.close(), ws.recv(PATIENCE)),
     ),
-    "the connection was cut or reset": (cut, {}, lambda ws: ws.recv(5)),
+    "the connection was cut or reset": (cut, {}, lambda ws: ws.recv(PATIENCE)),
     "nothing came for `ping_interval + ping_timeout`": (
-        is_silent, {"ping_interval": 0.05, "ping_timeout": 0.05}, lambda ws: ws.recv(5),
+        is_silent, {"ping_interval": 0.05, "ping_timeout": 0.05}, lambda ws: ws.recv(PATIENCE),
     ),
     "a message exceeds `max_size`": (
-        sends(frame(Opcode.TEXT, "too long")), {"max_size": 4}, lambda ws: ws.recv(5),
+        sends(frame(Opcode.TEXT, "too long")), {"max_size": 4}, lambda ws: ws.recv(PATIENCE),
     ),
     "the server broke the protocol": (
-        sends(frame(Opcode.TEXT, "hi", masked=True)), {}, lambda ws: ws.recv(5),
+        sends(frame(Opcode.TEXT, "hi", masked=True)), {}, lambda ws: ws.recv(PATIENCE),
     ),
     "`send(..., timeout=)` passes in the middle of a message": (
         is_silent, {"close_timeout": 0.05}, lambda ws: ws.send(bytes(1 << 25), timeout=0.1),
@@ -413,7 +412,7 @@ for name in list(sys.modules):
 import wsmini
 with wsmini.connect({url!r}, proxy=None) as ws:
     ws.send("hello")
-    assert ws.recv(5) == "hello"
+    assert ws.recv({patience}) == "hello"
 client = wsmini.Client({url!r}, proxy=None, on_open=lambda client: client.send("hello"))
 client.on_message = lambda client, message: client.close()
 assert client.run_forever() == 0
@@ -423,7 +422,9 @@ print(*[name for name in sys.modules if name.partition(".")[0] in blocked])
 
 def run_with_echo_server(folder, blocked=()):
     with echo_server() as server:
-        program = PROGRAM.format(folder=str(folder), blocked=blocked, url=server.url)
+        program = PROGRAM.format(
+            folder=str(folder), blocked=blocked, url=server.url, patience=PATIENCE
+        )
         return subprocess.run(
             [sys.executable, "-I", "-S", "-c", program], stdout=subprocess.PIPE, check=True
         ).stdout.split()

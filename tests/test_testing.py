@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
 import random
 import re
 import socket
-import struct
 import threading
 import time
 import zlib
 
 import pytest
-from helpers import SEED, splits
+from helpers import PATIENCE, PROMPT, SEED, splits
+from pairs import reset
 
 from wsmini import peer, servers
 from wsmini.exceptions import Close, ConnectionClosedOK, PayloadTooBig, ProtocolError
@@ -21,7 +20,8 @@ from wsmini.testing import echo_server, frame, scripted_server
 
 ssl = pytest.importorskip("ssl")
 
-CERTS = pathlib.Path(__file__).resolve().parent / "certs"
+from certificates import client_context, server_context  # noqa: E402  # it needs ssl
+
 DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 HANDSHAKE = {
     "Host": "localhost",
@@ -42,7 +42,7 @@ class Client:
     """Says exactly what it is told to, and knows frames and heads of responses."""
 
     def __init__(self, server, context=None, server_hostname="localhost"):
-        self.sock = socket.create_connection((server.host, server.port), timeout=20)
+        self.sock = socket.create_connection((server.host, server.port), timeout=PATIENCE)
         if context is not None:
             self.sock = context.wrap_socket(self.sock, server_hostname=server_hostname)
         self.reader = self.sock.makefile("rb")
@@ -97,19 +97,6 @@ def request(line="GET /chat?x=1 HTTP/1.1", **headers):
     fields = {**HANDSHAKE, **named}
     lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
     return "\r\n".join([line, *lines, "", ""]).encode()
-
-
-def server_context(name, client_ca=None):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / f"{name}.pem"))
-    if client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(str(CERTS / f"{client_ca}.pem"))
-    return context
-
-
-def client_context(ca="ca"):
-    return ssl.create_default_context(cafile=str(CERTS / f"{ca}.pem"))
 
 
 def in_background(function, *args):
@@ -478,10 +465,6 @@ def test_a_client_that_leaves_is_no_error():
     assert server.errors == []
 
 
-def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
 def test_close_ends_connections_and_threads_at_once():
     server = echo_server()
     with Client(server) as client:
@@ -489,15 +472,16 @@ def test_close_ends_connections_and_threads_at_once():
         start = time.monotonic()
         server.close()
         server.close()
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < PROMPT
         assert client.rest() == b""
         with pytest.raises(OSError):
-            socket.create_connection((server.host, server.port), timeout=5).close()
+            socket.create_connection((server.host, server.port), timeout=PATIENCE).close()
     assert not [t for t in threading.enumerate() if t.name == "wsmini-server-1"]
 
 
 def test_close_ends_a_connection_whose_client_does_not_read(monkeypatch):
-    linger(monkeypatch, 0.1)
+    monkeypatch.setattr(peer, "LINGER", 0.1)
+    monkeypatch.setattr(servers, "LINGER", PATIENCE)  # for its thread, which has been told to end
     with echo_server() as server, Client(server) as client:
         client.open()
         client.sock.settimeout(0.2)
@@ -785,20 +769,21 @@ def test_a_timeout_between_frames_loses_nothing():
 
     def script(peer):
         peer.accept()
+        peer.sock.settimeout(0.01)
         with pytest.raises(TimeoutError):
             peer.recv_frame()
         timed_out.set()
-        peer.sock.settimeout(10)
+        peer.sock.settimeout(PATIENCE)
         assert peer.recv_message() == "late"
         peer.close()
 
     def client(self):
         self.open()
-        assert timed_out.wait(10)
+        assert timed_out.wait(PATIENCE)
         self.send(1, "late")
         assert self.recv() == (0x88, b"\x03\xe8")
 
-    run(script, client, timeout=0.05)
+    run(script, client)
 
 
 def test_a_script_comes_to_its_end_though_the_block_has_ended():
@@ -822,14 +807,14 @@ def test_a_script_that_waits_for_its_client_loses_it_where_the_block_ends():
         client = Client(server)
         client.open()
     client.__exit__()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < PROMPT
 
 
 def test_a_script_that_does_not_end_is_an_error(monkeypatch):
     linger(monkeypatch, 0.05)
     end = threading.Event()
     with pytest.raises(RuntimeError, match="still runs"):
-        run(lambda peer: end.wait(20), lambda client: None)
+        run(lambda peer: end.wait(PATIENCE), lambda client: None)
     end.set()
 
 
@@ -845,7 +830,7 @@ def test_a_script_may_close_its_server():
         client.open()
         client.rest()
     with pytest.raises(OSError):
-        socket.create_connection((server.host, server.port), timeout=5).close()
+        socket.create_connection((server.host, server.port), timeout=PATIENCE).close()
 
 
 def test_a_script_may_close_the_socket():
@@ -881,7 +866,7 @@ def test_close_ends_tls_connections_too(tls):
         with Client(server, client_context() if tls else None) as client:
             start = time.monotonic()
             server.close()
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < PROMPT
             assert client.rest() == b""
 
 
@@ -916,8 +901,7 @@ def test_a_client_certificate():
     def script(peer):
         peer.accept(headers={"X-Name": peer.sock.getpeercert()["subject"][0][0][1]})
 
-    context = client_context()
-    context.load_cert_chain(str(CERTS / "client.pem"))
+    context = client_context(certificate="client")
     with scripted_server(script, ssl=server_context("server", client_ca="ca")) as server:
         with Client(server, context) as client:
             assert client.open()["x-name"] == "wsmini test client"

@@ -13,12 +13,14 @@ import time
 import zlib
 
 import pytest
+from helpers import PROMPT
 from pairs import (
     PATIENCE,
     Task,
     closing,
     connection,
     eventually,
+    feeding,
     fill,
     pair,
     peer_of,
@@ -73,7 +75,7 @@ def until_close(peer):
 WAYS = {
     "blocking": {},
     "no keepalive": {"ping_interval": None},
-    "short keepalive": {"ping_interval": 0.02, "ping_timeout": 60},
+    "short keepalive": {"ping_interval": 0.02, "ping_timeout": 3 * PATIENCE},
     "busy poll": {"busy_poll": 0.001},
     "no flags": {"ping_interval": 20},
     "select": {"ping_interval": None},
@@ -182,22 +184,23 @@ def test_closing_ends_a_receive_though_the_server_is_silent(way):
         with pytest.raises(ConnectionClosedError) as caught:
             task.result()
         assert caught.value.sent == Close(1000, "")
-        assert ws.fileno() == -1
+        eventually(lambda: ws.fileno() == -1)
 
 
 def test_a_dead_peer_is_found_while_receiving(way):
     options = {**way, "ping_interval": 0.05, "ping_timeout": 0.05}
-    for receive in (lambda ws: ws.recv(), lambda ws: ws.recv(timeout=20), list):
+    for receive in (lambda ws: ws.recv(), lambda ws: ws.recv(timeout=PATIENCE), list):
         started = time.monotonic()
         with pair(**options) as (ws, peer):
             with pytest.raises(ConnectionClosedError) as caught:
                 receive(ws)
-            assert 0.09 < time.monotonic() - started < 2
+            assert 0.09 < time.monotonic() - started < PROMPT
             assert isinstance(caught.value.__cause__, TimeoutError)
             frames = until_close(peer)
             assert [f.opcode for f in frames] == [PING, CLOSE]
             assert frames[1].data[:2] == b"\x03\xf3"
-            assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
+            assert ws.state is State.CLOSED
+            eventually(lambda: ws.fileno() == -1)
 
 
 # -- one receiver --
@@ -252,7 +255,7 @@ def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming, monk
         with monkeypatch.context() as patch:
             patch.setattr(wire, "receiving", Held())
             chunks = ws.recv_streaming()
-            assert (next(chunks) if streaming else ws.recv(timeout=1)) == "a"
+            assert (next(chunks) if streaming else ws.recv(timeout=PATIENCE)) == "a"
         chunks.close()
 
 
@@ -275,11 +278,11 @@ def test_a_pong_wakes_who_waits_while_another_thread_receives():
     with pair() as (ws, peer):
         receiver = Task(ws.recv)
         receiving(ws)
-        pings = [Task(ws.ping(data).wait, 20) for data in (b"1", b"2", b"3")]
+        pings = [Task(ws.ping(data).wait, PATIENCE) for data in (b"1", b"2", b"3")]
         with pytest.raises(TimeoutError):
             ws.ping(b"4").wait(timeout=0.001)
         peer.send_raw(frame(PONG, b"2"))  # answers the first, too
-        assert pings[0].result() >= pings[1].result() - 0.1
+        assert pings[0].result() >= pings[1].result() >= 0
         assert pings[2].is_alive()
         peer.send_raw(frame(PONG, b"3") + frame(TEXT, "x"))
         assert pings[2].result() >= 0
@@ -311,16 +314,22 @@ def test_beyond_max_queue_unread_messages_reading_stops():
                 peer.send_message(bytes([i % 256]) * 20000)
                 sent.append(i)
 
-        peer.sock.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            ping = ws.ping()
-            sending = Task(send)
-            ping.wait(timeout=0.5)
-        with pytest.raises(TimeoutError):
-            sending.result()
+        waiting = Task(ws.ping().wait)
+        sending = Task(send)
+
+        def stuck():
+            """Nobody reads, who would wants no more, and there is no room to send."""
+            reading = ws._wire.receiving.locked() or not ws._wire._waiting
+            return not reading and not select.select([], [peer.sock], [], 0)[1]
+
+        eventually(lambda: len(ws._wire.inbox) >= 3 and stuck())
         kept = len(ws._wire.inbox)
         assert 3 <= kept < 10 and kept < len(sent)
-        assert [ws.recv()[0] for _ in sent] == [i % 256 for i in sent]
+        assert [ws.recv()[0] for _ in range(100)] == [i % 256 for i in range(100)]
+        reset(peer.sock)
+        for task in (sending, waiting):
+            with pytest.raises((OSError, ConnectionClosed)):
+                task.result()
 
 
 def test_taking_messages_lets_who_waits_for_a_pong_go_on():
@@ -490,7 +499,7 @@ def test_a_send_that_can_not_begin_in_time_changes_nothing():
 
         sizes = [len(receive()) for _ in range(count)]
         assert sizes == [1000] * count
-        ws.send(message, timeout=5)
+        ws.send(message, timeout=PATIENCE)
         assert receive() == message
         ws.send("still open")
         assert receive() == b"still open"
@@ -581,15 +590,19 @@ def test_a_ping_reaches_a_peer_that_did_not_read_though_the_receiver_sleeps():
 
 
 def test_a_server_that_closes_but_does_not_end_the_connection():
-    with pair(close_timeout=0.05) as (ws, peer):
+    with pair(close_timeout=PATIENCE) as (ws, peer):
         peer.send_raw(frame(TEXT, "last") + closing(1001))
         assert ws.recv(timeout=0) == "last"
         with pytest.raises(TimeoutError):
             ws.recv(timeout=0.001)
+        peer.sock.close()
+    with pair(close_timeout=0.05) as (ws, peer):
+        peer.send_raw(frame(TEXT, "last") + closing(1001))
+        assert ws.recv() == "last"
         started = time.monotonic()
         with pytest.raises(ConnectionClosedOK):
             ws.recv()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < PROMPT
         assert [f.opcode for f in until_close(peer)] == [CLOSE]
 
 
@@ -598,7 +611,7 @@ def test_a_server_that_answers_but_does_not_end_the_connection():
         peer.send_raw(closing(1000))
         started = time.monotonic()
         ws.close(1000)
-        assert 0.04 < time.monotonic() - started < 1
+        assert 0.04 < time.monotonic() - started < PROMPT
         assert (ws.state, ws.close_code, ws.fileno()) == (State.CLOSED, 1000, -1)
 
 
@@ -606,7 +619,7 @@ def test_a_server_that_never_answers():
     with pair(close_timeout=0.05) as (ws, peer):
         started = time.monotonic()
         ws.close()
-        assert 0.04 < time.monotonic() - started < 1
+        assert 0.04 < time.monotonic() - started < PROMPT
         assert (ws.state, ws.close_code, ws.fileno()) == (State.CLOSED, 1006, -1)
         with pytest.raises(ConnectionClosedError) as caught:
             ws.recv()
@@ -627,7 +640,7 @@ def test_a_server_that_never_stops_sending(answer):
         sending = Task(flood)
         started = time.monotonic()
         ws.close()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
         assert ws.fileno() == -1
         sending.result()
 
@@ -685,7 +698,7 @@ def test_what_was_received_before_the_end_is_still_delivered():
         peer.sock.close()
         with pytest.raises(ConnectionClosedError):
             while True:
-                ws.ping().wait(timeout=5)
+                ws.ping().wait(timeout=PATIENCE)
         assert [ws.recv(), next(iter(ws))] == ["a", "b"]
         with pytest.raises(ConnectionClosedError):
             ws.recv()
@@ -733,7 +746,7 @@ def test_closing_ends_a_send_that_the_peer_does_not_take():
         eventually(ws._wire.outbox.blocked)
         started = time.monotonic()
         ws.close()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
         with pytest.raises(ConnectionClosedError):
             sending.result()
         assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
@@ -748,12 +761,12 @@ def test_a_send_ends_when_the_server_closes_and_does_not_read():
         peer.send_raw(closing(1001))
         with pytest.raises(ConnectionClosed) as caught:
             sending.result()
-        assert 0.09 < time.monotonic() - started < 2
+        assert 0.09 < time.monotonic() - started < PROMPT
         assert caught.value.rcvd == Close(1001, "")
 
 
 def test_a_send_under_way_is_completed_though_the_server_closes():
-    with pair(ping_interval=0.02) as (ws, peer):
+    with pair(ping_interval=0.02, ping_timeout=PATIENCE) as (ws, peer):
         sending = Task(ws.send, bytes(LARGE))
         eventually(ws._wire.outbox.blocked)
         peer.send_raw(closing(1000))
@@ -908,7 +921,7 @@ SENDS = {
     "small": lambda ws: ws.send("x" * 100),
     "large": lambda ws: ws.send(bytes(LARGE)),
     "fragments": lambda ws: ws.send(["x"] * 100),
-    "timeout": lambda ws: ws.send("x", timeout=10),
+    "timeout": lambda ws: ws.send("x", timeout=PATIENCE),
 }
 
 
@@ -964,7 +977,7 @@ def test_a_failed_flush_is_remembered_as_the_cause():
 
 
 def test_a_socket_that_somebody_else_closed():
-    for call in (lambda ws: ws.recv(timeout=1), lambda ws: ws.send("a", timeout=1)):
+    for call in (lambda ws: ws.recv(timeout=PATIENCE), lambda ws: ws.send("a", timeout=PATIENCE)):
         with pair() as (ws, _):
             ws._wire.stream.sock.close()
             with pytest.raises(ConnectionClosedError):
@@ -979,7 +992,7 @@ def test_a_dead_peer_ends_a_send():
         started = time.monotonic()
         with pytest.raises(ConnectionClosedError) as caught:
             ws.send(bytes(LARGE))
-        assert 0.19 < time.monotonic() - started < 2
+        assert 0.19 < time.monotonic() - started < PROMPT
         assert isinstance(caught.value.__cause__, TimeoutError)
 
 
@@ -992,7 +1005,7 @@ def test_a_dead_peer_ends_a_send_and_a_receive_at_the_same_time():
         assert isinstance(caught.value.__cause__, TimeoutError)
         with pytest.raises(ConnectionClosedError):
             receiver.result()
-        assert ws.fileno() == -1
+        eventually(lambda: ws.fileno() == -1)
 
 
 class Clock:
@@ -1059,20 +1072,39 @@ def test_any_byte_counts_as_life(clock):
 
 
 def test_a_peer_whose_bytes_wait_unread_is_not_dead():
-    with pair(ping_interval=0.05, ping_timeout=0.05, max_queue=1, max_size=None) as (ws, peer):
-        feeding = Task(lambda: [peer.send_message(str(i) + " " * 30000) for i in range(40)])
+    ours, theirs = socket.socketpair()
+    data = b"".join(frame(TEXT, str(i) + " " * 30000) for i in range(40))
+    task = feeding(theirs, data)  # before the keepalive begins
+    peer = peer_of(theirs)
+    options = {"ping_interval": 0.02, "ping_timeout": 0.02, "max_queue": 1, "max_size": None}
+    with contextlib.closing(connection(SocketStream(ours), **options)) as ws:
         sending = Task(ws.send, bytes(LARGE))
         eventually(ws._wire.outbox.blocked)
-        time.sleep(0.3)  # several times what a dead peer would get
+        enough = time.monotonic() + 0.2  # several times what a dead peer would get
+        eventually(lambda: time.monotonic() > enough)
         assert ws.state is State.OPEN
         assert len(peer.recv_message()) == LARGE
         sending.result()
         assert [int(ws.recv()) for _ in range(40)] == list(range(40))
-        feeding.result()
+        task.result()
+        theirs.close()
+
+
+def test_a_peer_that_takes_a_long_message_slowly_is_alive(clock):
+    data = bytes(LARGE)
+    with pair(ping_interval=10, ping_timeout=10) as (ws, peer):
+        task, received, begun = Task(ws.send, data), 0, clock.now
+        keepalive = ws._wire.protocol.keepalive
+        while received < len(data):
+            clock.now += 9
+            while received < len(data) and keepalive.received < clock.now:
+                received += len(peer.sock.recv(1 << 16))
+        assert clock.now - begun > 2 * (10 + 10)  # which a dead peer would not get
+        task.result()
 
 
 def test_a_peer_that_answers_pings_is_not_dead():
-    with pair(ping_interval=0.02, ping_timeout=0.5) as (ws, peer):
+    with pair(ping_interval=0.02, ping_timeout=PATIENCE) as (ws, peer):
         task = Task(ws.recv)
         for _ in range(5):
             ping = peer.recv_frame()
@@ -1118,7 +1150,7 @@ def interrupted():
 def test_an_interrupted_receive_can_be_repeated(interrupted):
     with pair() as (ws, peer):
         peer.send_raw(frame(TEXT, "hello")[:4])
-        for receive in (ws.recv, lambda: ws.recv(timeout=10), lambda: ws.ping().wait()):
+        for receive in (ws.recv, lambda: ws.recv(timeout=PATIENCE), lambda: ws.ping().wait()):
             interrupted(receive, ws._wire.receiving.locked)
         peer.send_raw(frame(TEXT, "hello")[4:])
         assert ws.recv() == "hello"
@@ -1209,7 +1241,7 @@ def test_busy_polling_keeps_a_short_timeout():
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             ws.recv(timeout=0.01)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
 
 
 def test_the_receive_timeout_may_be_unsupported(monkeypatch):
