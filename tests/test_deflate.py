@@ -8,7 +8,7 @@ import sys
 import zlib
 
 import pytest
-from helpers import SEED, splits
+from helpers import PATIENCE, SEED, splits
 
 from wsmini import deflate
 from wsmini.deflate import Deflate, PerMessageDeflate
@@ -715,7 +715,7 @@ assert "zlib" in sys.modules
     # Not through -m or a site directory, which may load zlib themselves.
     root = deflate.__file__.rpartition("wsmini")[0]
     code = f"import sys; sys.path.insert(0, {root!r}){code}"
-    subprocess.run([sys.executable, "-S", "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-S", "-c", code], check=True, timeout=PATIENCE)
 
 
 def test_without_zlib_it_is_not_available(monkeypatch):

@@ -91,9 +91,9 @@ def test_what_goes_wrong_in_a_function_is_raised():
 
 def test_messages_come_before_the_echo():
     with fault_server(messages=["a", b"b"]) as server, connect(server) as ws:
-        assert [ws.recv(20), ws.recv(20)] == ["a", b"b"]
+        assert [ws.recv(PATIENCE), ws.recv(PATIENCE)] == ["a", b"b"]
         ws.send("c")
-        assert ws.recv(20) == "c"
+        assert ws.recv(PATIENCE) == "c"
 
 
 def test_the_echo_has_the_options_of_echo_server():

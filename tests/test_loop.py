@@ -385,19 +385,21 @@ def test_a_foreign_loop_can_wait_for_it(real, pair):
     ours, theirs = pair
     calls = []
     assert real.timeout() is None
+    later = real.call_later(helpers.PATIENCE, int)
+    assert 0 < real.timeout() <= helpers.PATIENCE
+    later.cancel()
     real.call_later(0.01, calls.append, "timer")
-    assert 0 < real.timeout() <= 0.01
     assert not select.select([real], [], [], real.timeout())[0]
     real.run_once(0)
     assert calls == ["timer"]
     real.add_reader(ours, lambda: calls.append(ours.recv(10)))
     theirs.send(b"x")
-    assert select.select([real], [], [], 10)[0]
+    assert select.select([real], [], [], helpers.PATIENCE)[0]
     real.run_once(0)
     assert calls == ["timer", b"x"]
     real.call_soon_threadsafe(calls.append, "soon")
     assert real.timeout() == 0
-    assert select.select([real], [], [], 10)[0]
+    assert select.select([real], [], [], helpers.PATIENCE)[0]
     real.run_once(0)
     assert calls[2:] == ["soon"] and not select.select([real], [], [], 0)[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers import PATIENCE
 
 import wsmini
 from wsmini import cli
@@ -37,9 +38,9 @@ def test_what_was_recorded_is_served_again(tmp_path):
             with wsmini.connect(server.url, subprotocols=["chat"]) as ws:
                 assert ws.subprotocol == "chat"
                 ws.send("a")
-                assert (ws.recv(5), ws.recv(5)) == ("b", b"\x00\xff")
+                assert (ws.recv(PATIENCE), ws.recv(PATIENCE)) == ("b", b"\x00\xff")
                 with pytest.raises(wsmini.ConnectionClosed) as raised:
-                    ws.recv(5)
+                    ws.recv(PATIENCE)
             assert raised.value.rcvd == (4001, "bye")
 
 
@@ -52,9 +53,9 @@ def test_the_connections_of_a_session_follow_each_other(tmp_path):
     with replay(path) as server:
         for text in "aba":
             with wsmini.connect(server.url) as ws:
-                assert ws.recv(5) == text
+                assert ws.recv(PATIENCE) == text
                 with pytest.raises(wsmini.ConnectionClosedError, match="no close frame received"):
-                    ws.recv(5)
+                    ws.recv(PATIENCE)
 
 
 WRONG = {
