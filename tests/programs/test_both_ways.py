@@ -18,6 +18,7 @@ import types
 
 import doc_servers
 import pytest
+from certificates import server_context
 from helpers import CERTS
 from programs.terminals import (
     Terminal,
@@ -113,13 +114,13 @@ def places(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         plain = enter(scripted_server(script, timeout=None))
-        secure = enter(scripted_server(script, ssl=doc_servers.server_context()))
+        secure = enter(scripted_server(script, ssl=server_context()))
         mutual = enter(scripted_server(script, ssl=doc_servers.mutual_context()))
         closed = enter(socket.socket())  # bound, so that nobody else listens there either
         closed.bind(("127.0.0.1", 0))
         silent = enter(socket.create_server(("127.0.0.1", 0)))
         http = enter(doc_servers.Proxy(doc_servers.http_connect))
-        https = enter(doc_servers.Proxy(doc_servers.http_connect, doc_servers.server_context()))
+        https = enter(doc_servers.Proxy(doc_servers.http_connect, server_context()))
         socks = enter(doc_servers.Proxy(doc_servers.socks5))
         if hasattr(socket, "AF_UNIX"):
             enter(unix_socket(f"{tmp}/socket", plain.port))

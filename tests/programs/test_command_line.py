@@ -20,6 +20,7 @@ import time
 
 import doc_servers
 import pytest
+from certificates import server_context
 from helpers import CERTS, PATIENCE
 from programs.terminals import (
     Terminal,
@@ -91,7 +92,7 @@ def test_a_jar_that_cannot_be_written(tmp_path):
 
 
 def secure_server(context=None):
-    return echo_server(ssl=context or doc_servers.server_context())
+    return echo_server(ssl=context or server_context())
 
 
 def test_the_proxy_of_the_environment_and_none(echo):

@@ -14,7 +14,8 @@ import threading
 import time
 
 import pytest
-from helpers import CERTS, PATIENCE
+from certificates import client_context, server_context
+from helpers import PATIENCE, PROMPT
 from pairs import TRANSCRIPT, eventually, reset
 
 from wsmini import keeper
@@ -35,7 +36,6 @@ RESPONSE = (
 OPEN = len(RESPONSE.format(accept_key("x")))  # bytes from which on the client is connected
 # Where a message ends, "one" and "two", and where the Close frame does.
 MESSAGES = [TRANSCRIPT.index(b"one") + 3, TRANSCRIPT.index(b"o\x88") + 1]
-SOON = 5.0  # seconds; nothing here has to be waited for
 RECORD = 9  # bytes of frames in a TLS record, so that frames are cut between records too
 OVERHEAD = 5 + 1 + 16  # bytes of a record, behind and in front of its data
 
@@ -55,10 +55,7 @@ class Server:
 
     def __init__(self, ending, secure, behind=True):
         self._ending, self._behind, self.at, self.sent = ending, behind, 0, 0
-        self._context = None
-        if secure:
-            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(str(CERTS / "server.pem"))
+        self._context = server_context() if secure else None
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         self.url = f"wss://localhost:{port}" if secure else f"ws://127.0.0.1:{port}"
@@ -170,6 +167,7 @@ WAYS = [by_recv, by_iteration, by_streaming]
 def nothing_is_left(monkeypatch):
     """No descriptor; that of the keeper goes soon after the last connection."""
     monkeypatch.setattr(keeper, "CHECK", 0.02)
+    monkeypatch.setattr(keeper, "LINGER", 0.02)
     folder = "/proc/self/fd"
     before = len(os.listdir(folder)) if os.path.isdir(folder) else 0
     yield
@@ -186,11 +184,11 @@ def run(url, way, **options):
         assert not isinstance(exc, TimeoutError)
         return messages, exc
     finally:
-        assert time.monotonic() - started < SOON
+        assert time.monotonic() - started < PROMPT
     with pytest.raises(ConnectionClosed) as caught:
         for message in way(ws):
             messages.append(message)
-    assert time.monotonic() - started < SOON
+    assert time.monotonic() - started < PROMPT
     assert ws.fileno() == -1
     assert ws.close_code == caught.value.code
     with pytest.raises(type(caught.value)):
@@ -198,7 +196,7 @@ def run(url, way, **options):
     with pytest.raises(type(caught.value)):
         ws.send("x")
     ws.close()
-    assert time.monotonic() - started < SOON
+    assert time.monotonic() - started < PROMPT
     return messages, caught.value
 
 
@@ -236,7 +234,7 @@ def test_a_connection_cut_at_every_byte(ending):
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 def test_ciphertext_cut_at_every_byte(ending):
     """Of the records of the frames; and at every 8th of the one of the response."""
-    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    context = client_context()
     with Server(ending, secure=True) as server:
         run(server.url, by_recv, ssl=context)
         ciphertext, counts = server.sent, []
@@ -259,7 +257,7 @@ def test_ciphertext_cut_at_every_byte(ending):
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 def test_a_handshake_of_tls_that_is_cut(ending):
     """At every 20th byte, for it is long, and OpenSSL's business for the most part."""
-    context = ssl.create_default_context(cafile=str(CERTS / "ca.pem"))
+    context = client_context()
     with Server(ending, secure=True, behind=False) as server:
         for at in range(0, 1000, 20):
             server.at = at

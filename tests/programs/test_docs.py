@@ -14,7 +14,7 @@ import sys
 
 import doc_servers
 import pytest
-from helpers import CERTS, ROOT
+from helpers import CERTS, PATIENCE, ROOT
 
 DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -127,7 +127,7 @@ def test_shell_commands_run(command, servers, path_with_shims, tmp_path):
         run = subprocess.run(
             ["sh", "-c", real(command.partition(": ")[2], names)], cwd=tmp_path,
             env=environment, input=b"subscribe\n", stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, timeout=50,
+            stderr=subprocess.PIPE, timeout=PATIENCE,
         )  # fmt: skip
     assert run.returncode == 0, run.stderr.decode()
     assert run.stdout, run.stderr.decode()

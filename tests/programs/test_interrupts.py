@@ -1,4 +1,7 @@
-"""Ctrl-C in every phase of a connection: real programs, which have to be gone within a second."""
+"""Ctrl-C in every phase of a connection: real programs, which have to be gone within a second.
+
+A busy machine gets more, which is still less than they would wait: 10 seconds or longer.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,16 @@ import contextlib
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
 
 import pytest
-from helpers import CERTS, ROOT
+from certificates import server_context
+from helpers import PATIENCE, PROMPT, ROOT
 
 from wsmini.testing import IgnoreClose, Refuse, Stall, echo_server, fault_server
 
-SECOND = 1.0
 DELAY = 0.2  # seconds from "ready" until the program surely waits
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal on POSIX only")
@@ -78,9 +80,7 @@ def serving(*args, **options):
 
 @contextlib.contextmanager
 def secure_echo():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / "server.pem"))
-    with echo_server(ssl=context) as server:
+    with echo_server(ssl=server_context()) as server:
         yield server.url
 
 
@@ -179,7 +179,7 @@ def test_ctrl_c_leaves_within_a_second(phase, tmp_path):
             assert process.poll() is None, process.stderr.read()
             started = time.monotonic()
             process.send_signal(signal.SIGINT)
-            status = process.wait(20)
+            status = process.wait(PATIENCE)
             took = time.monotonic() - started
         finally:
             process.kill()
@@ -188,4 +188,4 @@ def test_ctrl_c_leaves_within_a_second(phase, tmp_path):
         assert "Exception ignored" not in errors
         assert "Exception in thread" not in errors
         assert status == -signal.SIGINT
-        assert took < SECOND
+        assert took < PROMPT

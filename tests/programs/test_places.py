@@ -8,8 +8,8 @@ from __future__ import annotations
 import compileall
 import os
 import platform
+import re
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -17,7 +17,9 @@ import zipapp
 import zipfile
 
 import pytest
+from certificates import server_context
 from helpers import CERTS, PATIENCE, ROOT
+from programs.terminals import completed
 
 from wsmini.testing import Challenge, echo_server, fault_server
 
@@ -75,15 +77,15 @@ import wsmini
 """
 
 # No assertions: -O removes them.
-TALK = """
+TALK = f"PATIENCE = {PATIENCE}" + """
 url = sys.argv[1]
 with wsmini.connect(url) as ws:
     for message in ("hello", b"\\0\\xff", "\\u20ac" * 1000, bytes(70000)):
         ws.send(message)
-        if ws.recv(timeout=10) != message:
+        if ws.recv(timeout=PATIENCE) != message:
             sys.exit("this isn't the echo")
     compressed = any("deflate" in extension.name for extension in ws.extensions)
-    round_trip = ws.ping().wait(10)
+    round_trip = ws.ping().wait(PATIENCE)
 print("blocking", ws.close_code, round_trip > 0, compressed)
 
 def on_message(client, message):
@@ -104,10 +106,8 @@ def url():
         yield server.url
 
 
-def secure_server(pem="server.pem"):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(CERTS / pem))
-    return echo_server(ssl=context, compression=True)
+def secure_server(name="server"):
+    return echo_server(ssl=server_context(name), compression=True)
 
 
 def python(*argv, env=(), before=(), **options):
@@ -117,11 +117,10 @@ def python(*argv, env=(), before=(), **options):
         if not name.lower().endswith("_proxy") and not name.startswith("PYTHON")
     }  # fmt: skip
     environment.update(env)
-    done = subprocess.run(
-        [*before, sys.executable, *map(str, argv)], env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE, **options,
-    )  # fmt: skip
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    status, output, errors = completed(
+        [*before, sys.executable, *argv], env=environment, stdin=subprocess.DEVNULL, **options
+    )
+    return status, output.decode(), errors.decode()
 
 
 def package(folder, name="wsmini"):
@@ -211,10 +210,10 @@ def test_an_option_that_needs_a_module_says_so(lacking, argv, words, tmp_path):
 
 @blocking
 def test_digest_authentication_without_openssl():
-    program = """
+    program = f"PATIENCE = {PATIENCE}" + """
 with wsmini.connect(sys.argv[1], auth=("user", "secret")) as ws:
     ws.send("hi")
-    print(ws.recv(timeout=10))
+    print(ws.recv(timeout=PATIENCE))
 """
     with fault_server(Challenge("user", "secret", scheme="digest")) as server:
         done = python("-c", LACKING + IMPORT + program, "_hashlib _ssl", ROOT, server.url)
@@ -236,7 +235,7 @@ print("done")
 """
     status, output, errors = python("-c", LACKING + IMPORT + program, "logging", ROOT, url)
     assert (status, output) == (0, "done\n")
-    assert "on_message of ws://" in errors and "took 0." in errors
+    assert re.search(r"on_message of ws://.* took \d", errors)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +318,7 @@ def test_two_copies_under_other_names_in_one_process(tmp_path, url):
         (tmp_path / vendor).mkdir()
         (tmp_path / vendor / "__init__.py").touch()
         package(tmp_path / vendor, name)
-    program = """
+    program = f"PATIENCE = {PATIENCE}" + """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from one import _websocket
@@ -327,7 +326,7 @@ from two import ws
 
 def closed(module, connection):
     try:
-        connection.recv(timeout=10)
+        connection.recv(timeout=PATIENCE)
     except module.ConnectionClosed as exc:
         return exc
 
@@ -335,14 +334,14 @@ with _websocket.connect(sys.argv[2]) as first, ws.connect(sys.argv[2]) as second
     for message in ("a", b"b"):
         first.send(message)
         second.send(message * 2)
-        print(first.recv(timeout=10), second.recv(timeout=10))
+        print(first.recv(timeout=PATIENCE), second.recv(timeout=PATIENCE))
     keepers = [sys.modules[m.__name__ + ".keeper"] for m in (_websocket, ws)]
     print([keeper.watched() for keeper in keepers])
     first.close()
     ours = closed(_websocket, first)
     print(isinstance(ours, _websocket.ConnectionClosedOK), isinstance(ours, ws.ConnectionClosed))
     second.send("on")
-    print(second.recv(timeout=10), isinstance(second, _websocket.Connection))
+    print(second.recv(timeout=PATIENCE), isinstance(second, _websocket.Connection))
 
 async def both():
     from one._websocket import aio
@@ -418,7 +417,7 @@ def test_a_clock_that_was_never_set():
     # OpenSSL asks the system, so here the certificate is from the future instead.
     program = f"{IMPORT}import time\ntime.gmtime = lambda: struct_time\n{CONNECT}"
     program = program.replace("struct_time", repr(tuple(time.gmtime(0))))
-    with secure_server("not-yet-valid.pem") as server:
+    with secure_server("not-yet-valid") as server:
         status, output, _ = python(
             "-c", program, ROOT, f"wss://localhost:{server.port}",
             env={"SSL_CERT_FILE": str(CERTS / "ca.pem")},
