@@ -1009,7 +1009,7 @@ def random_payload(rng, text):
     if not text:
         return rng.getrandbits(8 * n + 1).to_bytes(n + 1, "big")[:n]
     alphabet = rng.choice(["abc", "aé", "é☃😀", "😀"])
-    return "".join(rng.choice(alphabet) for _ in range(n // 2)).encode()
+    return "".join(rng.choices(alphabet, k=n // 2)).encode()
 
 
 def random_message(rng, deflated):
