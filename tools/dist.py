@@ -7,9 +7,9 @@ and have the same owner and modes everywhere. What isn't in git stays out. ``--c
 them a second time, from files with other times and modes, and compares. The package ``build`` has
 to be there.
 
-wsmini.pyz is meant to be small: comments, docstrings, type hints and blanks are left out of it, and
-nothing else. What is left stays in its line, so that a traceback means the same lines as one of the
-wheel. All modules are compressed together, for bundled.py to import them.
+wsmini.pyz is a zip file, which Python can run and import from. Comments, docstrings and type hints,
+which would be two fifths of it, are left out, and nothing else is. What is left stays in its line,
+so that a traceback means the same lines as one of the wheel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import tempfile
 import time
 import tokenize
 import zipfile
-import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MADE = {".venv", ".venvs", "build", "dist", "__pycache__"}
@@ -36,20 +35,9 @@ FIRST = 315532800  # 1980-01-01, before which there are no times in zip files
 INTERPRETER = b"#!/usr/bin/env python3\n"
 MAIN = """\
 import sys
-try:
-    import zlib
-except ImportError:
-    sys.stderr.write("wsmini.pyz needs zlib, which this Python lacks: take the folder wsmini\\n")
-    sys.exit(2)
 from wsmini.cli import main
 sys.exit(main())
 """
-# In line 1, where the package's own __init__ has nothing: a traceback shows that one's lines.
-START = "from . import bundled; bundled.start(globals())\n"
-BUNDLED = pathlib.Path(__file__).with_name("bundled.py")
-FILE = "modules.zlib"
-BREAK = "\f"
-MOST_MEMORY = 9  # which zlib may take, to compress better
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -140,97 +128,24 @@ def end(node):
     return node.end_lineno, node.end_col_offset
 
 
-# -- all modules in one --
-
-
-def squeezed(source):
-    """*source* with a space for each level of indentation, and no other where none is needed."""
-    lines = source.splitlines()
-    for row, start, end, instead in reversed(list(blanks(source))):
-        lines[row - 1] = lines[row - 1][:start] + instead + lines[row - 1][end:]
-    return "\n".join(lines) + "\n"
-
-
-def blanks(source):
-    """What is between the tokens of a line, or in front: (row, start, end, what to put there)."""
-    level, depth, begins, (row, column), last = 0, 0, True, (0, 0), ""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind, text = tokenize.tok_name[token.type], token.string
-        level += (kind == "INDENT") - (kind == "DEDENT")
-        if text.strip() and not depth:
-            if token.start[0] > row:
-                yield token.start[0], 0, token.start[1], " " * level if begins else ""
-            elif token.start[1] > column:
-                yield row, column, token.start[1], " " if is_word(last) and is_word(text[0]) else ""
-        if kind == "NEWLINE":
-            begins = True
-        elif text.strip():
-            begins, (row, column), last = False, token.end, text[-1]
-        depth += (kind == "FSTRING_START") - (kind == "FSTRING_END")  # since 3.12
-
-
-def is_word(character):
-    return character.isalnum() or character in "_\"'"
-
-
-def imported(tree, everywhere):
-    """The modules of the package that *tree* imports; if not *everywhere*, those it always does."""
-    for node in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            yield from [node.module] if node.module else [alias.name for alias in node.names]
-
-
-def in_order(sources):
-    """The names of *sources* as programs import them: what they all need, and then the others."""
-    trees = {name: ast.parse(source) for name, source in sources.items()}
-    found = []
-
-    def add(name):
-        if name in trees and name not in found:
-            found.append(name)
-            for each in imported(trees[name], False):
-                add(each)
-
-    add("__init__")
-    add("__main__")
-    for name in found:  # and in what it adds
-        for each in imported(trees[name], True):
-            add(each)
-    for name in sorted(sources):
-        add(name)
-    return found
-
-
-def bundle(package):
-    """All modules of the folder *package*, as bundled.py reads them."""
-    paths = package.glob("*.py")
-    sources = {path.stem: squeezed(stripped(path.read_text("utf-8"))) for path in paths}
-    names = in_order(sources)
-    parts = ["\n" + " ".join(names), *(f"{name}\n{sources[name]}" for name in names)]
-    assert BREAK not in "".join(parts)
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, MOST_MEMORY)
-    text = "".join(part + BREAK for part in parts)
-    return packer.compress(text.encode()) + packer.flush()
-
-
 # -- archives, the same each time --
 
 
-def write_zip(file, entries, epoch, stored=()):
-    """A zip file out of ``{name: (executable, data)}``; not compressed: the names *stored*."""
+def write_zip(file, entries, epoch):
+    """A zip file out of ``{name: data}``."""
     date = time.gmtime(max(epoch, FIRST))[:6]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, (executable, data) in sorted(entries.items()):
+        for name, data in sorted(entries.items()):
             info = zipfile.ZipInfo(name, date)
             info.create_system = 3  # Unix, wherever this runs
-            info.external_attr = (0o100755 if executable else 0o100644) << 16
-            info.compress_type = zipfile.ZIP_STORED if name in stored else zipfile.ZIP_DEFLATED
+            info.external_attr = 0o100644 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, data, compresslevel=9)
 
 
 def repack_wheel(path, epoch):
     with zipfile.ZipFile(str(path)) as archive:
-        entries = {name: (False, archive.read(name)) for name in archive.namelist()}
+        entries = {name: archive.read(name) for name in archive.namelist()}
     with open(path, "wb") as file:
         write_zip(file, entries, epoch)
 
@@ -252,17 +167,14 @@ def repack_sdist(path, epoch):
 
 
 def write_pyz(path, package, epoch):
-    """The package as a program in one file."""
-    stored = {
-        "__main__.py": MAIN,  # which says so if it can't decompress the others
-        "wsmini/__init__.py": START,
-        f"wsmini/{FILE}": bundle(package),
-    }
-    entries = {name: (False, data) for name, data in stored.items()}
-    entries["wsmini/bundled.py"] = False, stripped(BUNDLED.read_text("utf-8"))
+    """The folder *package* as a program in one file."""
+    entries = {"__main__.py": MAIN}
+    for module in package.rglob("*.py"):
+        name = module.relative_to(package).as_posix()
+        entries[f"wsmini/{name}"] = stripped(module.read_text("utf-8"))
     with open(path, "wb") as file:
         file.write(INTERPRETER)
-        write_zip(file, entries, epoch, stored)
+        write_zip(file, entries, epoch)
     os.chmod(path, 0o755)
 
 
