@@ -29,6 +29,7 @@ coverage: $(STAMP)-test
 
 lint: $(STAMP)-lint
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # A site of all pages and of what the docstrings say, for browsers: build/docs/index.html. Links that
@@ -59,10 +60,10 @@ compat:
 
 # What does no I/O, on the newest CPython there is for WebAssembly; takes node and npm.
 pyodide: $(PYODIDE)/installed
-	timeout 600 node tests/pyodide.mjs $(PYODIDE) -q $(NO_IO:%=tests/test_%.py)
+	timeout 600 node tests/pyodide.mjs $(PYODIDE) -q $(NO_IO)
 
-NO_IO = auth cookies deflate diagnosis exceptions extensions frames handshake http11 libcrypto messages \
-	payload protocol public reconnect uri
+NO_IO = tests/sansio tests/test_exceptions.py tests/test_policies.py tests/test_public.py \
+	$(foreach name,auth cookies hints,tests/opening/test_$(name).py)
 
 dist: $(STAMP)-dist
 	$(BIN)/python tools/dist.py --check

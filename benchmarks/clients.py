@@ -162,7 +162,7 @@ class Raw(Blocking):
 
         built = self.frames.get(message)
         if built is None:
-            from wsmini.frames import masked
+            from wsmini.sansio.frames import masked
 
             head = 0x81 if isinstance(message, str) else 0x82
             built = self.frames[message] = bytes(masked(head, encoded(message)))
@@ -207,7 +207,7 @@ class RawConnection:
 
     def send(self, message: Message) -> None:
         if self.deflater is not None and len(message) > 10:
-            from wsmini.frames import masked
+            from wsmini.sansio.frames import masked
 
             data = self.deflater.compress(message.encode()) + self.deflater.flush(2)
             self.sock.sendall(masked(0xC1, data[:-4]))

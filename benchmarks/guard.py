@@ -232,7 +232,7 @@ BY_NAME = {workload.__name__: workload for workload in MESSAGES}
 
 
 def answer_handshake(peer: socket.socket, extensions: str) -> None:
-    from wsmini.handshake import accept_key
+    from wsmini.sansio.handshake import accept_key
 
     head = b""
     while b"\r\n\r\n" not in head:

@@ -18,14 +18,17 @@ from test_layers import SANS_IO
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = [name for name in SANS_IO if name != "version"]  # one assignment
-MODULES.append("reconnect")  # which doesn't wait either
+MODULES.append("policies")  # which doesn't wait either
 
 
 def check(module, folder):
     """Run the tests of *module* and measure it: (status, output)."""
     coverage = [sys.executable, "-m", "coverage"]
-    include = f"--include=wsmini/{module}.py"
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/test_{module}.py"]
+    path = module.replace(".", "/")
+    include = f"--include=wsmini/{path}.py"
+    folder_of_it, slash, name = path.rpartition("/")
+    tests = f"tests/{folder_of_it}{slash}test_{name}.py"
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
     commands = (
         [*coverage, "run", include, *pytest],
         [*coverage, "report", include, "--fail-under=100"],

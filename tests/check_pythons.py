@@ -38,8 +38,8 @@ NOT_UNDER_PYPY = {
 }
 
 UNDER_CORE = """
-    client connection deflate exceptions extensions faults frames handshake http11 messages payload
-    protocol reconnect uri
+    sansio test_exceptions.py test_policies.py blocking/test_connection.py
+    callbacks/test_client.py testing/test_faults.py
 """.split()
 
 
@@ -68,7 +68,7 @@ def find(version):
 def runs(version, mode):
     """What to run with that version: lists of arguments. *mode*: one of two, if it isn't empty."""
     if version == CORE:
-        return [["-bb", "-m", "pytest", *(f"tests/test_{name}.py" for name in UNDER_CORE)]]
+        return [["-bb", "-m", "pytest", *(f"tests/{name}" for name in UNDER_CORE)]]
     if version != PYPY:
         return [MODES[mode == "-O"]] if mode else MODES
     left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]

@@ -12,10 +12,10 @@ import time
 import fakes
 from helpers import PATIENCE
 
-from wsmini.connection import Connection
-from wsmini.frames import Opcode
-from wsmini.net import SocketStream
+from wsmini.blocking.connection import Connection
+from wsmini.opening.sockets import SocketStream
 from wsmini.options import Options
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import Peer, frame
 
 # What a server says: "one", a ping, "two" in fragments around a pong, and a Close frame.

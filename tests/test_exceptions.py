@@ -11,7 +11,7 @@ import pytest
 import wsmini
 from wsmini import exceptions
 from wsmini.exceptions import Close, connection_closed, shown
-from wsmini.http11 import Response
+from wsmini.sansio.http11 import Response
 
 RESPONSE = Response(503, "Service Unavailable", {"Retry-After": "5", "Set-Cookie": "a=b"}, b"busy")
 BARE = Response(599, "", {})

@@ -17,8 +17,9 @@ import pytest
 from helpers import PATIENCE, PROMPT
 
 import wsmini
-from wsmini import aio, net
-from wsmini.frames import Opcode
+from wsmini import aio
+from wsmini.opening import sockets as net
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import Stall, echo_server, fault_server, scripted_server
 
 NOW = wsmini.Fixed(0)

@@ -10,47 +10,50 @@ import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "wsmini"
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+
+
+def module_name(path):
+    """Its name within the package: ``__init__`` is that of the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # Every module imports only from the modules before it in its own list and in the lists above.
 SANS_IO = (
     "version",
     "exceptions",
-    "uri",
-    "http11",
-    "libcrypto",
-    "frames",
-    "extensions",
-    "deflate",
-    "messages",
-    "handshake",
-    "protocol",
-    "payload",
-)
+    *("sansio." + name for name in """
+        uri http11 libcrypto frames extensions deflate messages handshake protocol payload
+    """.split()),
+)  # fmt: skip
 OPENING = (
-    "auth",
-    "cookies",
-    "diagnosis",
-    "net",
-    "tls",
-    "proxy",
+    "opening.auth",
+    "opening.cookies",
+    "opening.hints",
+    "opening.sockets",
+    "opening.tls",
+    "opening.proxy",
     "options",
-    "reconnect",
-    "opening",
-    "facts",
-    "slept",
-    "driving",
-    "rounds",
-    "outgoing",
-    "link",
+    "policies",
+    "opening.opening",
+    "info",
+    "clock",
+    "opening.steps",
+    "events.timers",
+    "opening.writebuffer",
+    "events.transport",
 )
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
-    ("boxes", "stacks", "locks", "keeper", "receiving", "wire", "connection", "reconnecting"),
-    ("loop", "delivery", "client"),
-    ("selecting", "chunks", "waiter", "aio"),
-    ("peer", "servers", "faults", "replay", "testing"),
-)
+    tuple("blocking." + name for name in """
+        boxes stacks locks background receiver transport connection reconnect
+    """.split()),
+    ("callbacks.loop", "callbacks.connection", "callbacks.client"),
+    ("aio.selector_thread", "aio.stream", "aio.future", "aio.connection", "aio"),
+    ("testing.peer", "testing.servers", "testing.faults", "testing.replay", "testing"),
+)  # fmt: skip
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -77,14 +80,16 @@ def allowed():
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
     for name in (
-        "formats", "arguments", "commands", "output", "session", "manual", "benchmark", "tracing",
-        "cli",
+        "cli.formats", "cli.arguments", "cli.commands", "cli.output", "cli.session", "cli.manual",
+        "cli.benchmark", "cli.tracing", "cli.program", "cli",
     ):  # fmt: skip
-        rules[name] = below | program | {"connection"}
+        rules[name] = below | program | {"blocking.connection"}
         program.add(name)
-    rules["cli"].add("testing")
+    rules["cli.program"].add("testing")
+    for name in ("sansio", "opening", "blocking", "events", "callbacks"):
+        rules[name] = set()
     rules["__main__"] = {"cli"}
-    not_loaded = {"aio", "chunks", "selecting", "waiter", *FRONT_ENDS[-1], "__main__"} | program
+    not_loaded = {*FRONT_ENDS[2], *FRONT_ENDS[-1], "__main__"} | program
     rules["__init__"] = set(rules) - not_loaded
     return rules
 
@@ -109,19 +114,25 @@ def imports(node):
             yield from imports(child)
 
 
-def imported(source):
-    """The names of modules that *source* imports: (from the package, from elsewhere)."""
+def imported(source, module=""):
+    """The modules that the *source* of *module* imports: (from the package, from elsewhere)."""
+    folder = module.rpartition(".")[0] if module not in FOLDERS else module
     ours, others = set(), set()
     for node in imports(ast.parse(source)):
         if isinstance(node, ast.Import):
             others.update(alias.name for alias in node.names)
         elif not node.level:
             others.add(node.module)
-        elif node.module:
-            ours.add(node.module)
         else:
-            ours.update(alias.name for alias in node.names)
+            parts = [folder] if node.level == 1 and folder else []
+            if node.module:
+                ours.add(".".join([*parts, node.module]))
+            else:
+                ours.update(".".join([*parts, alias.name]) for alias in node.names)
     return ours, others
+
+
+FOLDERS = {name.rpartition(".")[0] for name in MODULES} - {""}
 
 
 def read(module):
@@ -137,6 +148,7 @@ def test_imports_are_found_wherever_they_are():
 from __future__ import annotations
 import os.path
 from . import uri
+from ..exceptions import Close
 if TYPE_CHECKING:
     import typing
     from .opening import Opening
@@ -146,13 +158,15 @@ def function():
     except ImportError:
         from .net import wait
 """
-    assert imported(source) == ({"uri", "net"}, {"__future__", "os.path", "ssl", "zlib"})
+    others = {"__future__", "os.path", "ssl", "zlib"}
+    assert imported(source) == ({"uri", "exceptions", "net"}, others)
+    assert imported(source, "sansio.frames")[0] == {"sansio.uri", "exceptions", "sansio.net"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_the_layers_below(module):
     assert module in allowed(), "say in tests/test_layers.py in which layer this module is"
-    ours, others = imported(read(module))
+    ours, others = imported(read(module), module)
     assert sorted(ours - allowed()[module]) == []
     assert PACKAGE.name not in roots(others), "imports must be relative"
 
@@ -191,7 +205,7 @@ def test_importing_wsmini_loads_only_what_every_program_needs():
 def test_the_callback_api_is_loaded_when_it_is_asked_for():
     program = """
 import sys, wsmini
-assert not {"wsmini.client", "wsmini.loop", "wsmini.link"} & set(sys.modules)
+assert not {"wsmini.callbacks", "wsmini.events"} & set(sys.modules)
 assert {"Client", "Loop"} < set(dir(wsmini))
 assert not hasattr(wsmini, "Nonesuch")
 from wsmini import *

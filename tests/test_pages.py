@@ -7,7 +7,6 @@ import asyncio
 import builtins
 import compileall
 import inspect
-import os
 import re
 import shutil
 import socket
@@ -374,7 +373,7 @@ def test_names_to_move_to_exist(heading, span, connections):
     if span in Options.__init__.__kwdefaults__ or span in ("Client", "str", "bytes", "__cause__"):
         return
     if span.startswith("python -m wsmini"):
-        from wsmini.arguments import make_parser
+        from wsmini.cli.arguments import make_parser
 
         make_parser().parse_args([*span.split()[3:], "ws://example.com"])
         return
@@ -435,7 +434,8 @@ def test_files_that_may_be_left_out_may_be_left_out(tmp_path):
     optional = {name for row in rows for name in spans(row[0])}
     shutil.copytree(ROOT / "wsmini", tmp_path / "wsmini")
     for name in optional:
-        os.remove(tmp_path / "wsmini" / name)  # each of them exists
+        path = tmp_path / "wsmini" / name  # each of them exists
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "wsmini" / "__pycache__", ignore_errors=True)
     assert run_with_echo_server(tmp_path) == []
 
@@ -443,7 +443,7 @@ def test_files_that_may_be_left_out_may_be_left_out(tmp_path):
 def test_it_runs_from_compiled_files_alone(tmp_path):
     shutil.copytree(ROOT / "wsmini", tmp_path / "wsmini")
     assert compileall.compile_dir(tmp_path / "wsmini", quiet=1, legacy=True)
-    for path in (tmp_path / "wsmini").glob("*.py"):
+    for path in (tmp_path / "wsmini").rglob("*.py"):
         path.unlink()
     assert run_with_echo_server(tmp_path) == []
 

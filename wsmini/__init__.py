@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from .connection import Connection, Ping, connect
-from .deflate import Deflate
+from .blocking.connection import Connection, Ping, connect
+from .blocking.reconnect import reconnect
 from .exceptions import (
     Close,
     ConcurrencyError,
@@ -39,12 +39,12 @@ from .exceptions import (
     TooManyRedirects,
     WebSocketException,
 )
-from .extensions import Extension, ExtensionOffer
-from .frames import Frame
-from .http11 import Headers
-from .protocol import State
-from .reconnect import Backoff, Fixed, NoReconnect, retryable
-from .reconnecting import reconnect
+from .policies import Backoff, Fixed, NoReconnect, retryable
+from .sansio.deflate import Deflate
+from .sansio.extensions import Extension, ExtensionOffer
+from .sansio.frames import Frame
+from .sansio.http11 import Headers
+from .sansio.protocol import State
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from typing import List
 
-    from .client import Client
-    from .loop import Loop
+    from .callbacks.client import Client
+    from .callbacks.loop import Loop
 
 __all__ = [
     "Backoff",
@@ -104,7 +104,7 @@ def __getattr__(name: str) -> object:
     """The callback API, loaded when it is asked for: a quarter of what there is."""
     if name not in ("Client", "Loop"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import client, loop
+    from .callbacks import client, loop
 
     globals().update(Client=client.Client, Loop=loop.Loop)
     return globals()[name]
@@ -120,6 +120,6 @@ def unverified_context() -> SSLContext:
     The connection is encrypted, but anybody can be at its other end. For a server with a private
     CA, ``ssl.create_default_context(cafile="ca.pem")`` is what you want.
     """
-    from .tls import unverified_context  # ssl is large, and ws:// doesn't need it
+    from .opening.tls import unverified_context  # ssl is large, and ws:// doesn't need it
 
     return unverified_context()

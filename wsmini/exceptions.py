@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Sequence
 
-    from .http11 import Response
+    from .sansio.http11 import Response
 
 # RFC 6455, 7.4.1 and the IANA registry of close codes.
 CLOSE_CODES = {

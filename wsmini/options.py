@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 import sys
 
-from .deflate import Deflate, available
 from .exceptions import InvalidProxy, InvalidURI, shown
-from .extensions import ExtensionOffer
-from .handshake import check_subprotocols, user_headers
-from .http11 import Headers
-from .protocol import size_limits
-from .proxy import parse_proxy
-from .uri import parse_authority, parse_uri
+from .opening.proxy import parse_proxy
+from .sansio.deflate import Deflate, available
+from .sansio.extensions import ExtensionOffer
+from .sansio.handshake import check_subprotocols, user_headers
+from .sansio.http11 import Headers
+from .sansio.protocol import size_limits
+from .sansio.uri import parse_authority, parse_uri
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
         Union,
     )
 
-    from .auth import Credentials
-    from .handshake import HeaderSource
-    from .net import SocketOption
-    from .protocol import MaxSize
+    from .opening.auth import Credentials
+    from .opening.sockets import SocketOption
+    from .sansio.handshake import HeaderSource
+    from .sansio.protocol import MaxSize
 
     T = TypeVar("T")
 
@@ -237,7 +237,7 @@ class Options:
         """What can't be seen from one option alone."""
         size_limits(self.max_size)
         if self.auth is not None or self.uri.username is not None:
-            from .auth import Authenticator  # only users of the option need it
+            from .opening.auth import Authenticator  # only users of the option need it
 
             if self.auth is not None:
                 Authenticator(self.auth)

@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["wsmini"]):
-    from wsmini.deflate import PerMessageDeflate
-    from wsmini.protocol import ClientProtocol
+    from wsmini.sansio.deflate import PerMessageDeflate
+    from wsmini.sansio.protocol import ClientProtocol
 
 LIMITS = (None, 0, 125, 70000, (None, 100), (1000, 10))
 

@@ -10,8 +10,8 @@ import os
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_frames import loop, parsed
-from test_messages import (
+from sansio.test_frames import loop, parsed
+from sansio.test_messages import (
     BINARY,
     CLOSE,
     CONT,
@@ -27,8 +27,6 @@ from test_messages import (
     streamed,
 )
 
-from wsmini import frames
-from wsmini.deflate import PerMessageDeflate
 from wsmini.exceptions import (
     Close,
     ConnectionClosed,
@@ -37,8 +35,10 @@ from wsmini.exceptions import (
     ProtocolError,
     SendBufferFull,
 )
-from wsmini.messages import UNLIMITED
-from wsmini.protocol import ClientProtocol, State
+from wsmini.sansio import frames
+from wsmini.sansio.deflate import PerMessageDeflate
+from wsmini.sansio.messages import UNLIMITED
+from wsmini.sansio.protocol import ClientProtocol, State
 
 EXAMPLES = os.environ.get("WSMINI_FUZZ_EXAMPLES")
 

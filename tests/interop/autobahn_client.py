@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import wsmini
 import wsmini.aio
-from wsmini.deflate import Deflate
+from wsmini.sansio.deflate import Deflate
 
 AGENT = "wsmini"
 # Cases 13.2, 13.5 and 13.6 only run with a client that offers client_no_context_takeover, which

@@ -5,7 +5,7 @@ import random
 import pytest
 from peers import every
 
-from wsmini.deflate import Deflate
+from wsmini.sansio.deflate import Deflate
 
 OFFERS = {
     "default": {},

@@ -14,7 +14,7 @@ import time
 import pytest
 from helpers import PATIENCE, ROOT
 
-from wsmini.frames import Opcode
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import scripted_server
 
 try:
@@ -62,8 +62,10 @@ def run(*argv, data=b"", run_as=command, **options):
 
 def after(statements):
     """For *run_as*: the command line in a Python that has run *statements*."""
-    program = f"import sys, runpy\n{statements}\n" \
+    program = (
+        f"import sys, runpy\n{statements}\n"
         "runpy.run_module('wsmini', run_name='__main__', alter_sys=True)"
+    )
     return lambda *argv: [sys.executable, "-c", program, *argv]
 
 
@@ -191,9 +193,7 @@ class Terminal:
         direct = [sys.executable, "-c", IN_TERMINAL, str(controlling), blocked, *argv]
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_SHELL] if shell else direct,
-            env=environment(
-                TERM=term, LC_ALL="C.UTF-8", WSMINI_HISTORY=history, NO_COLOR=no_color
-            ),
+            env=environment(TERM=term, LC_ALL="C.UTF-8", WSMINI_HISTORY=history, NO_COLOR=no_color),
             start_new_session=True,
             **{**dict.fromkeys(["stdin", "stdout", "stderr"], self.slave), **streams},
         )

@@ -31,7 +31,7 @@ from programs.terminals import (
     start,
 )
 
-from wsmini.frames import Opcode
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import replay, scripted_server
 
 WAYS = ["pipes", pytest.param("terminal", marks=needs_pty)]

@@ -28,8 +28,8 @@ from programs.terminals import (
     start,
 )
 
-from wsmini import arguments
-from wsmini.frames import Opcode
+from wsmini.cli import arguments
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import echo_server, scripted_server
 
 # -- the process on pipes --

@@ -35,8 +35,8 @@ from programs.terminals import (
     start,
 )
 
-from wsmini import arguments
-from wsmini.frames import Opcode
+from wsmini.cli import arguments
+from wsmini.sansio.frames import Opcode
 from wsmini.testing import echo_server, replay, scripted_server
 
 CA, CLIENT = str(CERTS / "ca.pem"), str(CERTS / "client.pem")

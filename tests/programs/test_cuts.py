@@ -18,16 +18,16 @@ from certificates import client_context, server_context
 from helpers import PATIENCE, PROMPT
 from pairs import TRANSCRIPT, eventually, reset
 
-from wsmini import keeper
-from wsmini.connection import connect
+from wsmini.blocking import background as keeper
+from wsmini.blocking.connection import connect
 from wsmini.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
     InvalidHandshake,
 )
-from wsmini.handshake import accept_key
-from wsmini.peer import parse_request
+from wsmini.sansio.handshake import accept_key
+from wsmini.testing.peer import parse_request
 
 RESPONSE = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

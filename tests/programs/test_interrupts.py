@@ -90,7 +90,6 @@ WITH = "with wsmini.connect(url) as ws:\n    " + READY + "    "
 UNVERIFIED = WITH.replace("(url)", "(url, ssl=wsmini.unverified_context())")
 
 
-
 def asynchronous(*lines):
     """A program that runs *lines* on asyncio."""
     body = "".join(f"    {line}\n" for line in lines)

@@ -77,7 +77,9 @@ import wsmini
 """
 
 # No assertions: -O removes them.
-TALK = f"PATIENCE = {PATIENCE}" + """
+TALK = (
+    f"PATIENCE = {PATIENCE}"
+    + """
 url = sys.argv[1]
 with wsmini.connect(url) as ws:
     for message in ("hello", b"\\0\\xff", "\\u20ac" * 1000, bytes(70000)):
@@ -95,6 +97,7 @@ def on_message(client, message):
 client = wsmini.Client(url, on_open=lambda client: client.send("hi"), on_message=on_message)
 client.run_forever()
 """
+)
 
 TALKED = "blocking 1000 True True\ncallbacks hi\n"
 NOT_COMPRESSED = TALKED.replace("True\n", "False\n")
@@ -210,11 +213,14 @@ def test_an_option_that_needs_a_module_says_so(lacking, argv, words, tmp_path):
 
 @blocking
 def test_digest_authentication_without_openssl():
-    program = f"PATIENCE = {PATIENCE}" + """
+    program = (
+        f"PATIENCE = {PATIENCE}"
+        + """
 with wsmini.connect(sys.argv[1], auth=("user", "secret")) as ws:
     ws.send("hi")
     print(ws.recv(timeout=PATIENCE))
 """
+    )
     with fault_server(Challenge("user", "secret", scheme="digest")) as server:
         done = python("-c", LACKING + IMPORT + program, "_hashlib _ssl", ROOT, server.url)
     assert done == (0, "hi\n", "")
@@ -251,8 +257,8 @@ def test_under_flags(flags, url):
 def test_from_a_zip(tmp_path, url):
     package(tmp_path)
     with zipfile.ZipFile(str(tmp_path / "lib.zip"), "w") as file:
-        for path in sorted((tmp_path / "wsmini").iterdir()):
-            file.write(str(path), f"vendor/wsmini/{path.name}")
+        for path in sorted((tmp_path / "wsmini").rglob("*")):
+            file.write(str(path), f"vendor/{path.relative_to(tmp_path).as_posix()}")
     shutil.rmtree(str(tmp_path / "wsmini"))
     place = tmp_path / "lib.zip" / "vendor"
     shown = f"{IMPORT}\nprint(wsmini.__file__)\n{TALK}"
@@ -271,7 +277,7 @@ def test_from_a_zipapp(tmp_path, url):
 def test_without_sources(tmp_path, url):
     package(tmp_path)
     assert compileall.compile_dir(str(tmp_path / "wsmini"), quiet=1, legacy=True)
-    for path in (tmp_path / "wsmini").glob("*.py"):
+    for path in (tmp_path / "wsmini").rglob("*.py"):
         path.unlink()
     assert python("-I", "-c", IMPORT + TALK, tmp_path, url) == (0, TALKED, "")
 
@@ -318,7 +324,9 @@ def test_two_copies_under_other_names_in_one_process(tmp_path, url):
         (tmp_path / vendor).mkdir()
         (tmp_path / vendor / "__init__.py").touch()
         package(tmp_path / vendor, name)
-    program = f"PATIENCE = {PATIENCE}" + """
+    program = (
+        f"PATIENCE = {PATIENCE}"
+        + """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from one import _websocket
@@ -354,6 +362,7 @@ async def both():
 asyncio.run(both())
 print(sorted(name for name in sys.modules if name.partition(".")[0] == "wsmini"))
 """
+    )
     expected = (
         "a aa\nb'b' b'bb'\n[1, 1]\nTrue False\non False\nc d\n[]\n"
     )  # fmt: skip

@@ -12,10 +12,10 @@ from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE
 from pairs import Task, closing, eventually, receiving, reset
 
-from wsmini.connection import connect
+from wsmini.blocking.connection import connect
 from wsmini.exceptions import Close, ConnectionClosedError, ConnectionClosedOK
-from wsmini.frames import Opcode
-from wsmini.protocol import State
+from wsmini.sansio.frames import Opcode
+from wsmini.sansio.protocol import State
 from wsmini.testing import echo_server, frame, scripted_server
 
 ssl = pytest.importorskip("ssl")

@@ -16,16 +16,19 @@ from certificates import client_context, server_context
 from helpers import PATIENCE, PROMPT, ROOT, SEED
 from pairs import Task, eventually, fill, pair
 
-from wsmini import locks, net, receiving, wire
-from wsmini.connection import connect
+from wsmini.blocking import locks
+from wsmini.blocking import receiver as receiving
+from wsmini.blocking import transport as wire
+from wsmini.blocking.connection import connect
 from wsmini.exceptions import (
     ConcurrencyError,
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
 )
-from wsmini.frames import Opcode
-from wsmini.protocol import ClientProtocol, State
+from wsmini.opening import sockets as net
+from wsmini.sansio.frames import Opcode
+from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
 
 TEXT, CLOSE, PONG = Opcode.TEXT, Opcode.CLOSE, Opcode.PONG
@@ -208,7 +211,7 @@ def test_without_threads_a_handler_ends_the_connection_without_a_handshake(monke
 
     with pair() as (ws, _), handler(lambda: ws.close()) as signals:
         sent = signals.send(ws._wire.receiving.locked)
-        monkeypatch.setattr("wsmini.connection.start_new_thread", refuse)
+        monkeypatch.setattr("wsmini.blocking.connection.start_new_thread", refuse)
         with pytest.raises(ConnectionClosedError):
             ws.recv()
         sent.result()
@@ -390,7 +393,7 @@ def test_a_receiver_that_goes_while_it_is_looked_for_gives_way(monkeypatch):
                 leave()
             return False
 
-        monkeypatch.setattr("wsmini.connection.others_inside", others_inside)
+        monkeypatch.setattr("wsmini.blocking.connection.others_inside", others_inside)
         assert ws.recv() == "x"
         assert not ws._consuming.locked()
 

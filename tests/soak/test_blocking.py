@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from pairs import Task
 
-from wsmini.connection import connect
+from wsmini.blocking.connection import connect
 from wsmini.exceptions import ConnectionClosedError
 from wsmini.testing import Stall, fault_server
 

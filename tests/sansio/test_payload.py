@@ -1,0 +1,52 @@
+"""What a program sends and receives, and the payloads of messages."""
+
+from __future__ import annotations
+
+import array
+
+import pytest
+
+from wsmini.sansio.payload import chunk_converter, converted, encoded
+
+ENCODED = [
+    ("é", None, (1, b"\xc3\xa9")),
+    ("é", True, (1, b"\xc3\xa9")),
+    ("é", False, (2, b"\xc3\xa9")),
+    (b"a", None, (2, b"a")),
+    (b"a", True, (1, b"a")),
+    (bytearray(b"a"), False, (2, b"a")),
+    (memoryview(b"abc"), None, (2, b"abc")),
+    (memoryview(b"abcd")[::2], None, (2, b"ac")),
+    (array.array("H", [0x6161]), None, (2, b"aa")),
+]
+
+
+@pytest.mark.parametrize("message, text, expected", ENCODED)
+def test_opcode_and_payload(message, text, expected):
+    assert encoded(message, text) == expected
+
+
+def test_what_can_not_be_sent():
+    with pytest.raises(TypeError, match="str or bytes-like, not int"):
+        encoded(1, None)
+    with pytest.raises(UnicodeDecodeError):
+        encoded(b"\xff", True)
+
+
+def test_messages_in_the_type_that_is_asked_for():
+    assert converted("é", True) == converted("é".encode(), True) == "é"
+    assert converted("é", False) == converted("é".encode(), False) == "é".encode()
+
+
+@pytest.mark.parametrize(
+    "decode, chunks, expected",
+    [
+        (None, ["a", b"b"], ["a", b"b"]),
+        (False, ["é", b"b"], ["é".encode(), b"b"]),
+        (True, [b"\xc3", b"\xa9"], ["", "é"]),
+        (True, ["a", "é"], ["a", "é"]),
+    ],
+)
+def test_chunks(decode, chunks, expected):
+    convert = chunk_converter(decode)
+    assert [convert(chunk, at == 1) for at, chunk in enumerate(chunks)] == expected

@@ -1,0 +1,773 @@
+"""The asyncio API: ``connect()`` and ``Connection``.
+
+::
+
+    async with connect("wss://example.com/feed") as ws:
+        await ws.send("hello")
+        async for message in ws:
+            print(message)
+
+A connection belongs to the event loop in which it was opened, and to its thread. Any number of
+tasks may send, each message goes out whole; one at a time receives. No task runs for a connection:
+the loop calls its ``Link`` when there is something to do.
+
+Cancellation: a cancelled ``recv`` loses nothing. A cancelled ``send`` has sent nothing if it waited
+for its turn, else the loop sends the message to its end; a fragmented message that can't be
+completed ends the connection with 1011. A cancelled ``close``, or opening, drops the connection.
+Where ``async with`` is cancelled, the server is told, and has half a second to answer.
+
+Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
+bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits for a message
+goes on as soon as it comes alone, in front of what else the loop has to do: see ``waiter``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from inspect import isawaitable, iscoroutinefunction
+
+from ..events.transport import Link
+from ..exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidState,
+)
+from ..info import Facts
+from ..opening.opening import Opening
+from ..opening.steps import drive
+from ..options import read_options
+from ..policies import Attempts, check_loop
+from ..sansio.handshake import user_headers
+from ..sansio.payload import converted, encoded
+from ..sansio.protocol import State
+from .future import Waiter
+from .selector_thread import host_loop
+from .stream import TWO_RECEIVERS, Chunks, iterate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import (
+        Any,
+        AsyncIterable,
+        AsyncIterator,
+        Collection,
+        Deque,
+        Generator,
+        Iterable,
+        List,
+        Literal,
+        Optional,
+        Set,
+        Tuple,
+        Type,
+        Union,
+        overload,
+    )
+
+    from typing_extensions import Unpack
+
+    from ..opening.opening import Opened
+    from ..opening.steps import HostLoop
+    from ..options import ConnectOptions, Options
+    from ..policies import Policy, Reported
+    from ..sansio.frames import Data
+    from ..sansio.handshake import HeaderSource
+    from ..sansio.messages import Message
+    from .stream import Part
+
+__all__ = ["Connection", "Ping", "connect"]
+
+MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
+LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
+MAX_TURN = 256  # messages sent in one go before other tasks get a turn
+
+_SENDABLE = (str, bytes, bytearray, memoryview)
+
+
+class connect:
+    """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
+
+    ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
+    one whenever the loop's body has done with the last, which is closed then. Between two it waits
+    as the policy says. It ends if the program has closed the connection, or the server has with
+    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
+
+    Args:
+        url: ``"ws://..."`` or ``"wss://..."``.
+        reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
+        stop: an ``asyncio.Event``, for ``async for``; once it is set, there is no other connection,
+            and no more waiting for one; an attempt that goes on ends within ``open_timeout``.
+        on_reconnect: a function or coroutine function, for ``async for``; called before each wait
+            with the number of the attempt that comes then (from 1 on after a connection, from 2 on
+            at the start), the seconds to wait, and the failure.
+        extra_headers: an older name of ``additional_headers``.
+        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each. The
+            callable for ``additional_headers`` may be a coroutine function.
+
+    Raises:
+        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
+        OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
+        InvalidState: if two ``async with`` have the same one at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reconnect: Optional[Policy] = None,
+        policy: Optional[Policy] = None,
+        stop: Optional[asyncio.Event] = None,
+        on_reconnect: Optional[Reported] = None,
+        extra_headers: HeaderSource = None,
+        **options: Unpack[ConnectOptions],
+    ) -> None:
+        if extra_headers is not None:
+            if "additional_headers" in options:
+                raise TypeError("extra_headers is an older name of additional_headers: use one")
+            options["additional_headers"] = extra_headers
+        if reconnect is not None and policy is not None:
+            raise TypeError("reconnect and policy are the same: use one")
+        if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
+            raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
+        self._options = read_options(url, options)
+        self._policy = policy if reconnect is None else reconnect
+        check_loop(self._policy, on_reconnect)
+        self._stop, self._on_reconnect = stop, on_reconnect
+        self._entered = False
+        self._connection: Optional[Connection] = None
+
+    def __await__(self) -> Generator[Any, None, Connection]:
+        return _open(self._options).__await__()
+
+    async def __aenter__(self) -> Connection:
+        if self._entered:
+            raise InvalidState("this connect() is within another async with; call it for each")
+        self._entered = True
+        try:
+            self._connection = await _open(self._options)
+        except BaseException:
+            self._entered = False
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        ws, self._connection, self._entered = self._connection, None, False
+        if ws is not None:
+            await ws.__aexit__(exc_type, exc, traceback)
+
+    async def __aiter__(self) -> AsyncIterator[Connection]:
+        options, stop, report = self._options, self._stop, self._on_reconnect
+        if options.sock is not None:
+            raise ValueError("sock gives one connection, so there is nothing to reconnect with")
+        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        while stop is None or not stop.is_set():
+            left = False  # whether the body came back with a connection that was well
+            try:
+                ws = await _open(options)
+            except (OSError, InvalidHandshake) as exc:
+                failure: Exception = exc
+            else:
+                attempts.opened()
+                async with ws:
+                    yield ws
+                    left = ws.state is State.OPEN
+                failure = ws._protocol.close_exc()
+                del ws  # its buffers aren't needed while waiting
+            again = attempts.failed(failure, left)
+            del failure  # with its traceback, and so its frames
+            if again is None:
+                return
+            delay, told = again
+            if isawaitable(told):
+                await told
+            await _pause(delay, stop)
+
+
+async def _pause(delay: float, stop: Optional[asyncio.Event]) -> None:
+    if stop is None:
+        await asyncio.sleep(delay)
+        return
+    # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([waiting], timeout=delay)
+    finally:
+        waiting.cancel()
+
+
+async def _open(options: Options) -> Connection:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Opened] = loop.create_future()
+    host = host_loop(loop)
+
+    def done(opened: Optional[Opened], exc: Optional[BaseException]) -> None:
+        if opened is None and not isinstance(exc, Exception):
+            future.cancel()
+            raise exc or AssertionError("neither open nor failed")
+        if future.cancelled():
+            if opened is not None:
+                opened.stream.close()
+        elif opened is not None:
+            future.set_result(opened)
+        elif exc is not None:
+            future.set_exception(exc)
+
+    given: Any = options.additional_headers
+    if callable(given):
+        given = given()
+        given = user_headers(await given if isawaitable(given) else given)
+    driven = drive(host, Opening(options, given).steps(), done, at_once=True)
+    try:
+        opened = await future
+    except asyncio.CancelledError:
+        if not future.cancelled() and future.exception() is None:
+            future.result().stream.close()  # it was open already
+        driven.cancel()
+        raise
+    try:
+        return Connection(loop, host, opened, options)
+    except BaseException:
+        opened.stream.close()
+        raise
+
+
+class Ping:
+    """A ping that was sent; ``await`` it for the round trip in seconds, as ``wait()``."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[float]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, float]:
+        return self.wait().__await__()
+
+    async def wait(self) -> float:
+        """Wait for the pong.
+
+        Returns:
+            The round trip in seconds.
+
+        Raises:
+            ConnectionClosed: if the connection was closed before.
+        """
+        # Not by asyncio.shield, which may complain of the exception that nobody waits for any more.
+        if not self._future.done():
+            await asyncio.wait([self._future])
+        return self._future.result()
+
+
+class Connection(Facts):
+    """An open WebSocket connection. Use ``connect()`` to make one.
+
+    Attributes:
+        request, response: of the opening handshake, with ``headers``.
+        subprotocol: the one that the server chose, or ``None``.
+        timings: seconds that each phase of the opening took, by its name.
+        ssl_object: the ``ssl.SSLObject`` that speaks TLS with the server, to be asked for its
+            ``getpeercert()``, ``version()`` and ``cipher()``; ``None`` for ``ws://``.
+        local_address, remote_address: of the socket, as the ``socket`` module has them.
+    """
+
+    _called = "wsmini.aio"
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, host: HostLoop, opened: Opened, options: Options
+    ) -> None:
+        super().__init__(opened)
+        self._loop, self._max_queue = loop, options.max_queue
+        self._unread: Deque[Message] = deque()
+        self._chunks: List[Tuple[Message, bool]] = []  # an empty deque takes 600 bytes
+        self._stream: Optional[Chunks] = None  # a recv_streaming() that goes on
+        self._receiver: Optional[Waiter] = None
+        self._paused = self._dropping = False
+        self._senders: List[asyncio.Future[None]] = []  # which wait for room,
+        self._turn: Optional[asyncio.Future[None]] = None  # or for a fragmented message
+        self._turn_of: Optional[asyncio.Task[Any]] = None
+        self._sent = 0
+        self._pings: Set[asyncio.Future[float]] = set()
+        self._closers: List[asyncio.Future[None]] = []  # which wait for the end
+        self._link = Link(host, opened, options, self)
+        self._protocol = self._link.protocol
+        self._link.start()
+
+    # -- for the link --
+
+    def _on_message(self, message: Message, now: float) -> None:
+        if self._dropping:
+            self._on_messages([message])
+            return
+        unread = self._unread
+        unread.append(message)
+        if self._receiver is not None:
+            self._receiver.wake(self._loop)  # and it has gone on, mostly
+        if len(unread) >= self._max_queue:
+            self._paused = True
+            self._link.pause()
+
+    def _on_messages(self, messages: List[Message]) -> bool:
+        """Who receives has its turn before more is parsed."""
+        unread = self._unread
+        if self._dropping and len(unread) >= self._max_queue:
+            self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
+            return False
+        unread.extend(messages)
+        self._received(len(unread))
+        return not self._dropping
+
+    def _on_chunk(self, chunk: Tuple[Message, bool]) -> None:
+        if self._dropping and len(self._chunks) >= self._max_queue:
+            self._max_queue = 0
+            self._link.skip()
+            return
+        self._chunks.append(chunk)
+        if self._stream is not None:
+            self._received(len(self._chunks))
+        elif chunk[1]:
+            self._join_chunks()
+
+    def _received(self, count: int) -> None:
+        if count >= self._max_queue and not self._dropping:
+            self._paused = True
+            self._link.pause()
+        _wake(self._receiver)
+
+    def _on_ping(self, data: bytes) -> None:
+        """The protocol has answered."""
+
+    def _on_pong(self, data: bytes) -> None:
+        """Who has sent the ping is told by the protocol."""
+
+    def _on_drain(self) -> None:
+        for sender in self._senders:
+            _wake(sender)
+        if self._link.broken or self._link.closed:
+            _wake(self._turn)  # it may be in the hands of one that waits for something else
+
+    def _on_end(self) -> None:
+        for closer in self._closers:
+            _wake(closer)
+        _wake(self._receiver)
+        self._on_drain()
+        for future in self._pings:
+            if not future.done():
+                future.set_exception(self._protocol.close_exc())
+                future.exception()  # who doesn't wait needn't hear of it
+
+    # -- receiving --
+
+    if TYPE_CHECKING:
+
+        @overload
+        async def recv(self, *, decode: Literal[True]) -> str: ...
+
+        @overload
+        async def recv(self, *, decode: Literal[False]) -> bytes: ...
+
+        @overload
+        async def recv(self, *, decode: None = None) -> Message: ...
+
+    async def recv(self, *, decode: Optional[bool] = None) -> Message:
+        """Receive a message: ``str`` if it is text, ``bytes`` if it is binary.
+
+        To be cancelled, by ``asyncio.wait_for`` say, loses nothing. What is left of a message that
+        ``recv_streaming`` has begun is skipped.
+
+        Args:
+            decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
+
+        Raises:
+            ConnectionClosed: if the connection is closed and all messages were received.
+            ConcurrencyError: if another task is receiving.
+            UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
+        """
+        unread = self._unread
+        while not unread or self._receiver is not None or self._stream is not None:
+            waiter = self._waiter_for(unread)
+            if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
+                try:
+                    await waiter
+                finally:  # an exception keeps this frame, which is not to keep the task
+                    self._receiver = waiter = None
+        message = unread.popleft()
+        return message if decode is None else converted(message, decode)
+
+    def _waiter_for(
+        self, queue: Collection[Any], stream: Optional[Chunks] = None
+    ) -> Optional[Waiter]:
+        """What to wait for as the receiver; ``None`` if there is something in *queue*.
+
+        That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
+        when the waiting is over.
+        """
+        if self._receiver is not None:
+            raise ConcurrencyError(TWO_RECEIVERS)
+        if self._stream is not stream:
+            self._leave_stream()
+        if queue:
+            return None
+        if self._paused:
+            self._paused = False
+            self._link.resume()
+        self._link.pump()
+        if queue:
+            return None
+        if self._link.closed:
+            raise self._protocol.close_exc()
+        self._receiver = waiter = Waiter(loop=self._loop)
+        return waiter
+
+    def _leave_stream(self) -> None:
+        """Skip the rest of the message that came in chunks; join them if none was taken."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        if stream.taken:
+            self._chunks.clear()
+            self._link.skip()
+        elif not self._chunks:
+            self._link.streaming = False
+        elif self._chunks[-1][1]:
+            self._join_chunks()
+
+    def _join_chunks(self) -> None:
+        parts: List[Any] = [chunk for chunk, _ in self._chunks]
+        self._chunks.clear()
+        # Those that are here came behind it.
+        self._unread.appendleft(type(parts[0])().join(parts))
+        self._received(len(self._unread))
+
+    def __aiter__(self) -> Connection:
+        """Receive messages until the connection is closed with 1000 or 1001.
+
+        Raises:
+            ConnectionClosedError: if it is closed in another way.
+            ConcurrencyError: as ``recv``.
+        """
+        return self
+
+    async def __anext__(self) -> Message:
+        unread = self._unread
+        while not unread or self._receiver is not None or self._stream is not None:
+            try:
+                waiter = self._waiter_for(unread)
+            except ConnectionClosedOK:
+                raise StopAsyncIteration from None
+            if waiter is not None:
+                try:
+                    await waiter
+                finally:
+                    self._receiver = waiter = None
+        return unread.popleft()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def recv_streaming(self, decode: Literal[True]) -> AsyncIterator[str]: ...
+
+        @overload
+        def recv_streaming(self, decode: Literal[False]) -> AsyncIterator[bytes]: ...
+
+        @overload
+        def recv_streaming(self, decode: None = None) -> AsyncIterator[Message]: ...
+
+    def recv_streaming(self, decode: Optional[bool] = None) -> AsyncIterator[Any]:
+        """Receive one message in chunks, as they arrive: for messages that are large or slow.
+
+        Chunks end where the network or the sender cut; they aren't the fragments of the sender. To
+        receive something else before its end skips the rest of the message. The limit on the size
+        of a message holds.
+
+        Args:
+            decode: as in ``recv``.
+
+        Raises:
+            ConnectionClosed: if the connection is closed; perhaps after some chunks.
+            ConcurrencyError: as ``recv``.
+        """
+        return Chunks(self, decode)
+
+    async def recv_into(self, buffer: Union[bytearray, memoryview]) -> int:
+        """Receive a message, text as UTF-8, into *buffer*.
+
+        Returns:
+            The number of bytes of the message.
+
+        Raises:
+            ValueError: if the message is longer than *buffer*; it can be received still.
+            TypeError: if *buffer* can't be written to.
+            ConnectionClosed, ConcurrencyError: as ``recv``.
+        """
+        view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"a {type(buffer).__name__} can't be written to")
+        message = await self.recv()
+        data = message.encode() if isinstance(message, str) else message
+        if len(data) > len(view):
+            self._unread.appendleft(message)
+            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
+        view[: len(data)] = data
+        return len(data)
+
+    # -- sending --
+
+    async def send(
+        self,
+        message: Union[Part, Iterable[Part], AsyncIterable[Part]],
+        *,
+        text: Optional[bool] = None,
+        compress: Optional[bool] = None,
+    ) -> None:
+        """Send a message. Any number of tasks may: each message goes out whole.
+
+        It waits while more than ``MAX_BUFFER`` bytes are to be sent yet.
+
+        Args:
+            message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
+                iterated over, asynchronously too, is sent as one fragmented message, a fragment
+                for each ``str`` or bytes-like in it; an empty one sends nothing. If it fails
+                behind its first fragment, or yields something else, the message can't be
+                completed, and the connection is closed with 1011. An asynchronous generator is
+                closed when this returns.
+            text: ``True`` or ``False`` to send as text or as binary whatever the type.
+            compress: ``False`` to leave this message out of compression.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            TypeError: if *message* is none of these.
+            ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
+        """
+        data: Data
+        if type(message) is str and text is None:
+            opcode, data = 1, message.encode()
+        elif isinstance(message, _SENDABLE):
+            opcode, data = encoded(message, text)
+        else:
+            try:
+                view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
+            except TypeError:
+                await self._send_fragments(message, text, compress)
+                return
+            opcode, data = encoded(view, text)
+        link, queue = self._link, self._link.queue
+        self._sent += 1
+        waiting = queue.accepted - queue.written
+        if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
+            await self._wait_for_turn()
+        try:
+            # What isn't masked at once must not change until it is.
+            link.send(opcode, data if type(data) is bytes else bytes(data), compress)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        if link.write_error is not None or queue.accepted - queue.written > MAX_BUFFER:
+            await self._wait_for_room()
+
+    async def _wait_for_turn(self) -> None:
+        """Let others go first."""
+        if self._sent >= MAX_TURN:
+            self._sent = 0
+            await asyncio.sleep(0)
+        while True:
+            await self._wait_for_room()
+            if self._turn is None:
+                break
+            if self._turn_of is asyncio.current_task():
+                raise ConcurrencyError("this task is in the middle of sending a fragmented message")
+            await asyncio.shield(self._turn)
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the stream has taken what waits.
+
+        Raises:
+            ConnectionClosed: if the connection is lost.
+        """
+        link = self._link
+        while link.buffered > MAX_BUFFER and not link.closed and not link.broken:
+            await self._wait_among(self._senders)
+        if link.broken or link.closed:
+            raise await self._settled() from self._protocol.failure
+
+    async def _settled(self) -> ConnectionClosed:
+        """The exception for the end; after the answer to our Close frame, if one is to come."""
+        if not self._protocol.finished and not self._link.closed:
+            self._read_to_end()
+            await self._wait_for_end()
+        return self._protocol.close_exc()
+
+    def _read_to_end(self) -> None:
+        self._dropping, self._paused = True, False
+        self._link.resume()
+
+    async def _send_fragments(
+        self, message: Any, text: Optional[bool], compress: Optional[bool]
+    ) -> None:
+        parts, first = iterate(message), 0
+        try:
+            async for part in parts:
+                opcode, data = encoded(part, text)
+                if not first:
+                    await self._wait_for_turn()
+                    self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
+                    first = opcode
+                elif opcode != first:
+                    raise TypeError("the fragments of a message are all str or all bytes-like")
+                await self._send_fragment(opcode, bytes(data), False, compress)
+            if first:
+                await self._send_fragment(first, b"", True, compress)
+        except BaseException as exc:
+            if first and self._protocol.sending:
+                self._link.close(1011, "message abandoned")
+                self._protocol.abandon_message()
+                if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
+                    await self.close()
+            raise
+        finally:
+            if first:
+                _wake(self._turn)
+                self._turn = self._turn_of = None
+            await parts.aclose()
+
+    async def _send_fragment(
+        self, opcode: int, data: bytes, fin: bool, compress: Optional[bool]
+    ) -> None:
+        try:
+            self._link.send_fragment(opcode, data, fin, compress)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        if self._link.buffered > MAX_BUFFER or self._link.broken:
+            await self._wait_for_room()
+
+    # -- control --
+
+    async def ping(self, data: Optional[Union[str, bytes]] = None) -> Ping:
+        """Send a ping.
+
+        Args:
+            data: at most 125 bytes; ``None`` for 4 random ones.
+
+        Returns:
+            A ``Ping``; await it for the round trip in seconds.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            ValueError: if *data* is too long, or a ping with it isn't answered yet.
+            SendBufferFull: if 1024 pings aren't answered yet.
+        """
+        future: asyncio.Future[float] = self._loop.create_future()
+
+        def answered(round_trip: float) -> None:
+            self._pings.discard(future)
+            if not future.done():
+                future.set_result(round_trip)
+
+        payload = data.encode() if isinstance(data, str) else data
+        try:
+            self._link.ping(payload, answered)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+        self._pings.add(future)
+        return Ping(future)
+
+    async def pong(self, data: Union[str, bytes] = b"") -> None:
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3).
+
+        Args:
+            data: at most 125 bytes.
+
+        Raises:
+            ConnectionClosed, ValueError: as ``ping``.
+        """
+        try:
+            self._link.pong(data.encode() if isinstance(data, str) else data)
+        except ConnectionClosed:
+            raise await self._settled() from self._protocol.failure
+
+    # -- closing --
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection, with the closing handshake of RFC 6455, 7.
+
+        Returns when it is closed: the server has answered, or ``close_timeout`` has passed. Does
+        nothing if it is closed already, and never raises because of the network. What was received
+        before can still be received (up to ``max_queue`` messages of what comes meanwhile). To be
+        cancelled drops the connection at once, and so does a loop that is closed.
+
+        Args:
+            code: 1000, 1001, or 3000 to 4999, mostly (RFC 6455, 7.4).
+            reason: at most 123 bytes of UTF-8.
+
+        Raises:
+            ValueError, TypeError: if *code* or *reason* can't be sent.
+        """
+        if self._loop.is_closed():
+            self._link.drop()
+            return
+        self._link.close(code, reason)
+        if self._link.closed:
+            return
+        self._read_to_end()
+        try:
+            await self._wait_for_end()
+        except asyncio.CancelledError:
+            self._link.abort()
+            raise
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed, by whomever; to be cancelled closes nothing.
+
+        What is received meanwhile waits for ``recv``, up to ``max_queue`` messages. While there are
+        more, the end isn't seen either: somebody has to receive them.
+        """
+        await self._wait_for_end()
+
+    async def _wait_for_end(self) -> None:
+        if not self._link.closed:
+            await self._wait_among(self._closers)
+
+    async def _wait_among(self, waiting: List[asyncio.Future[None]]) -> None:
+        """Wait until all of these are woken; with a future of its own, as each may be cancelled."""
+        future = self._loop.create_future()
+        waiting.append(future)
+        try:
+            await future
+        finally:
+            waiting.remove(future)
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Close: with 1000, or with 1011 after an error in the block.
+
+        If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
+        and the server has half a second to answer.
+        """
+        if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
+            await self.close()
+        elif issubclass(exc_type, Exception):
+            await self.close(1011)
+        else:
+            timer = self._loop.call_later(LEAVING, self._link.abort)
+            try:
+                await self.close(1001)
+            finally:
+                timer.cancel()
+
+
+def _wake(future: Optional[asyncio.Future[None]]) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

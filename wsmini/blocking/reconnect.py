@@ -1,0 +1,130 @@
+"""The blocking API's ``reconnect()``: a ``for`` loop over connections, one after the other."""
+
+from __future__ import annotations
+
+import time
+
+from ..exceptions import InvalidHandshake
+from ..opening.sockets import HEED, in_main_thread
+from ..options import read_options
+from ..policies import Attempts, check_loop
+from ..sansio.protocol import State
+from .connection import Connection, open_connection
+
+LOOK = 0.1  # seconds of the main thread's waiting between two looks at *stop*
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Generator, Optional, Protocol
+
+    from typing_extensions import Unpack
+
+    from ..options import ConnectOptions, Options
+    from ..policies import Policy, Reported
+
+    class Event(Protocol):
+        """What ``threading.Event`` has, and ``multiprocessing.Event``."""
+
+        def is_set(self) -> bool: ...
+
+        def wait(self, timeout: Optional[float] = None) -> bool: ...
+
+
+def reconnect(
+    url: str,
+    *,
+    policy: Optional[Policy] = None,
+    stop: Optional[Event] = None,
+    on_reconnect: Optional[Reported] = None,
+    **options: Unpack[ConnectOptions],
+) -> Generator[Connection, None, None]:
+    """Connect, and connect again whenever the connection is lost, as *policy* says.
+
+    ::
+
+        for ws in wsmini.reconnect("wss://example.com/feed"):
+            try:
+                for message in ws:
+                    ...
+            except wsmini.ConnectionClosed:
+                continue
+
+    The body gets an open connection each time. When it comes back, the connection is closed unless
+    it is so already, and:
+
+    * the loop ends, if the program has closed the connection, say with ``ws.close()``, or the
+      server has with 1000;
+    * else there will be another one, after the time that *policy* asks for, also if the body has
+      left a connection that was still open;
+    * or if *policy* gives up, the failure is raised, with a note that tells the attempts.
+
+    To leave the loop, with ``break`` or an exception, closes the connection with 1001: a loop can't
+    tell its iterator which of them it was. What is kept in a variable is closed by its ``close()``.
+
+    Args:
+        url: ``"ws://..."`` or ``"wss://..."``.
+        policy: ``Backoff()`` by default; or ``Fixed``, ``NoReconnect``, or one of your own.
+        stop: a ``threading.Event`` or the like; once it is set, there is no other connection, and
+            no more waiting for one; an attempt that goes on ends within ``open_timeout``.
+        on_reconnect: called before each wait with the number of the attempt that comes then (from 1
+            on after a connection, from 2 on at the start), the seconds to wait, and the failure.
+        options: as for ``connect()``.
+
+    Raises:
+        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
+        OSError, TimeoutError, InvalidHandshake, ConnectionClosed: in the loop, once *policy* gives
+            up.
+    """
+    check_loop(policy, on_reconnect)
+    if stop is not None and not (hasattr(stop, "is_set") and hasattr(stop, "wait")):
+        raise TypeError(f"stop is a threading.Event or the like, not {stop!r}")
+    settings = read_options(url, options)
+    if settings.sock is not None:
+        raise ValueError("sock gives one connection, so there is nothing to reconnect with")
+    return _connections(settings, policy, stop, on_reconnect)
+
+
+def _connections(
+    settings: Options,
+    policy: Optional[Policy],
+    stop: Optional[Event],
+    on_reconnect: Optional[Reported],
+) -> Generator[Connection, None, None]:
+    attempts = Attempts("wsmini.reconnect()", policy, on_reconnect, settings.logger)
+    while stop is None or not stop.is_set():
+        left = False  # whether the body came back with a connection that was well
+        try:
+            ws = open_connection(settings)
+        except (OSError, InvalidHandshake) as exc:
+            failure: Exception = exc
+        else:
+            attempts.opened()
+            with ws:
+                yield ws
+                left = ws.state is State.OPEN
+            failure = ws._protocol.close_exc()
+            del ws  # its buffers aren't needed while waiting
+        again = attempts.failed(failure, left)
+        del failure  # with its traceback, and so its frames
+        if again is None:
+            return
+        _pause(again[0], stop)
+
+
+def _pause(delay: float, stop: Optional[Event]) -> None:
+    """Wait; an exception in a signal handler ends that, as does *stop*.
+
+    In the main thread, a handler may ``set()`` it: that would wait for ever for the lock of an
+    event that it has found within its ``wait()``. So that is not called there.
+    """
+    until, main = time.monotonic() + delay, in_main_thread()
+    while stop is None or not stop.is_set():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        if stop is None:
+            time.sleep(min(left, HEED))
+        elif main:
+            time.sleep(min(left, LOOK))
+        else:
+            stop.wait(left)

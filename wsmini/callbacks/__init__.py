@@ -1,0 +1,3 @@
+"""The callback API: ``Client`` and ``Loop``."""
+
+from __future__ import annotations

@@ -1,0 +1,603 @@
+"""A small event loop on epoll or ``selectors``: many sockets, timers and signals in one thread.
+
+It knows nothing of WebSocket; the names are asyncio's. One thread runs it, and only that thread
+may call its methods, but for ``call_soon_threadsafe`` and ``stop``, which any thread and any signal
+handler may call. Nothing here waits but ``select``, and that only until the next timer is due: an
+idle loop doesn't wake up.
+
+One iteration, ``_turn``: wait; put what is due (descriptors, wake-ups, timers) into the ready
+queue; call what was in that queue when the waiting ended. Callbacks are called nowhere else. What
+one raises leaves ``run_forever()`` or ``run_once()``; the rest stays in the queue, so that the loop
+can go on.
+
+Wake-up: one end of a socket pair is always registered. A thread appends to the queue first, then
+sends a byte unless one is on its way (``_woken``). The loop takes the byte, then resets the flag,
+and only then looks at the queue, so no call is left lying. Python writes the numbers of signals
+to the same descriptor (``signal.set_wakeup_fd``), from C and at any moment.
+
+A cancelled timer leaves its callback at once, and the heap as soon as half of that is cancelled.
+After ``fork`` the child would share the parent's descriptors, epoll's included: a loop refuses to
+be used in a child. ``close()`` works there, and touches nothing of the parent's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import socket
+import time
+from _thread import get_ident
+from collections import deque
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+from ..clock import sleep_watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import (
+        Any,
+        Callable,
+        Deque,
+        Dict,
+        List,
+        Optional,
+        Protocol,
+        Sequence,
+        Set,
+        Tuple,
+        Type,
+        Union,
+    )
+
+    class HasFileno(Protocol):
+        """A socket, a pipe, a serial port."""
+
+        def fileno(self) -> int: ...
+
+    File = Union[int, HasFileno]
+    Callback = Callable[..., object]
+
+LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
+MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
+
+_forks = 0
+READ, WRITE = 1, 4  # epoll's; what else it may report, errors, concerns both
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Handle:
+    """A call to come. ``cancel()`` it any number of times, also after it has happened."""
+
+    __slots__ = ("_args", "_callback")
+
+    def __init__(self, callback: Callback, args: Tuple[Any, ...]) -> None:
+        self._callback: Optional[Callback] = callback
+        self._args = args
+
+    def cancel(self) -> None:
+        """Don't call; and forget the callback and its arguments."""
+        self._callback, self._args = None, ()
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._callback is None
+
+
+class Timer(Handle):
+    """A call at a certain time. Attribute: ``when``, in seconds of the loop's clock."""
+
+    __slots__ = ("_loop", "when")
+
+    def __init__(self, when: float, callback: Callback, args: Tuple[Any, ...], loop: Loop) -> None:
+        super().__init__(callback, args)
+        self.when = when
+        self._loop: Optional[Loop] = loop  # while in its heap
+
+    def cancel(self) -> None:
+        """As ``Handle.cancel``."""
+        if self._callback is not None:
+            super().cancel()
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop._forget_timer()
+
+
+class Loop:
+    """An event loop: sockets, timers and signals, in the thread that runs it.
+
+    That thread alone may call its methods, but for ``call_soon_threadsafe`` and ``stop``. Close it
+    when done: ``with Loop() as loop:`` does.
+
+    Args:
+        clock: what ``time()`` returns: seconds that never go backwards.
+        wall: seconds of a clock that goes on while the machine sleeps.
+        selector: to wait with, instead of the system's best.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        selector: Optional[selectors.BaseSelector] = None,
+    ) -> None:
+        self.time = clock
+        self._ready: Deque[Handle] = deque()
+        self._timers: List[Tuple[float, int, Timer]] = []
+        self._serial = count()  # timers of the same time fire in the order in which they were set
+        self._cancelled = 0
+        self._stopping = self._closed = False
+        self._forks = _forks  # of this process's ancestors when the loop was made
+        self.thread = 0  # get_ident() of the thread that is inside, 0 if none is
+        self._signals: Dict[int, Tuple[Handle, Any]] = {}  # and the handler to be restored
+        self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
+        self._old_wakeup = -1
+        self._sleep_handlers: Dict[Callback, None] = {}
+        self._slept = sleep_watch(clock(), wall)
+        # What is watched by descriptor, with its reader and its writer; and, to be found at once,
+        # the handle of what has but one of them.
+        self._files: Dict[int, Tuple[File, Optional[Handle], Optional[Handle]]] = {}
+        self._alone: Dict[int, Handle] = {}
+        self._selector: Union[select.epoll, _Selector] = _new_selector(selector)
+        self._waker, self._woken_by = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken_by.setblocking(False)
+        self._woken = False
+        self._selector.register(self._woken_by.fileno(), READ)
+        self._files[self._woken_by.fileno()] = self._woken_by, None, None
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    # -- calls --
+
+    def call_soon(self, callback: Callback, *args: Any) -> Handle:
+        """Call ``callback(*args)`` in the next iteration; the handle can cancel it."""
+        handle = Handle(callback, args)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback: Callback, *args: Any) -> Handle:
+        """Call ``callback(*args)`` soon, from any thread or signal handler: wakes the loop up.
+
+        Raises:
+            RuntimeError: if the loop is closed, or in a forked child.
+        """
+        self._check()
+        handle = self.call_soon(callback, *args)
+        self._wake()
+        return handle
+
+    def call_later(self, delay: float, callback: Callback, *args: Any) -> Timer:
+        """Call ``callback(*args)``, *delay* seconds from now."""
+        return self.call_at(self.time() + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callback, *args: Any) -> Timer:
+        """Call ``callback(*args)`` at *when*, in seconds of ``time()``."""
+        timer = Timer(when, callback, args, self)
+        heappush(self._timers, (when, next(self._serial), timer))
+        return timer
+
+    def _forget_timer(self) -> None:
+        """One more timer in the heap is cancelled."""
+        self._cancelled += 1
+        if self._cancelled > MIN_CANCELLED and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapify(self._timers)
+            self._cancelled = 0
+
+    # -- descriptors --
+
+    def add_reader(self, file: File, callback: Callback, *args: Any) -> None:
+        """Call ``callback(*args)`` whenever *file* is readable, or at its end.
+
+        Args:
+            file: a descriptor, or an object with ``fileno()``. Remove it before closing it.
+            callback, args: instead of those of the reader that it has, if it has one.
+
+        Raises:
+            OSError, ValueError: if the selector can't wait for it.
+        """
+        self._add(file, READ, Handle(callback, args))
+
+    def add_writer(self, file: File, callback: Callback, *args: Any) -> None:
+        """Call ``callback(*args)`` whenever *file* is writable; otherwise as ``add_reader``."""
+        self._add(file, WRITE, Handle(callback, args))
+
+    def remove_reader(self, file: File) -> bool:
+        """Don't call any more, even if *file* is readable now; whether there was a reader."""
+        return self._remove(file, READ)
+
+    def remove_writer(self, file: File) -> bool:
+        """Don't call any more, even if *file* is writable now; whether there was a writer."""
+        return self._remove(file, WRITE)
+
+    def _add(self, file: File, event: int, handle: Handle) -> None:
+        self._check()
+        fd = self._descriptor(file)
+        _, reader, writer = self._files.get(fd, (file, None, None))
+        if event == READ:
+            old, reader = reader, handle
+        else:
+            old, writer = writer, handle
+        if old is not None:
+            old.cancel()
+        self._watch(fd, file, reader, writer)
+
+    def _remove(self, file: File, event: int) -> bool:
+        if self._closed:
+            return False
+        self._check()
+        try:
+            fd = self._descriptor(file)
+        except ValueError:
+            return False  # closed, and not watched
+        _, reader, writer = self._files.get(fd, (file, None, None))
+        old = reader if event == READ else writer
+        if old is None:
+            return False
+        old.cancel()
+        if event == READ:
+            self._watch(fd, file, None, writer)
+        else:
+            self._watch(fd, file, reader, None)
+        return True
+
+    def _descriptor(self, file: File) -> int:
+        """The descriptor of *file*; if it is closed, the one by which it was watched.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        try:
+            fd = file if isinstance(file, int) else int(file.fileno())
+        except (AttributeError, TypeError, ValueError):
+            fd = -1
+        if fd >= 0:
+            return fd
+        for fd, watched in self._files.items():
+            if watched[0] is file:
+                return fd
+        raise ValueError(f"there is no descriptor to watch: {file!r}")
+
+    def _watch(
+        self, fd: int, file: File, reader: Optional[Handle], writer: Optional[Handle]
+    ) -> None:
+        """Watch *fd* for these, instead of what it was watched for."""
+        old = self._files.pop(fd, None)
+        self._alone.pop(fd, None)
+        events = _events(reader, writer)
+        if not events:
+            try:
+                self._selector.unregister(fd)
+            except OSError:
+                pass  # closed before
+            return
+        if old is None:
+            self._selector.register(fd, events)
+        elif _events(old[1], old[2]) != events:
+            self._selector.modify(fd, events)
+        self._files[fd] = file if old is None else old[0], reader, writer
+        handle = reader or writer
+        if handle is not None and (reader is None or writer is None):
+            self._alone[fd] = handle
+
+    # -- signals --
+
+    def add_signal_handler(self, number: int, callback: Callback, *args: Any) -> None:
+        """Call ``callback(*args)`` from the loop when signal *number* comes; in the main thread.
+
+        If it comes again before the loop got around to the callback, which some other callback
+        holds up, what the signal did before happens: Ctrl-C raises ``KeyboardInterrupt``.
+
+        Raises:
+            ValueError: if this isn't the main thread, of the main interpreter.
+            OSError: if there is no such signal, or it can't be handled.
+        """
+        import signal
+
+        self._check()
+        handle = Handle(callback, args)
+        if number in self._signals:
+            self._signals[number] = handle, self._signals[number][1]
+            return
+        old_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        if not self._signals:
+            self._old_wakeup = old_wakeup
+        try:
+            previous = signal.signal(number, self._on_signal)
+            if hasattr(signal, "siginterrupt"):
+                signal.siginterrupt(number, False)
+        except BaseException:
+            if not self._signals:
+                signal.set_wakeup_fd(self._old_wakeup)
+            raise
+        self._signals[number] = handle, previous
+
+    def remove_signal_handler(self, number: int) -> bool:
+        """Restore what signal *number* did before; whether there was a handler."""
+        import signal
+
+        if number not in self._signals:
+            return False
+        handle, previous = self._signals.pop(number)
+        handle.cancel()
+        # None: it wasn't set from Python, and can't be restored.
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        if not self._signals:
+            signal.set_wakeup_fd(self._old_wakeup)
+        return True
+
+    def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """Python's handler, in the main thread at any moment; the loop hears by the descriptor."""
+        if number not in self._unheard:
+            self._unheard.add(number)
+            return
+        previous = self._signals[number][1] if number in self._signals else None
+        if callable(previous):
+            previous(number, frame)
+        elif previous is not None and previous == 0:  # SIG_DFL
+            self.remove_signal_handler(number)
+            os.kill(os.getpid(), number)
+
+    # -- sleep --
+
+    def add_sleep_handler(self, callback: Callback) -> None:
+        """Call *callback* from now on whenever the machine or the process turns out to have slept.
+
+        That is noticed at the first wake-up after it: the wall clock has gone ahead of the
+        monotonic one, or a wait was longer than it should have been, by 5 seconds.
+        """
+        self._sleep_handlers[callback] = None
+
+    def remove_sleep_handler(self, callback: Callback) -> None:
+        """Undo ``add_sleep_handler`` of this *callback*."""
+        self._sleep_handlers.pop(callback, None)
+
+    # -- running --
+
+    def run_forever(self) -> None:
+        """Run until ``stop()``.
+
+        Raises:
+            RuntimeError: if it runs already, is closed, or in a forked child.
+            BaseException: whatever a callback raises.
+        """
+        self._enter()
+        try:
+            while not self._stopping:
+                self._turn(None)
+        finally:
+            self.thread, self._stopping = 0, False
+
+    def run_once(self, timeout: Optional[float] = None) -> None:
+        """Wait until there is something to do, at most *timeout* seconds, and do it.
+
+        Raises:
+            RuntimeError, BaseException: as ``run_forever``.
+        """
+        self._enter()
+        try:
+            self._turn(timeout)
+        finally:
+            self.thread = 0
+
+    def _enter(self) -> None:
+        if self._closed or self.thread or self._forks != _forks:
+            self._check()
+            raise RuntimeError("the loop runs already; a callback can't run it once more")
+        self.thread = get_ident()
+
+    def timeout(self) -> Optional[float]:
+        """Seconds until ``run_once(0)`` is due, if ``fileno()`` isn't readable before.
+
+        0 if something is ready, ``None`` if nothing is planned. For embedding: ask before each wait
+        of the foreign loop.
+        """
+        if self._ready:
+            return 0.0
+        self._drop_cancelled()
+        return max(0.0, self._timers[0][0] - self.time()) if self._timers else None
+
+    def fileno(self) -> int:
+        """The selector's own descriptor, which is readable when a descriptor or wake-up is there.
+
+        Raises:
+            NotImplementedError: if the selector has none; epoll's and kqueue's do.
+        """
+        return self._selector.fileno()
+
+    def stop(self) -> None:
+        """Have ``run_forever`` return after this iteration, or when called next. Thread-safe."""
+        if self._closed:
+            return
+        self._check()
+        self._stopping = True
+        self._wake()  # in this thread too: a signal handler may have interrupted the wait
+
+    def close(self) -> None:
+        """Restore the signals, and release the descriptors and all that waits to be called.
+
+        What was registered isn't closed. Not from a callback. May be called again.
+
+        Raises:
+            RuntimeError: if the loop runs.
+        """
+        if self._closed:
+            return
+        if self.thread:
+            raise RuntimeError("the loop runs; stop() it first")
+        if self._forks == _forks:
+            for number in list(self._signals):
+                self.remove_signal_handler(number)
+        self._closed = True
+        self._selector.close()
+        self._waker.close()
+        self._woken_by.close()
+        self._files.clear()
+        self._alone.clear()
+        self._ready.clear()
+        for _, _, timer in self._timers:
+            timer._loop = None
+        self._timers.clear()
+        self._sleep_handlers.clear()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise RuntimeError("the loop is closed")
+        if self._forks != _forks:
+            raise RuntimeError("the loop belongs to the parent process: make a new one after fork")
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            try:
+                self._waker.send(b"\0")
+            except OSError:
+                pass  # full, so there is something to read; or closed meanwhile
+
+    def _hear(self) -> None:
+        """Take the bytes of wake-ups and signals."""
+        try:
+            data = self._woken_by.recv(4096)
+        except BlockingIOError:
+            return
+        self._woken = False
+        for number in data:
+            if number in self._signals:
+                self._ready.append(Handle(self._signal, (number,)))
+
+    def _signal(self, number: int) -> None:
+        self._unheard.discard(number)
+        if number in self._signals:
+            handle = self._signals[number][0]
+            if handle._callback is not None:
+                handle._callback(*handle._args)
+
+    def _turn(self, timeout: Optional[float]) -> None:
+        """Wait, make ready what is due, and call what is ready.
+
+        One function, as each call of another would cost a percent of a short round trip.
+        """
+        if self._forks != _forks:
+            self._check()
+        ready, timers, get_time, alone = self._ready, self._timers, self.time, self._alone
+        start = get_time()
+        limit = LONGEST_WAIT if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))
+        if ready:
+            limit = 0.0
+        elif timers:
+            if timers[0][2]._callback is None:
+                self._drop_cancelled()
+            left = timers[0][0] - start if timers else limit
+            if left < limit:
+                limit = left if left > 0.0 else 0.0
+        for fd, events in self._selector.poll(limit, len(self._files)):
+            if fd in alone:
+                ready.append(alone[fd])
+            else:
+                self._take_events(fd, events)
+        now = get_time()
+        if self._slept(now, start + limit):
+            for handler in self._sleep_handlers:
+                self.call_soon(handler)
+        if timers and timers[0][0] <= now:
+            self._take_due(now)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            callback, args = handle._callback, handle._args
+            if callback is None:
+                continue
+            if args:
+                callback(*args)
+            else:  # faster by a tenth of a microsecond
+                callback()
+
+    def _take_events(self, fd: int, events: int) -> None:
+        """Make ready what is to be called for *events* of *fd*, the wake-up's or one with two."""
+        _, reader, writer = self._files.get(fd, (fd, None, None))
+        if reader is None and writer is None:
+            self._hear()
+        if reader is not None and events & ~WRITE:
+            self._ready.append(reader)
+        if writer is not None and events & ~READ:
+            self._ready.append(writer)
+
+    def _drop_cancelled(self) -> None:
+        """Drop cancelled timers that would be the next ones."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+            self._cancelled -= 1
+
+    def _take_due(self, now: float) -> None:
+        """Make the timers ready that are due."""
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)[2]
+            if timer.cancelled():
+                self._cancelled -= 1
+            else:
+                timer._loop = None
+                ready.append(timer)
+
+
+def _events(reader: Optional[Handle], writer: Optional[Handle]) -> int:
+    return (READ if reader is not None else 0) | (WRITE if writer is not None else 0)
+
+
+class _Selector:
+    """A selector that looks as epoll does, which the loop uses without one in between."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.selector = selector
+        self.close, self.unregister = selector.close, selector.unregister
+
+    def register(self, fd: int, events: int) -> None:
+        self.selector.register(fd, _swapped(events))
+
+    def modify(self, fd: int, events: int) -> None:
+        self.selector.modify(fd, _swapped(events))
+
+    def poll(self, limit: float, most: int) -> Sequence[Tuple[int, int]]:
+        found = self.selector.select(limit)
+        return [(key.fd, READ * (events & 1) | WRITE * (events >> 1)) for key, events in found]
+
+    def fileno(self) -> int:
+        fileno = getattr(self.selector, "fileno", None)
+        if fileno is None:
+            raise NotImplementedError(f"{type(self.selector).__name__} has no descriptor")
+        fd: int = fileno()
+        return fd
+
+
+def _swapped(events: int) -> int:
+    """Epoll's *events* as selectors have them."""
+    read = selectors.EVENT_READ if events & READ else 0
+    return read | (selectors.EVENT_WRITE if events & WRITE else 0)
+
+
+def _new_selector(given: Optional[selectors.BaseSelector]) -> Union[select.epoll, _Selector]:
+    kind = selectors.DefaultSelector
+    if given is None and kind.__name__ == "EpollSelector":  # and epoll works: it may not
+        return select.epoll()
+    return _Selector(kind() if given is None else given)

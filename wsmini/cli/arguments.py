@@ -1,0 +1,580 @@
+"""The arguments of the command line: their parser, and what they stand for.
+
+The help text, the man page and the completions (``manual``) are made from this parser and the
+table of exit statuses; the tests compare docs/cli.md with them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from ..options import ssl_problem
+from ..policies import Backoff, Fixed
+from ..sansio.uri import parse_uri
+from ..version import __version__
+from .formats import parser_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from http.cookiejar import MozillaCookieJar
+    from ssl import SSLContext
+    from typing import Callable, Iterator, Sequence
+
+    from ..options import ConnectOptions
+    from ..policies import Policy
+
+# The exit statuses.
+OK, LOCAL, USAGE, NETWORK, TLS, REFUSED, ABNORMAL, TIMEOUT = range(8)
+INTERRUPTED = 130  # 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
+
+STATUSES = {
+    OK: "closed normally (1000, 1001, or no code), or --count reached",
+    LOCAL: "standard input or output, or a file, failed",
+    USAGE: "wrong arguments or URL",
+    NETWORK: "no connection: name resolution, TCP",
+    TLS: "no connection: TLS",
+    REFUSED: "no connection: the server (or a proxy) refused, or answered wrongly",
+    ABNORMAL: "closed with another code, lost, or closed before all input was sent",
+    TIMEOUT: "timeout: of --timeout, or the wait ended before --count was reached",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+    BROKEN_PIPE: "whoever read standard output is gone",
+    TERMINATED: "terminated (SIGTERM), after closing the connection",
+}
+
+DETAILS = """\
+Each line of standard input is sent as one text message, without its LF or
+CR LF. A last line without one is sent, too; an empty line is an empty message
+(but not on a terminal). With --binary or --text, all of standard input is one
+message, sent while it is read; a line typed on a terminal is one, too.
+
+Standard output gets messages and nothing else, one per line: text as it is,
+binary messages in hex. On a terminal, control characters are escaped. Notes
+and errors go to standard error. With --ndjson, input and output are lines of
+JSON: {"direction": "sent" or "received", "time": ..., "type": "text" or
+"binary", "payload": ...}, where binary payloads are in base64; input needs
+"payload" alone. Output has the messages sent, too, and a last line, of type
+"close", with "code" and "reason" (1006: lost) and who began as direction.
+
+After the end of input, replies are awaited: until none came for 1 second since
+the server answered a ping. --idle S makes that S seconds, --wait S waits for S
+seconds even in silence, and --count N for the Nth message; with several of
+them, what happens first ends it. "--wait inf" leaves the end to the server. On
+a terminal, Ctrl-D closes at once unless --idle or --wait is given.
+
+On a terminal, a line that begins with / is a command: /help lists them. Lines
+typed are kept in the file that WSMINI_HISTORY names (~/.wsmini_history; set it
+to nothing for none), but for those that look like secrets or begin with a
+space. NO_COLOR, if set, switches colors off.
+"""
+
+# What an endpoint may send (RFC 6455, 7.4, and the IANA registry).
+_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+
+
+def epilog() -> str:
+    """What the help says behind the options."""
+    table = "\n".join(f"  {status:<4} {text}" for status, text in STATUSES.items())
+    return f"{DETAILS}\nexit status:\n{table}\n"
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of the command line."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m wsmini",
+        usage="%(prog)s [options] URL\n       %(prog)s --demo",
+        description="Talk to a WebSocket server.",
+        epilog=epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a new option must not break a script
+    )
+    add = parser.add_argument
+    add("url", metavar="URL", nargs="?", help="where to connect to, ws://... or wss://...")
+    add("--demo", action="store_true", help="start a server here, talk to it, show what happens")
+    add("--version", action="version", version=f"wsmini {__version__}")
+    add("--man", action="store_true", help="print the manual page, for man -l")
+    add("--completion", choices=["bash", "zsh"], help="print what completes options in this shell")
+    for title, fill in (
+        ("handshake", _add_handshake),
+        ("connection", _add_connection),
+        ("security", _add_security),
+        ("messages to send", _add_sending),
+        ("messages received", _add_receiving),
+        ("ending", _add_ending),
+        ("insight", _add_insight),
+    ):
+        fill(parser.add_argument_group(title).add_argument)
+    return parser
+
+
+def _add_handshake(add: Callable[..., object]) -> None:
+    add(
+        *("-H", "--header"),
+        metavar="'NAME: VALUE'",
+        action="append",
+        default=[],
+        help="send this header in the handshake; 'NAME:' or 'NAME;' sends it empty,"
+        " @FILE takes one header from each line of a file",
+    )
+    add(
+        *("-u", "--user"),
+        metavar="NAME[:PASSWORD]",
+        help="answer Basic and Digest authentication; without :PASSWORD, that is asked for on"
+        " the terminal, or taken from --password-file",
+    )
+    add("--password-file", metavar="FILE", help="whose first line is the password of --user")
+    add(
+        *("-b", "--cookie"),
+        metavar="NAME=VALUE",
+        action="append",
+        help="send this cookie; may be repeated",
+    )
+    add(
+        *("-c", "--cookie-jar"),
+        metavar="FILE",
+        help="send the cookies in this file (in Netscape's format, as curl and browsers have it),"
+        " and keep those that the server sets",
+    )
+    add("--origin", help="send this Origin")
+    add("--subprotocol", metavar="NAME", action="append", help="offer it; may be repeated")
+    add("-A", "--user-agent", metavar="TEXT", help="send this User-Agent, none if it is empty")
+    add("--no-compression", action="store_true", help="don't offer permessage-deflate")
+    add("--max-redirects", metavar="N", type=natural, help="follow so many at most (default: 5)")
+
+
+def _add_connection(add: Callable[..., object]) -> None:
+    add("-x", "--proxy", metavar="URL",
+        help="go through this one, 'none' for no proxy in any case")  # fmt: skip
+    add("--proxy-cafile", metavar="FILE",
+        help="trust these authorities as to an https proxy, and no others")  # fmt: skip
+    add("--proxy-server-name", metavar="NAME",
+        help="what the certificate of an https proxy has to be for")  # fmt: skip
+    add(
+        "--resolve",
+        metavar="HOST:PORT:ADDR",
+        action="append",
+        default=[],
+        help="connect to this address for the host and port of the URL",
+    )
+    add("--unix", metavar="PATH", help="connect to this Unix socket")
+    add("--source", metavar="ADDR", help="connect from this address")
+    for name, anywhere in (("4", "0.0.0.0"), ("6", "::")):
+        add(f"-{name}", f"--ipv{name}", action="store_const", dest="source", const=anywhere,
+            help=f"use IPv{name} alone, as --source {anywhere}")  # fmt: skip
+    add("--max-size", metavar="BYTES", type=natural, default=1 << 20,
+        help="largest message to receive, 0 for any (default: %(default)s)")  # fmt: skip
+    add("--max-queue", metavar="N", type=natural,
+        help="messages to keep while output waits, from 1 on (default: 16)")  # fmt: skip
+    for name, kind, default, text in (
+        ("--timeout", limit, 10.0, "for opening the connection, at most (default: 10)"),
+        ("--close-timeout", seconds, 10.0, "for closing it, at most (default: 10)"),
+        ("--ping-interval", seconds, 20.0, "of silence until a ping, 0 for none (default: 20)"),
+        ("--ping-timeout", limit, 20.0, "from there on until the peer is dead (default: 20)"),
+    ):
+        add(name, metavar="SECONDS", type=kind, default=default, help=text)
+    add("--happy-eyeballs-delay", metavar="SECONDS", type=seconds,
+        help="until the next address of a name is tried, too (default: 0.25)")  # fmt: skip
+    add("--busy-poll", metavar="SECONDS", type=seconds,
+        help="poll so long before each wait: quicker, but keeps the processor busy")  # fmt: skip
+    add("--reconnect", metavar="[=SECONDS]", type=policy,
+        help="connect again when that may help, after so many seconds; without SECONDS after"
+        " longer and longer; -m is sent again, too")  # fmt: skip
+
+
+def policy(text: str) -> Policy:
+    """When to connect again: after so many seconds, or ``backoff``."""
+    return Backoff() if text == "backoff" else Fixed(seconds(text))
+
+
+def _add_security(add: Callable[..., object]) -> None:
+    add("--cafile", metavar="FILE", help="trust the authorities in this PEM file, and no others")
+    add("--cert", metavar="FILE", help="our certificate, in PEM, and its key unless --key has it")
+    add("--key", metavar="FILE", help="the key of --cert")
+    add("--key-password-file", metavar="FILE",
+        help="whose first line is the passphrase of the key, which is asked for otherwise"
+        " if it has one")  # fmt: skip
+    add("--server-name", metavar="NAME", help="what the certificate has to be for, and SNI says")
+    add("-k", "--insecure", action="store_true", help="don't verify who the server is (wss)")
+
+
+def _add_sending(add: Callable[..., object]) -> None:
+    add(
+        *("-m", "--message"),
+        metavar="TEXT",
+        type=utf8,
+        action="append",
+        default=[],
+        help="send this instead of standard input; may be repeated",
+    )
+    add("-i", "--interactive", action="store_true",
+        help="after the messages of -m, send standard input")  # fmt: skip
+    add("--input", metavar="FILE", help="send this file instead of standard input")
+    add("--binary", action="store_true", help="send binary messages, all of the input as one")
+    add("--text", action="store_true", help="send all of the input as one text message")
+    add("--hex", action="store_true",
+        help="binary messages are lines of hexadecimal digits, and -m is one")  # fmt: skip
+    add("--base64", action="store_true", help="binary messages are lines of base64, and -m is one")
+    add("--ndjson", action="store_true", help="messages are lines of JSON (see below)")
+    add("-0", "--null", action="store_true", help="messages end with NUL, not with LF")
+
+
+def _add_receiving(add: Callable[..., object]) -> None:
+    add("-o", "--output", metavar="FILE",
+        help="write messages to this file, not to standard output")  # fmt: skip
+    add("--raw", action="store_true",
+        help="write messages as they are, binary ones too, and nothing between them")  # fmt: skip
+    add("--json", action="store_true", help="indent messages that are JSON")
+    add("--dump", action="store_true", help="show binary messages as a hex dump")
+    add("--timestamps", action="store_true", help="write when it came in front of each message")
+
+
+def _add_ending(add: Callable[..., object]) -> None:
+    add("-n", "--count", metavar="N", type=natural, default=0,
+        help="end after receiving N messages")  # fmt: skip
+    for name, text in (
+        ("--idle", "after the end of input, end when no message came for so long"),
+        ("--wait", "after the end of input, end when this has passed"),
+    ):
+        add(name, metavar="SECONDS", type=seconds, help=text)
+    add(
+        "--close-code",
+        metavar="CODE",
+        type=close_code,
+        default=1000,
+        help="close with this code (default: %(default)s)",
+    )
+    add("--close-reason", metavar="TEXT", type=close_reason, default="", help="and this reason")
+
+
+def _add_insight(add: Callable[..., object]) -> None:
+    add("-v", "--verbose", action="count", default=0,
+        help="show the handshake, without its secrets, TLS, and what took how long;"
+        " -vv: each frame")  # fmt: skip
+    add("--record", metavar="FILE",
+        help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
+    add("--bench", metavar="SECONDS", type=limit,
+        help="measure round trips so long, and the throughput if the server echoes")  # fmt: skip
+    add("--bench-size", metavar="BYTES", type=natural, default=1024,
+        help="of the messages of --bench (default: %(default)s)")  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """A duration, perhaps ``inf``."""
+    value = float(text)
+    if not value >= 0:
+        raise ValueError
+    return value
+
+
+def limit(text: str) -> float:
+    """A duration that isn't 0."""
+    value = seconds(text)
+    if not value:
+        raise ValueError
+    return value
+
+
+def natural(text: str) -> int:
+    """A number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def utf8(text: str) -> str:
+    """An argument that is UTF-8, whatever the locale says."""
+    try:
+        text.encode()
+        return text
+    except UnicodeError:
+        return os.fsencode(text).decode()
+
+
+def close_code(text: str) -> int:
+    """A close code that may be sent."""
+    code = int(text)
+    if code not in _CLOSE_CODES:
+        raise ValueError
+    return code
+
+
+def close_reason(text: str) -> str:
+    """A reason that fits into a Close frame (RFC 6455, 5.5)."""
+    text = utf8(text)
+    if len(text.encode()) > 123:
+        raise ValueError
+    return text
+
+
+# What argparse calls the type when a value is wrong.
+policy.__name__ = seconds.__name__ = "number of seconds"
+limit.__name__ = "number of seconds above 0"
+natural.__name__ = "number"
+utf8.__name__ = "UTF-8"
+close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
+close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
+
+_EXCLUSIVE = (
+    ("binary", "text", "hex", "base64", "ndjson"),
+    ("raw", "ndjson", "timestamps"),
+    ("raw", "ndjson", "dump"),
+    ("raw", "ndjson", "json"),
+    ("binary", "null"),
+    ("text", "null"),
+    ("cafile", "insecure"),
+    ("input", "interactive"),
+    ("input", "message"),
+    ("unix", "resolve"),
+    *(("bench", name) for name in ("message", "input", "interactive", "output", "record")),
+)
+
+
+def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """The arguments in *argv*: an option with a value takes the next one, even ``-5``.
+
+    A bare ``--reconnect`` does so if that is a number.
+    """
+    options = [action for action in parser._actions if action.nargs is None]
+    long = {name: action.option_strings[-1] for action in options for name in action.option_strings}
+    given: list[str] = []
+    for argument in argv:
+        last = given[-1] if given else ""
+        if last in long and (last != "--reconnect" or re.fullmatch(r"[0-9.]+", argument)):
+            given[-1] = f"{long[last]}={argument}"
+        else:
+            given.append(argument)
+    given = ["--reconnect=backoff" if a == "--reconnect" else a for a in given]
+    args = parser.parse_args(given)
+    check(parser, args)
+    return args
+
+
+def check(parser: ArgumentParser, args: Namespace) -> None:
+    """Complete *args* with ``options``, for ``connect()``; or exit with what's wrong about them."""
+    if args.man or args.completion:
+        return
+    if args.demo == (args.url is not None):
+        parser.error("expected a URL, or --demo alone")
+    for names in _EXCLUSIVE:
+        given = [f"--{name}" for name in names if getattr(args, name)]
+        if len(given) > 1:
+            parser.error(f"{' and '.join(given)} exclude each other")
+    if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
+        parser.error("--raw would let the server drive the terminal: redirect standard output")
+    if not args.demo:
+        try:
+            _check_formats(args)
+            args.options = connect_options(args)
+        except (ValueError, OSError, ImportError) as exc:
+            parser.error(str(exc))
+
+
+def _check_formats(args: Namespace) -> None:
+    """Before connecting, not at the first message."""
+    if args.hex or args.base64:
+        args.message = [parser_for(args)(text.encode()) for text in args.message]
+    for name in ("ndjson", "json", "record"):
+        if getattr(args, name):
+            try:
+                import json  # noqa: F401  # only these need it
+            except ImportError as exc:
+                raise ValueError(f"--{name} needs the json module: {exc}") from exc
+
+
+def connect_options(args: Namespace) -> ConnectOptions:
+    """What *args* mean for ``connect()``.
+
+    Raises:
+        ValueError, OSError, ImportError: if they can't be.
+    """
+    headers: list[tuple[str, str | None]] = [h for text in args.header for h in _headers(text)]
+    if args.cookie:
+        headers.append(("Cookie", "; ".join(args.cookie)))
+    options: ConnectOptions = {
+        "additional_headers": headers,
+        "origin": args.origin,
+        "subprotocols": args.subprotocol or (),
+        "compression": None if args.no_compression else "deflate",
+        "ssl": _context(args),
+        "server_hostname": args.server_name,
+        "unix_path": args.unix,
+        "host": _resolved(args),
+        "open_timeout": _limit(args.timeout),
+        "close_timeout": _limit(args.close_timeout),
+        "ping_interval": _limit(args.ping_interval) or None,
+        "ping_timeout": _limit(args.ping_timeout),
+        "max_size": args.max_size or None,
+        "auth": _credentials(args),
+    }
+    _add_given(args, options)
+    return options
+
+
+def _add_given(args: Namespace, options: ConnectOptions) -> None:
+    """Add what has no default here."""
+    for name in ("max_redirects", "max_queue", "happy_eyeballs_delay", "busy_poll"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    if args.cookie_jar is not None:
+        options["cookies"] = _cookie_jar(args.cookie_jar)
+    if args.proxy_server_name is not None:
+        options["proxy_server_hostname"] = args.proxy_server_name
+    if args.proxy_cafile is not None:
+        options["proxy_ssl"] = _trusting(args.proxy_cafile, "--proxy-cafile")
+    if args.user_agent is not None:
+        options["user_agent_header"] = args.user_agent or None
+    if args.source is not None:
+        options["source_address"] = (args.source, 0)
+    if args.proxy is not None:
+        options["proxy"] = None if args.proxy == "none" else args.proxy
+
+
+def _limit(value: float) -> float | None:
+    """Seconds, or ``None`` where a wait takes that for infinity."""
+    return None if value == float("inf") else value
+
+
+def _headers(text: str) -> Iterator[tuple[str, str]]:
+    """The headers that one ``--header`` stands for."""
+    if not text.startswith("@"):
+        yield _header(text, "--header")
+        return
+    with open(text[1:], encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _header(line, f"{text[1:]}, line {number}")
+
+
+def _header(text: str, where: str) -> tuple[str, str]:
+    name, colon, value = text.strip().partition(":")
+    if not colon and name.endswith(";"):
+        name, colon = name[:-1], ";"
+    # What isn't a header isn't shown: it may be a secret in the wrong place.
+    if not colon or not name.strip():
+        raise ValueError(f"{where}: expected 'NAME: VALUE'")
+    return name.strip(), value.strip()
+
+
+def _resolved(args: Namespace) -> str | None:
+    """The address that ``--resolve`` has for the URL's host and port; the last one counts."""
+    address = None
+    for text in args.resolve:
+        # IPv6 addresses have colons: the host is in front of the first ones that has a port behind.
+        host, _, rest = text.rpartition("]:") if text.startswith("[") else text.partition(":")
+        port, _, given = rest.partition(":")
+        if not host or not port.isdecimal() or not given:
+            raise ValueError(f"--resolve: expected HOST:PORT:ADDR, not {text!r}")
+        uri = parse_uri(args.url)
+        if (host.lstrip("[").lower(), int(port)) == (uri.host, uri.port):
+            address = given.strip("[]")
+    return address
+
+
+def _cookie_jar(path: str) -> MozillaCookieJar:
+    """The cookies in the file *path*, if it is there; those of a session are kept there, too."""
+    from http.cookiejar import MozillaCookieJar  # only users of the option need it
+
+    jar = MozillaCookieJar(path)
+    if os.path.exists(path) and os.path.getsize(path):
+        try:
+            jar.load(ignore_discard=True)
+        except (OSError, UnicodeError) as exc:  # LoadError is an OSError
+            raise ValueError(f"--cookie-jar: {exc}") from exc
+    return jar
+
+
+def _credentials(args: Namespace) -> tuple[str, str] | None:
+    if args.user is None:
+        if args.password_file:
+            raise ValueError("--password-file needs --user")
+        return None
+    name, colon, password = args.user.partition(":")
+    if args.password_file:
+        password = _first_line(args.password_file)
+    elif not colon:
+        password = _asked(f"Password of {name}: ", "--user", "--password-file")
+    return name, password
+
+
+def _first_line(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.readline().rstrip("\r\n")
+
+
+def _asked(prompt: str, option: str, instead: str) -> str:
+    """A secret, from whoever is at the terminal; standard input may be something else.
+
+    Raises:
+        ValueError: if there is no terminal, or no answer.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR))
+        except OSError:
+            problem = f"{option}: no terminal to ask for the password; use {instead}"
+            raise ValueError(problem) from None
+    import signal
+    import threading
+    from getpass import getpass
+
+    # After Ctrl-Z and fg, what is typed would be shown. Only the main thread may prevent it.
+    main = threading.current_thread() is threading.main_thread()
+    stop = getattr(signal, "SIGTSTP", None) if main else None
+    before = stop and signal.signal(stop, signal.SIG_IGN)
+    try:
+        return getpass(prompt)
+    except EOFError:
+        raise ValueError(f"{option}: no password was given") from None
+    finally:
+        if stop:
+            signal.signal(stop, before)
+
+
+def _trusting(path: str | None, option: str) -> SSLContext:
+    """A context that trusts the authorities in a file, or those of the system."""
+    import ssl  # only now: it is slow to load, and not everywhere
+
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as exc:  # SSLError is one
+        raise ValueError(f"{option}: no certificates in {path}: {exc}") from exc
+
+
+def _context(args: Namespace) -> SSLContext | None:
+    """The TLS context that was asked for, if any."""
+    if not args.cert and (args.key or args.key_password_file):
+        raise ValueError(f"{'--key' if args.key else '--key-password-file'} needs --cert")
+    if not (args.cafile or args.insecure or args.cert):
+        return None
+    if not parse_uri(args.url).secure:
+        raise ValueError("--cafile, --cert and --insecure are for wss:// URLs")
+    problem = ssl_problem()
+    if problem:
+        raise ValueError(problem)
+    from ..opening.tls import unverified_context  # which loads ssl
+
+    context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
+    if args.cert:
+        _identify(context, args)
+    return context
+
+
+def _identify(context: SSLContext, args: Namespace) -> None:
+    """Load the client certificate."""
+    known = args.key_password_file and _first_line(args.key_password_file)
+
+    def passphrase() -> str:  # called if the key has one
+        prompt = f"Passphrase of {args.key or args.cert}: "
+        return known or _asked(prompt, "--cert", "--key-password-file")
+
+    try:
+        context.load_cert_chain(args.cert, args.key, passphrase)
+    except OSError as exc:
+        raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc

@@ -1,0 +1,117 @@
+"""``--bench``: round trips of pings and messages, and the throughput of a server that echoes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+
+from .output import is_terminal, overwrite
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from ..blocking.connection import Connection
+
+_PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+_PATIENCE = 5.0  # seconds for a pong, or for the first echo
+_WINDOW = 64  # messages under way at once while the throughput is measured
+_WIDTH = 30  # of the bar
+_STEP = 0.1  # seconds between two pictures of it
+
+
+def measure(ws: Connection, seconds: float, size: int) -> list[str]:
+    """Lines that say what was measured, in about *seconds*, with messages of *size* bytes.
+
+    Raises:
+        TimeoutError: if the server doesn't answer a ping.
+        ConnectionClosed: if the connection is lost.
+    """
+    message = os.urandom((size + 1) // 2).hex()[:size]
+    bar = _Bar(seconds)
+    lines = [_row("", [f"p{p:g}" if p < 100 else "max" for p in _PERCENTILES])]
+    pings = _timed(lambda: ws.ping().wait(_PATIENCE), seconds / 3, bar)
+    lines.append(_latencies("ping", pings))
+    try:
+        _echo(ws, message)
+    except TimeoutError:
+        bar.end()
+        return [*lines, "the server doesn't echo: no round trips of messages"]
+    lines.append(_latencies("echo", _timed(lambda: _echo(ws, message), seconds / 3, bar)))
+    count, took = _throughput(ws, message, seconds / 3, bar)
+    bar.end()
+    rate = count / took
+    lines.append(f"throughput: {rate:,.0f} messages/s, {rate * size / 1e6:.2f} MB/s each way")
+    return lines
+
+
+def _echo(ws: Connection, message: str) -> float:
+    start = monotonic()
+    ws.send(message)
+    deadline = start + _PATIENCE
+    while ws.recv(max(0.0, deadline - monotonic())) != message:
+        pass  # what the server says by itself
+    return monotonic() - start
+
+
+def _timed(trip: Callable[[], float], seconds: float, bar: _Bar) -> list[float]:
+    """The round trips made one after the other in *seconds*, at least one; sorted."""
+    end = monotonic() + seconds
+    trips: list[float] = []
+    while not trips or monotonic() < end:
+        trips.append(trip())
+        bar.draw()
+    return sorted(trips)
+
+
+def _throughput(ws: Connection, message: str, seconds: float, bar: _Bar) -> tuple[int, float]:
+    """How many messages came back, and in how many seconds, with some under way all the time."""
+    start = monotonic()
+    # Few enough bytes that sending never has to wait for room, and so never for the other side.
+    window = max(1, min(_WINDOW, 65536 // max(1, len(message))))
+    under_way = count = 0
+    while under_way or monotonic() < start + seconds:
+        while under_way < window and monotonic() < start + seconds:
+            ws.send(message)
+            under_way += 1
+        if under_way:
+            if ws.recv(_PATIENCE) == message:
+                under_way -= 1
+                count += 1
+            bar.draw()
+    return count, monotonic() - start
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    """The nearest-rank percentile of numbers in ascending order."""
+    rank = -(-len(ordered) * percent // 100)  # rounded up
+    return ordered[max(0, int(rank) - 1)]
+
+
+def _latencies(name: str, trips: list[float]) -> str:
+    shown = [f"{percentile(trips, p) * 1000:.3f}" for p in _PERCENTILES]
+    return _row(name, shown, f" ms, {len(trips)} round trips")
+
+
+def _row(name: str, cells: list[str], more: str = "") -> str:
+    return (f"{name:<5}" + "".join(f"{cell:>10}" for cell in cells) + more).rstrip()
+
+
+class _Bar:
+    """A line on standard error that shows how much of the time is over, if that is a terminal."""
+
+    def __init__(self, seconds: float) -> None:
+        self.start, self.seconds, self.next = monotonic(), seconds, 0.0
+        self.on = is_terminal(sys.stderr)
+
+    def draw(self) -> None:
+        now = monotonic()
+        if self.on and now >= self.next:
+            self.next = now + _STEP
+            done = min(1.0, (now - self.start) / self.seconds) if self.seconds else 1.0
+            overwrite(f"{done:4.0%} [{'#' * int(done * _WIDTH):<{_WIDTH}}]")
+
+    def end(self) -> None:
+        if self.on:
+            overwrite("")

@@ -1,0 +1,108 @@
+"""What is typed on a terminal besides messages: commands, and the history of lines."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from ..exceptions import WebSocketException
+from .arguments import close_code, close_reason
+from .formats import from_hex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Callable, Iterator
+
+    from ..blocking.connection import Connection
+
+_HELP = """\
+/ping [TEXT]            send a ping, and show the round trip
+/close [CODE [REASON]]  close the connection
+/binary FILE            send a file as a binary message
+/hex DIGITS             send a binary message
+//TEXT                  send /TEXT
+/help                   show this"""
+
+_PONG = 10.0  # seconds that a pong may take
+_KEPT = 1000  # lines of history
+# Lines that may hold a secret aren't kept; better one too few.
+_SECRET = re.compile(r"(?i)token|secret|passw|passphrase|credential|authoriz|api.?key|bearer")
+
+
+def run_command(
+    line: str, ws: Connection, say: Callable[[str, str], None]
+) -> Iterator[str | bytes]:
+    """Do what *line* says, and yield what it sends. What is wrong with it is said, too.
+
+    Raises:
+        ConnectionClosed: if the connection is.
+    """
+    command, _, rest = line.partition(" ")
+    rest = rest.strip()
+    try:
+        if command == "/ping":
+            say(f"pong after {ws.ping(rest or None).wait(_PONG) * 1000:.2f} ms", "*")
+        elif command == "/close":
+            code, _, reason = rest.partition(" ")
+            ws.close(close_code(code or "1000"), close_reason(reason.strip()))
+        elif command == "/binary":
+            with open(os.path.expanduser(rest), "rb") as file:
+                yield file.read()
+        elif command == "/hex":
+            yield from_hex(rest.encode())
+        elif command == "/help":
+            for text in _HELP.splitlines():
+                say(text, "*")
+        else:
+            say(f"there is no command {command}; /help lists them, //... sends /...", "*")
+    except (OSError, ValueError) as exc:  # TimeoutError is an OSError
+        say(f"{command}: {str(exc) or 'wrong arguments'}", "*")
+    except WebSocketException as exc:
+        say(f"{command}: {exc}", "*")
+
+
+class History:
+    """The lines typed, kept in a file that only its user can read; never a reason to fail."""
+
+    def __init__(self) -> None:
+        self.path = os.environ.get("WSMINI_HISTORY")
+        if self.path is None:
+            self.path = os.path.join(os.path.expanduser("~"), ".wsmini_history")
+        self.readline = sys.modules.get("readline")
+        if self.readline is None or not hasattr(self.readline, "set_auto_history"):
+            self.path = ""
+        else:
+            self.readline.set_auto_history(False)
+            self.load()
+
+    def load(self) -> None:
+        """Give readline what is in the file, which keeps its last ``_KEPT`` lines."""
+        try:
+            with open(self.path or os.devnull, encoding="utf-8", errors="replace") as file:
+                lines = file.read().splitlines()
+            if len(lines) > 2 * _KEPT:
+                with self.opened(f"{self.path}.new", os.O_TRUNC) as new:
+                    new.write("".join(f"{line}\n" for line in lines[-_KEPT:]).encode())
+                os.replace(f"{self.path}.new", str(self.path))
+        except (OSError, ValueError):  # none yet, or not to be had; ValueError: NUL in its name
+            return
+        for line in lines[-_KEPT:]:
+            self.readline.add_history(line)  # type: ignore[union-attr]
+
+    @staticmethod
+    def opened(path: str, flag: int) -> BinaryIO:
+        """The file to write to, for its user alone."""
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600), "wb")
+
+    def add(self, line: str) -> None:
+        """Keep *line*: for this session, and in the file unless it may be a secret."""
+        if self.readline is not None and hasattr(self.readline, "add_history"):
+            self.readline.add_history(line)
+        if not self.path or line.startswith(" ") or _SECRET.search(line):
+            return
+        try:
+            with self.opened(self.path, os.O_APPEND) as file:
+                file.write(line.encode() + b"\n")
+        except (OSError, ValueError):
+            self.path = ""  # a disk that is full or read-only: go on without

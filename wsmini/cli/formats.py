@@ -1,0 +1,241 @@
+"""Messages as bytes of standard input and output: lines, encodings, JSON.
+
+Nothing here waits or writes.
+"""
+
+from __future__ import annotations
+
+import binascii
+import time
+from itertools import chain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Callable, Iterable, Iterator, Union
+
+    from ..exceptions import ConnectionClosed
+
+    Sendable = Union[str, bytes, Iterable[str], Iterable[bytes]]
+
+CHUNK = 1 << 16  # bytes read from standard input at once
+BLOCK = 1 << 20  # bytes of binary input sent as one frame
+
+# -- input --
+
+
+def reading_for(args: Namespace) -> Callable[[Callable[[], bytes]], Iterator[Sendable]]:
+    """What makes messages out of the chunks that a function reads, as *args* want it."""
+    if args.binary:
+        return blocks
+    if args.text:
+        return text_blocks
+    end = b"\0" if args.null else b"\n"
+    parse = parser_for(args)
+    return lambda read: (parse(line) for line in lines(read, end))
+
+
+def parser_for(args: Namespace) -> Callable[[bytes], str | bytes]:
+    """What makes a message out of a line."""
+    if args.ndjson:
+        return from_json
+    if args.hex:
+        return from_hex
+    return from_base64 if args.base64 else decoded
+
+
+def lines(read: Callable[[], bytes], end: bytes = b"\n") -> Iterator[bytes]:
+    """Lines without their *end* (LF or CR LF, or NUL), in time linear in their lengths."""
+    parts: list[bytes] = []
+    for chunk in iter(read, b""):
+        *ended, rest = chunk.split(end)
+        for last in ended:
+            line = b"".join([*parts, last])
+            parts.clear()
+            yield line[:-1] if end == b"\n" and line.endswith(b"\r") else line
+        parts.append(rest)
+    line = b"".join(parts)
+    if line:
+        yield line
+
+
+def decoded(line: bytes) -> str:
+    """A line of text.
+
+    Raises:
+        UnicodeError: if it isn't UTF-8.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError as exc:
+        problem = f"not UTF-8 ({exc.reason} at byte {exc.start} of a line); try --binary"
+        raise UnicodeError(problem) from exc
+
+
+def blocks(read: Callable[[], bytes]) -> Iterator[bytes | Iterable[bytes]]:
+    """One message, or none if there is no input; fragmented if it is large."""
+    blocks = _grouped(read)
+    first = next(blocks)
+    second = next(blocks, None)
+    if second is not None:
+        yield chain([first, second], blocks)
+    elif first:
+        yield first
+
+
+def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """Blocks of ``BLOCK`` bytes or a little more, and a last one of less."""
+    parts: list[bytes] = []
+    for chunk in iter(read, b""):
+        parts.append(chunk)
+        if len(parts) * CHUNK >= BLOCK and sum(map(len, parts)) >= BLOCK:
+            yield b"".join(parts)
+            parts.clear()
+    yield b"".join(parts)
+
+
+def text_blocks(read: Callable[[], bytes]) -> Iterator[str | Iterable[str]]:
+    """As ``blocks``, for text: a fragment may end within a character, but a ``str`` can't."""
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    ended = False
+
+    def read_text() -> bytes:
+        # Whole characters only: what is cut off comes in front of the next chunk.
+        nonlocal ended
+        while not ended:
+            chunk = read()
+            ended = not chunk
+            try:
+                text = decoder.decode(chunk, ended)
+            except UnicodeDecodeError as exc:
+                raise UnicodeError(f"not UTF-8 ({exc.reason}); try --binary") from exc
+            if text:
+                return text.encode()
+        return b""
+
+    for message in blocks(read_text):
+        yield (
+            message.decode()
+            if isinstance(message, bytes)
+            else (bytes(part).decode() for part in message)
+        )
+
+
+def from_hex(line: bytes) -> bytes:
+    """The bytes for hexadecimal digits, with spaces wherever they are.
+
+    Raises:
+        UnicodeError: if it is something else.
+    """
+    try:
+        return bytes.fromhex(line.decode("ascii"))
+    except ValueError as exc:
+        raise UnicodeError(f"a line isn't hexadecimal: {exc}") from exc
+
+
+def from_base64(line: bytes) -> bytes:
+    """The bytes for base64. Raises as ``from_hex``."""
+    try:
+        return binascii.a2b_base64(line)
+    except ValueError as exc:
+        raise UnicodeError(f"a line isn't base64: {exc}") from exc
+
+
+def from_json(line: bytes) -> str | bytes:
+    """The message for an object with ``payload`` and perhaps ``type``. Raises as ``from_hex``."""
+    import json  # only users of the option need it
+
+    try:
+        record = json.loads(decoded(line))
+        payload = record["payload"]
+        kind = record.get("type", "text")
+        if not isinstance(payload, str) or kind not in ("text", "binary"):
+            raise ValueError("its payload is no string, or its type neither text nor binary")
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise UnicodeError(f'a line isn\'t JSON with a "payload": {exc}') from exc
+    return from_base64(payload.encode()) if kind == "binary" else payload
+
+
+# -- output --
+
+
+def writing_for(args: Namespace) -> Callable[[str | bytes], bytes]:
+    """What makes bytes of output out of a message, its end included."""
+    if args.raw:
+        return lambda message: message.encode() if isinstance(message, str) else message
+    if args.ndjson:
+        return lambda message: as_json(record("received", message)) + b"\n"
+    end = b"\0" if args.null else b"\n"
+    pretty = indented if args.json else str
+    binary = dumped if args.dump else encoded64 if args.base64 else bytes.hex
+    stamped = args.timestamps
+
+    def line(message: str | bytes) -> bytes:
+        text = pretty(message) if isinstance(message, str) else binary(message)
+        return (f"{clock()} {text}" if stamped else text).encode() + end
+
+    return line
+
+
+def encoded64(data: bytes) -> str:
+    """*data* in base64."""
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def record(direction: str, message: str | bytes) -> dict[str, object]:
+    """A message as ``--ndjson`` and ``--record`` have it."""
+    binary = not isinstance(message, str)
+    return {
+        "direction": direction,
+        "time": round(time.time(), 6),
+        "type": "binary" if binary else "text",
+        "payload": encoded64(message) if isinstance(message, bytes) else message,
+    }
+
+
+def close_record(exc: ConnectionClosed) -> dict[str, object]:
+    """How a connection ended: what whoever began it said, or 1006 if it was lost."""
+    ours = exc.sent is not None and not (exc.rcvd is not None and exc.rcvd_then_sent)
+    close = exc.sent if ours else exc.rcvd
+    return {
+        "direction": "sent" if ours else "received",
+        "time": round(time.time(), 6),
+        "type": "close",
+        "code": 1006 if close is None else close.code,
+        "reason": "" if close is None else close.reason,
+    }
+
+
+def as_json(fields: dict[str, object]) -> bytes:
+    """One line of JSON, without its end."""
+    import json
+
+    return json.dumps(fields, separators=(", ", ": ")).encode()
+
+
+def indented(text: str) -> str:
+    """*text* with its JSON indented, or as it is."""
+    import json
+
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def dumped(data: bytes) -> str:
+    """A hex dump: offset, 16 bytes, and those of them that are printable ASCII."""
+    rows = []
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        rows.append(f"{at:08x}  {' '.join(f'{byte:02x}' for byte in row):<47}  |{text}|")
+    return "\n".join(rows) or f"{0:08x}"
+
+
+def clock() -> str:
+    """The time of day, in milliseconds."""
+    now = time.time()
+    return f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03}"

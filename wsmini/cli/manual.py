@@ -1,0 +1,144 @@
+"""The manual page and the completions of shells, made from the parser of the arguments."""
+
+from __future__ import annotations
+
+from ..version import __version__
+from .arguments import DETAILS, STATUSES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Action, ArgumentParser
+    from typing import Iterator
+
+_FILES = {"FILE", "PATH"}  # what shells complete with names of files
+_POLICIES = ("backoff", "1", "5", "30", "60")  # some values of --reconnect
+
+
+def _is_optional(action: Action) -> bool:
+    """Whether the argument may be left out; then it comes behind an equals sign."""
+    return str(action.metavar).startswith("[=")
+
+
+def _options(parser: ArgumentParser) -> Iterator[tuple[str, list[Action]]]:
+    """The groups of options, in order: (title, actions)."""
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if action.option_strings]
+        if actions:
+            yield group.title or "", actions
+
+
+def _help(action: Action) -> str:
+    return (action.help or "") % vars(action)
+
+
+def _metavar(action: Action) -> str:
+    """What stands for the argument; empty if there is none."""
+    if action.nargs == 0:
+        return ""
+    if action.choices:
+        return "|".join(map(str, action.choices))
+    return str(action.metavar or action.dest.upper())
+
+
+def _roff(text: str) -> str:
+    """*text* such that roff takes nothing in it for its own."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+    return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in text.splitlines())
+
+
+def man_page(parser: ArgumentParser) -> str:
+    """The manual page, in roff with the man macros."""
+    lines = [
+        f'.TH WSMINI 1 "" "wsmini {__version__}" "User Commands"',
+        ".SH NAME",
+        r"wsmini \- talk to a WebSocket server",
+        ".SH SYNOPSIS",
+        r".B python \-m wsmini",
+        r"[\fIoptions\fR] \fIURL\fR",
+        ".SH DESCRIPTION",
+        *_paragraphs(DETAILS),
+        ".SH OPTIONS",
+    ]
+    for title, actions in _options(parser):
+        lines.append(f".SS {title.capitalize()}")
+        for action in actions:
+            metavar = _metavar(action)
+            names = ", ".join(rf"\fB{_roff(name)}\fR" for name in action.option_strings)
+            space = "" if _is_optional(action) else " "
+            lines += [".TP", f"{names}{space}\\fI{_roff(metavar)}\\fR" if metavar else names]
+            lines.append(_roff(_help(action)))
+    lines.append(".SH EXIT STATUS")
+    for status, text in STATUSES.items():
+        lines += [".TP", rf"\fB{status}\fR", _roff(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for paragraph in text.strip().split("\n\n"):
+        yield ".PP"
+        yield _roff(paragraph)
+
+
+def completion(parser: ArgumentParser, shell: str) -> str:
+    """What makes *shell*, ``bash`` or ``zsh``, complete the options of a command ``wsmini``."""
+    actions = [action for _, group in _options(parser) for action in group]
+    return _zsh(actions) if shell == "zsh" else _bash(actions)
+
+
+def _bash(actions: list[Action]) -> str:
+    names = " ".join(name for action in actions for name in action.option_strings)
+    files = "|".join(
+        name for action in actions if action.metavar in _FILES for name in action.option_strings
+    )
+    others = "|".join(
+        name
+        for action in actions
+        if _metavar(action) and not _is_optional(action) and action.metavar not in _FILES
+        for name in action.option_strings
+    )
+    policies = " ".join(_POLICIES)
+    return f"""\
+# For ~/.bashrc, with: wsmini() {{ python3 -m wsmini "$@"; }}
+_wsmini() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+    # --option=value comes as three words.
+    if [[ $word == = ]]; then word=
+    elif [[ $before == = ]]; then before=${{COMP_WORDS[COMP_CWORD-2]}}=; fi
+    [[ ${{COMP_WORDS[COMP_CWORD]}} == = ]] && before+==
+    case $before in
+        --reconnect=) COMPREPLY=($(compgen -W '{policies}' -- "$word")); return ;;
+        *=) before=${{before%=}} ;;
+    esac
+    case $before in
+        --completion) COMPREPLY=($(compgen -W 'bash zsh' -- "$word")) ;;
+        {files}) COMPREPLY=($(compgen -f -- "$word")) ;;
+        {others}) COMPREPLY=() ;;
+        *) COMPREPLY=($(compgen -W '{names}' -- "$word")) ;;
+    esac
+}}
+complete -o filenames -F _wsmini wsmini
+"""
+
+
+def _zsh(actions: list[Action]) -> str:
+    specs = []
+    for action in actions:
+        text = _help(action).replace("\\", "").replace("[", "(").replace("]", ")")
+        text = text.replace(":", "\\:").replace("'", "'\\''")
+        what = _metavar(action).replace(":", " ").replace("'", "").replace("|", " ")
+        if _is_optional(action):  # "=-": only behind an equals sign
+            what = f"::when:({' '.join(_POLICIES)})"
+        elif action.choices:
+            what = f":{action.dest}:({what})"
+        elif what:
+            what = f":{what}:_files" if action.metavar in _FILES else f":{what}: "
+        for name in action.option_strings:
+            name += "=-" if _is_optional(action) else ""
+            specs.append(f"    '*{name}[{text}]{what}' \\\n")
+    return (
+        "#compdef wsmini\n"
+        '# For ~/.zshrc, behind compinit, with: wsmini() { python3 -m wsmini "$@" }\n'
+        f"_wsmini() {{\n  _arguments \\\n{''.join(specs)}"
+        "    '1:URL:{compadd -S \"\" ws:// wss://}'\n}\n"
+        "compdef _wsmini wsmini\n"
+    )

@@ -1,0 +1,283 @@
+"""The command line, ``python -m wsmini URL``: what it says about an opening, and its status.
+
+Its arguments are in ``arguments``; what happens once the connection is open is in ``session``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic, sleep
+
+from ..blocking.connection import connect
+from ..exceptions import (
+    Close,
+    ConnectionClosed,
+    InvalidProxyStatus,
+    InvalidStatus,
+    WebSocketException,
+)
+from ..opening.sockets import shown_address
+from ..sansio.http11 import redacted
+from .arguments import (
+    ABNORMAL,
+    BROKEN_PIPE,
+    INTERRUPTED,
+    LOCAL,
+    NETWORK,
+    OK,
+    REFUSED,
+    TERMINATED,
+    TIMEOUT,
+    TLS,
+    USAGE,
+    make_parser,
+    parsed,
+)
+from .output import (
+    Output,
+    OutputError,
+    described,
+    displayed,
+    note,
+    output_failed,
+    output_for,
+    write,
+)
+from .session import Recorder, Session, Terminated, terminable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Sequence
+
+    from ..blocking.connection import Connection
+    from ..policies import Retries
+    from ..sansio.http11 import Headers, Response
+
+# What hints call it -> what it is called here.
+_OPTIONS = {
+    "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
+    "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
+    " ssl= with load_cert_chain()": " --cert",
+    " server_hostname=": " --server-name",
+    " proxy_server_hostname=": " --proxy-server-name",
+    "origin=": "--origin",
+    "auth=(user, password) passes them": "--user passes them",
+    "cookies= or auth=": "--cookie or --user",
+    "source_address": "--source",
+    "max_redirects=0": "--max-redirects 0",
+    "raise open_timeout": "raise --timeout",
+    "proxy=None goes without": "--proxy none goes without",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with *argv*, by default ``sys.argv[1:]``; return the exit status.
+
+    Raises:
+        SystemExit: as argparse does, for ``--help``, ``--version`` and wrong arguments.
+    """
+    try:
+        parser = make_parser()
+        args = parsed(parser, sys.argv[1:] if argv is None else argv)
+        if args.man or args.completion:
+            from .manual import completion, man_page  # rarely needed
+
+            _say((man_page(parser) if args.man else completion(parser, args.completion))[:-1])
+            return OK
+        return _demo() if args.demo else _run(args)
+    except ModuleNotFoundError as exc:
+        if exc.name != "argparse":
+            raise
+        note("this Python has no argparse module, which the command line needs")
+        return USAGE
+    except Terminated:
+        return TERMINATED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # a note, and nobody to read it
+        return BROKEN_PIPE
+    except OutputError as exc:
+        return output_failed(exc)
+
+
+# -- from the opening to the exit status --
+
+
+def _run(args: Namespace) -> int:
+    if args.insecure:
+        note(
+            "warning: --insecure: whoever is between here and the server can read and change"
+            " everything, for nobody checks that it is the server"
+        )
+    try:
+        recorder, output = Recorder(args.record), output_for(args)
+    except OSError as exc:
+        note(f"cannot write: {exc}")
+        return LOCAL
+    retries = None if args.reconnect is None else args.reconnect.start()
+    cookies = _cookies(args)
+    try:
+        with terminable():
+            status = _talk(args, output, recorder, retries)
+    finally:
+        recorder.end()
+        output.close()
+        kept = _cookies(args) == cookies or _save_cookies(args)
+    return status if kept else status or LOCAL
+
+
+def _cookies(args: Namespace) -> list[str]:
+    """What the jar holds."""
+    jar = args.options["cookies"] if args.cookie_jar else ()
+    return [repr(cookie) for cookie in jar]
+
+
+def _save_cookies(args: Namespace) -> bool:
+    """Write the jar to its file, for its user alone if there was none; whether that worked."""
+    try:
+        os.close(os.open(args.cookie_jar, os.O_WRONLY | os.O_CREAT, 0o600))
+        args.options["cookies"].save(ignore_discard=True)
+    except OSError as exc:
+        note(f"cannot write: {exc}")
+        return False
+    return True
+
+
+def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries | None) -> int:
+    def open_connection() -> Connection:
+        if args.verbose:
+            from .tracing import connect_traced  # rarely needed
+
+            ws = connect_traced(args.url, args.options, note, frames=args.verbose > 1)
+            _show_handshake(ws)
+        else:
+            ws = connect(args.url, **args.options)
+        recorder.open(ws)
+        return ws
+
+    while True:
+        try:
+            ws = open_connection()
+            break
+        except (WebSocketException, OSError, ValueError) as exc:
+            _show_failure(exc, args.verbose)
+            delay = None if retries is None else retries.next_delay(exc)
+            if delay is None:
+                return _failure_status(exc)
+            note(f"connecting again in {delay:.1f} s")
+            sleep(delay)
+    if args.bench is not None:
+        return _bench(ws, args)
+    if retries is not None:
+        retries.opened()
+    return Session(ws, args, output, recorder, open_connection, retries).run()
+
+
+def _bench(ws: Connection, args: Namespace) -> int:
+    from .benchmark import measure  # rarely needed
+
+    try:
+        with ws:
+            for line in measure(ws, args.bench, args.bench_size):
+                _say(line)
+    except TimeoutError as exc:
+        note(str(exc))
+        return TIMEOUT
+    except ConnectionClosed as exc:
+        note(f"connection closed: {described(exc)}")
+        return ABNORMAL
+    return OK
+
+
+def _show_failure(exc: BaseException, verbose: int) -> None:
+    text = described(exc)
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    note(f"cannot connect: {text}")
+    if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
+        _show_refusal(exc.response, verbose)
+
+
+def _failure_status(exc: BaseException) -> int:
+    """The exit status for what ``connect()`` raised."""
+    if isinstance(exc, TimeoutError):
+        return TIMEOUT
+    if isinstance(exc, OSError):
+        ssl = sys.modules.get("ssl")  # if it isn't loaded, this isn't one of its exceptions
+        tls = ssl is not None and isinstance(exc, ssl.SSLError)
+        return TLS if tls or getattr(exc, "phase", "") == "tls" else NETWORK
+    if isinstance(exc, ValueError):
+        return USAGE
+    return REFUSED
+
+
+def _show_handshake(ws: Connection) -> None:
+    note(f"{ws.request.method} {ws.request.target} HTTP/1.1", ">")
+    _show_headers(">", ws.request.headers)
+    note(f"HTTP/{ws.response.http_version} {_status_line(ws.response)}", "<")
+    _show_headers("<", ws.response.headers)
+    note(f"connected to: {shown_address(ws.remote_address)}", "*")
+    note(f"subprotocol: {ws.subprotocol or 'none'}", "*")
+    took = ", ".join(f"{phase} {t * 1000:.1f} ms" for phase, t in ws.timings.items())
+    note(f"timings: {took}", "*")
+    note(f"extensions: {', '.join(e.name for e in ws.extensions) or 'none'}", "*")
+
+
+def _show_refusal(response: Response, verbose: int) -> None:
+    """What a server said instead of 101: all of it, or the first line of its text."""
+    text = response.body.decode("utf-8", "replace").strip()
+    if verbose:
+        note(f"HTTP/{response.http_version} {_status_line(response)}", "<")
+        _show_headers("<", response.headers)
+        for line in text.splitlines():
+            note(line, "<")
+    elif text and not text.startswith("<"):  # not HTML
+        note(text.splitlines()[0][:200], "<")
+
+
+def _show_headers(mark: str, headers: Headers) -> None:
+    for name, value in headers.items():
+        note(f"{name}: {redacted(name, value)}", mark)
+    note("", mark)
+
+
+def _status_line(response: Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}"
+
+
+# -- the demonstration --
+
+
+def _demo() -> int:
+    """Talk to a server of our own, and show it."""
+    from ..testing import echo_server
+
+    with echo_server() as server:
+        _say(f"An echo server listens on {server.url} and sends every message back.")
+        with connect(server.url) as ws:
+            _say(f"open  HTTP {_status_line(ws.response)}")
+            for message in ("Hello!", "Is anybody there?", bytes(range(16))):
+                _exchange(ws, message)
+            _say(f"ping  answered after {ws.ping().wait(10) * 1000:.2f} ms")
+        _say(f"close {Close(ws.close_code, ws.close_reason)}")
+    _say("That works. For your own server: python -m wsmini ws://...; more with --help")
+    return OK
+
+
+def _exchange(ws: Connection, message: str | bytes) -> None:
+    start = monotonic()
+    ws.send(message)
+    _say(f"sent  {displayed(message)}")
+    reply = ws.recv(10)
+    _say(f"got   {displayed(reply)}  after {(monotonic() - start) * 1000:.2f} ms")
+    if reply != message:
+        raise RuntimeError("the echo differs from what was sent")
+
+
+def _say(text: str) -> None:
+    try:
+        write(text.encode() + b"\n")
+    except OSError as exc:
+        raise OutputError(exc) from exc

@@ -1,0 +1,456 @@
+"""An open connection on the command line: interactive on a terminal, exact on pipes.
+
+Two threads. The main one receives, and is the only one that writes messages to standard output; it
+blocks in ``recv()``, and signals arrive there. A daemon thread reads the input (``-m``, standard
+input), is the only one that sends messages, and closes the connection when nothing more is to be
+expected after the end of input; that wakes the main thread. When the connection ends, the main
+thread returns and leaves the other behind, in ``input()`` or a read: nothing can interrupt these on
+every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held: pipes
+are read below its buffer, and ``input()`` on a terminal reads past it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from contextlib import contextmanager
+from time import monotonic
+
+from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
+from ..sansio.http11 import redacted
+from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
+from .commands import History, run_command
+from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
+from .output import OutputError, Progress, Terminal, described, note, output_failed, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import BinaryIO, Callable, Iterable, Iterator
+
+    from ..blocking.connection import Connection
+    from ..policies import Retries
+    from .formats import Sendable
+    from .output import Output
+
+_IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
+_PONG = 10.0  # seconds for a server to answer the ping after the end of input
+_PART = 2.0  # seconds for the closing handshake when its result doesn't matter
+_GRACE = 0.2  # seconds for the input thread to find that the connection is closed
+_OFFLINE = 0.05  # seconds between two looks for the next connection
+# On Windows, Ctrl-C doesn't interrupt a wait for a socket.
+_TICK: float | None = 0.5 if os.name == "nt" else None
+
+
+class Session:
+    """An open connection, the input that goes into it, and the output that comes out of it."""
+
+    def __init__(
+        self,
+        ws: Connection,
+        args: Namespace,
+        output: Output,
+        recorder: Recorder,
+        reopen: Callable[[], Connection],
+        retries: Retries | None,
+    ) -> None:
+        from threading import Event
+
+        self.reopen, self.retries = reopen, retries
+        self.count = 0  # of messages received
+        self.greeted = False  # whether the messages of -m are sent
+        self.leaving = Event()  # set when this side asks for the end
+
+        self.recorder = recorder
+
+        self.ws = ws
+        self.told: Connection | None = None  # the last one whose end is written down
+        self.args = args
+        self.output = output
+        self.heard = monotonic()  # when the last message came
+        self.closing = False  # whether this side asked for the end
+        self.unsent = False  # whether the connection ended before the input
+        self.partial = False  # whether some of a message was read and not its end
+        self.expired = False  # whether the wait for replies is over
+        self.failure: Exception | None = None  # what ended the input, if not its end
+        self.over = Event()  # set when the main thread is done
+        self.progress = Progress(args)
+
+    def run(self) -> int:
+        """Send and receive until something ends it; return the exit status."""
+        from threading import Thread
+
+        feeder = Thread(target=self.feed, name="wsmini-input", daemon=True)
+        try:
+            with self.output:
+                feeder.start()
+                return self.receive_all()
+        except ConnectionClosed as exc:
+            ended = exc
+        except KeyboardInterrupt as exc:
+            return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
+        finally:
+            self.over.set()
+        if not isinstance(self.output, Terminal):
+            feeder.join(_GRACE)
+        return self.closed(ended)
+
+    # -- the main thread --
+
+    def receive_all(self) -> int:
+        """``receive()``, from one connection after the other if that was asked for."""
+        while True:
+            try:
+                return self.receive()
+            except ConnectionClosed as exc:
+                problem = self.tell_end(exc)
+                if problem:
+                    return problem
+                if self.closing or self.failure is not None or not self.reconnect(exc):
+                    raise
+
+    def reconnect(self, failure: BaseException) -> bool:
+        """Connect again, as often as the policy says; whether there is a connection."""
+        while self.retries is not None:
+            delay = self.retries.next_delay(failure)
+            if delay is None:
+                break
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+            if self.leaving.wait(delay):
+                break
+            try:
+                ws = self.reopen()
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self.retries.opened()
+            try:
+                for message in self.greetings() if self.greeted else ():
+                    self.tell_sent(message)
+                    ws.send(message)
+            except ConnectionClosed as exc:
+                failure = exc
+                continue
+            self.ws = ws
+            note("connected again")
+            return True
+        return False
+
+    def receive(self) -> int:
+        """Print messages until the connection or their count ends; return the exit status."""
+        while True:
+            try:
+                message = self.ws.recv(_TICK)
+            except TimeoutError:
+                continue
+            self.heard = monotonic()
+            try:
+                self.recorder.message("received", message)
+                self.output.message(message)
+            except OutputError as exc:
+                return self.part(output_failed(exc))
+            self.count += 1
+            if self.count == self.args.count:
+                return self.part(OK)
+
+    def closed(self, exc: ConnectionClosed) -> int:
+        """Say how the connection ended, as far as that matters; return the exit status."""
+        self.progress.end()
+        if self.failure is not None:
+            return self.failed(self.failure)
+        clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
+        if not clean or self.args.verbose or isinstance(self.output, Terminal):
+            note(f"connection closed: {described(exc)}")
+        if self.unsent or self.partial:
+            note("the connection was closed before all input was sent")
+            return ABNORMAL
+        if clean and self.expired and self.args.count:
+            note(f"fewer than {self.args.count} messages came in time")
+            return TIMEOUT
+        return OK if clean else ABNORMAL
+
+    def failed(self, exc: Exception) -> int:
+        if isinstance(exc, OutputError):
+            return output_failed(exc)
+        if not isinstance(exc, (OSError, UnicodeError)):
+            raise exc
+        note(f"{self.args.input or 'standard input'}: {exc}")
+        return LOCAL
+
+    def part(self, status: int) -> int:
+        """Close the connection, but don't wait long for the server; return *status*."""
+        from threading import Thread
+
+        closer = Thread(target=self.close, name="wsmini-close", daemon=True)
+        closer.start()
+        closer.join(_PART)
+        self.progress.end()
+        problem = self.tell_end(self.end_so_far(closer.is_alive()))
+        return status or problem
+
+    def end_so_far(self, closing: bool) -> ConnectionClosed:
+        """How the connection ended, or is about to if it is *closing* still."""
+        try:
+            while not closing:
+                self.ws.recv(0)  # what came behind the last message wanted
+        except ConnectionClosed as exc:
+            return exc
+        except TimeoutError:
+            pass
+        return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
+
+    def tell_end(self, end: ConnectionClosed) -> int:
+        """Write once how the connection ended for who wants to know; the status if that fails."""
+        if self.told is self.ws:  # an interrupt came before there was another one
+            return OK
+        self.told = self.ws
+        fields = close_record(end)
+        try:
+            self.recorder.write(fields)
+            self.output.closed(fields)
+        except OutputError as exc:
+            return output_failed(exc)
+        return OK
+
+    # -- the input thread (close() runs in others, too) --
+
+    def feed(self) -> None:
+        """Send the input, then close when the replies are there."""
+        _block_interrupts()
+        try:
+            for message in self.messages():
+                if isinstance(message, (str, bytes)):
+                    self.tell_sent(message)  # first: the answer may be quick
+                    self.send(message)
+                else:
+                    self.ws.send(self.recorder.parts(message))
+        except ConnectionClosed:
+            self.unsent = True
+        except Exception as exc:  # the main thread reports it
+            self.failure = exc
+            self.close()
+        else:
+            self.linger()
+
+    def tell_sent(self, message: str | bytes) -> None:
+        """Write a message that is about to be sent to those who want to know."""
+        self.recorder.message("sent", message)
+        self.output.sent(message)
+
+    def send(self, message: str | bytes) -> None:
+        """Send *message*; if the connection is lost before it went out, over the next one."""
+        while True:
+            ws = self.ws
+            try:
+                ws.send(message)
+                return
+            except ConnectionClosed:
+                if self.retries is None:
+                    raise
+                while self.ws is ws:  # a moment: this is for when there is no connection
+                    if self.over.wait(_OFFLINE):
+                        raise
+
+    def messages(self) -> Iterator[Sendable]:
+        """What is to be sent: ``-m``, then standard input."""
+        yield from self.greetings()
+        self.greeted = True
+        if self.args.message and not self.args.interactive:
+            return
+        if self.args.input:
+            with open(self.args.input, "rb", buffering=0) as file:
+                self.progress.begin(file.fileno())
+                yield from self.read(file.read)
+        elif isinstance(self.output, Terminal):
+            for line in _typed(History(), self.output):
+                yield from self.typed(line)
+        elif sys.stdin is not None:  # it is if it was closed before the start
+            stdin = sys.stdin.buffer
+            self.progress.begin(0)
+            yield from self.read(getattr(stdin, "raw", stdin).read)
+
+    def greetings(self) -> Iterator[str | bytes]:
+        """The messages of ``-m``."""
+        for message in self.args.message:
+            yield message.encode() if self.args.binary else message
+
+    def typed(self, line: str) -> Iterator[str | bytes]:
+        """What a line typed on a terminal sends, after it was obeyed if it is a command."""
+        if line.startswith("/") and not line.startswith("//"):
+            yield from run_command(line, self.ws, note)
+            return
+        try:
+            line = line[1:] if line.startswith("//") else line
+            yield line.encode() if self.args.binary else self.parse(line)
+        except UnicodeError as exc:
+            note(f"that line wasn't sent: {exc}")
+
+    def parse(self, line: str) -> str | bytes:
+        return parser_for(self.args)(line.encode())
+
+    def read(self, read_raw: Callable[[int], bytes | None]) -> Iterator[Sendable]:
+        """The messages in what *read_raw* reads."""
+        whole = self.args.binary or self.args.text
+        end = b"\0" if self.args.null else b"\n"
+
+        def read() -> bytes:
+            data = read_raw(CHUNK)
+            if data is None:
+                raise BlockingIOError("it is in non-blocking mode, and has nothing yet")
+            self.partial = bool(data) and (whole or not data.endswith(end))
+            self.progress.add(len(data))
+            return data
+
+        return reading_for(self.args)(read)
+
+    def linger(self) -> None:
+        """Wait for replies after the end of input as long as asked, then close."""
+        from threading import TIMEOUT_MAX
+
+        idle, wait = self.args.idle, self.args.wait
+        if idle is None and wait is None:
+            if isinstance(self.output, Terminal):
+                self.close()
+                return
+            idle = math.inf if self.args.count else _IDLE
+        start = monotonic()
+        end = start + (math.inf if wait is None else wait)
+        if idle is not None and idle < math.inf:
+            self.settle(min(_PONG, end - start))
+            start = monotonic()
+        while True:
+            silent = math.inf if idle is None else max(self.heard, start) + idle
+            left = min(silent, end) - monotonic()
+            if left <= 0:
+                break
+            if self.over.wait(min(left, TIMEOUT_MAX)):
+                return
+        self.expired = True
+        self.close()
+
+    def settle(self, patience: float) -> None:
+        """Wait until the server has read all that was sent: until it answers a ping."""
+        try:
+            self.ws.ping().wait(patience)
+        except (TimeoutError, ConnectionClosed):
+            pass  # some servers don't answer pings: silence has to do
+
+    def close(self) -> None:
+        self.closing = True
+        self.leaving.set()
+        self.ws.close(self.args.close_code, self.args.close_reason)
+
+
+def _is_clean(exc: ConnectionClosed, own: int) -> bool:
+    """Whether both sides closed, with codes that mean success, such as *own*."""
+
+    def good(close: Close) -> bool:
+        # 1005: closed without a code, as servers do that have nothing to say.
+        return close.code in (1000, 1001, 1005, own)
+
+    return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
+    import signal
+    import threading
+
+    def terminate(*args: object) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _block_interrupts() -> None:
+    """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
+    import signal
+
+    if hasattr(signal, "pthread_sigmask"):
+        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+
+
+# -- input --
+
+
+def _typed(history: History, terminal: Terminal) -> Iterator[str]:
+    """Lines typed on a terminal, but for empty ones."""
+    while True:
+        try:
+            line = terminal.read_line()
+            line.encode()
+        except EOFError:
+            return
+        except UnicodeError as exc:
+            note(f"that line wasn't sent: {exc}")
+            continue
+        if line:
+            history.add(line)
+            yield line
+
+
+class Recorder:
+    """The file of ``--record``: a line of JSON for each event; nothing without a file.
+
+    Each line is written at once, by whichever thread has it: O_APPEND keeps lines whole.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        # It may hold what nobody else should read.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self.file: BinaryIO | None = None
+        if path is not None:
+            self.file = open(
+                path, "wb", buffering=0, opener=lambda path, _: os.open(path, flags, 0o600)
+            )
+
+    def end(self) -> None:
+        """Close the file; what comes later isn't recorded."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+
+    def write(self, fields: dict[str, object]) -> None:
+        if self.file is not None:
+            try:
+                write(as_json(fields) + b"\n", self.file)
+            except OSError as exc:
+                raise OutputError(exc) from exc
+
+    def open(self, ws: Connection) -> None:
+        """The handshake, without its secrets."""
+        if self.file is not None:
+            shown = [[name, redacted(name, value)] for name, value in ws.response_headers.items()]
+            # Not the URL: tokens are in queries, and paths hold names.
+            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
+
+    def message(self, direction: str, message: str | bytes) -> None:
+        if self.file is not None:
+            self.write(record(direction, message))
+
+    def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+        """The *parts* of a message that is being sent; a recorded one has to fit into memory."""
+        kept = []
+        for part in parts:
+            if self.file is not None:
+                kept.append(part)
+            yield part
+        if kept:
+            first = kept[0]
+            whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore
+            self.message("sent", whole)

@@ -1,0 +1,149 @@
+"""``-v``: what TLS has agreed on; ``-vv``: each frame, shown as it passes to and from the stream.
+
+A connection whose stream isn't wrapped pays nothing for this.
+"""
+
+from __future__ import annotations
+
+from ..blocking.connection import Connection
+from ..opening.opening import Opening
+from ..opening.sockets import run
+from ..options import read_options
+from ..sansio.frames import Opcode, mask
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ssl import SSLObject
+    from typing import Any, Callable, Iterator
+
+    from ..opening.sockets import Stream
+    from ..options import ConnectOptions
+    from ..sansio.frames import Data
+
+_SHOWN = 32  # bytes of a payload
+
+
+def connect_traced(
+    url: str, options: ConnectOptions, say: Callable[[str, str], None], *, frames: bool
+) -> Connection:
+    """As ``connect()``; *say* gets lines about TLS, if there is any, with the mark ``*``.
+
+    If *frames* are wanted, it gets a line for each, too, and ``<`` or ``>`` for its direction.
+    """
+    settings = read_options(url, options)
+    opened = run(Opening(settings).steps())
+    try:
+        tls = getattr(opened.stream, "ssl_object", None)
+        for line in tls_facts(tls) if tls is not None else ():
+            say(line, "*")
+        if frames:
+            opened.stream = stream = TracedStream(opened.stream, say)  # type: ignore[assignment]
+            stream.received(opened.rest)
+        return Connection(opened, settings)
+    except BaseException:
+        opened.stream.close()
+        raise
+
+
+def tls_facts(tls: SSLObject) -> Iterator[str]:
+    """Lines about a TLS connection: its version and cipher, and who the server is."""
+    cipher = tls.cipher()
+    resumed = ", a resumed session" if tls.session_reused else ""
+    yield f"TLS: {tls.version()}, {cipher[0] if cipher else 'no cipher'}{resumed}"
+    certificate: dict[str, Any] = tls.getpeercert() or {}
+    if certificate:
+        yield f"certificate: {_named(certificate['subject'])}"
+        names = [f"{name}" for _, name in certificate.get("subjectAltName", ())]
+        yield f"certificate for: {', '.join(names) or 'no names'}"
+        yield f"certificate by: {_named(certificate['issuer'])}"
+        yield f"certificate valid: {certificate['notBefore']} to {certificate['notAfter']}"
+    else:  # what it says is only to be had if it is verified
+        import hashlib
+
+        digest = hashlib.sha256(tls.getpeercert(True) or b"").hexdigest()
+        yield f"certificate: not verified, its SHA-256 is {digest}"
+
+
+def _named(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """A distinguished name."""
+    return ", ".join(f"{key}={value}" for part in name for key, value in part) or "nobody"
+
+
+class TracedStream:
+    """A stream that tells which frames pass through it."""
+
+    def __init__(self, stream: Stream, say: Callable[[str, str], None]) -> None:
+        self._stream = stream
+        self._told = 0  # bytes of what comes next that were shown, and not taken yet
+        self.received = FrameScanner(lambda line: say(line, "<")).feed
+        self.sent = FrameScanner(lambda line: say(line, ">")).feed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._stream.recv(size, flags)
+        self.received(data)
+        return data
+
+    def send(self, data: Data, flags: int = 0) -> int:
+        # Before it goes out, or another thread may show the answer first.
+        self.sent(bytes(memoryview(data)[self._told :]))
+        self._told = max(self._told, len(data))
+        taken = self._stream.send(data, flags)
+        self._told -= taken
+        return taken
+
+
+class FrameScanner:
+    """Finds frames (RFC 6455, 5.2) in bytes that come in any pieces, and shows their beginnings."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._head = bytearray()  # of a frame, up to what is shown of its payload
+        self._skip = 0  # how many bytes of the payload aren't
+
+    def feed(self, data: bytes) -> None:
+        while data:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            self._head += data[skipped:]
+            data = self._take_frame()
+
+    def _take_frame(self) -> bytes:
+        """Show the frame that has begun if enough of it is here; what comes behind that."""
+        head = self._head
+        if len(head) < 2:
+            return b""
+        size = head[1] & 0x7F
+        at = 2 if size < 126 else 4 if size == 126 else 10
+        payload = at + (4 if head[1] & 0x80 else 0)
+        if len(head) < payload:
+            return b""
+        if at > 2:
+            size = int.from_bytes(head[2:at], "big")
+        end = payload + min(size, _SHOWN)
+        if len(head) < end:
+            return b""
+        shown = bytes(head[payload:end])
+        if payload > at:
+            shown = mask(shown, bytes(head[at:payload]))
+        self._say(_described(head[0], size, shown))
+        self._skip = size - len(shown)
+        rest = bytes(head[end:])
+        self._head.clear()
+        return rest
+
+
+def _described(head: int, size: int, shown: bytes) -> str:
+    try:
+        name = Opcode(head & 0x0F).name
+    except ValueError:
+        name = f"opcode {head & 0x0F}"
+    bits = "".join(f" {bit}" for value, bit in _BITS if head & value)
+    more = "..." if size > len(shown) else ""
+    text = repr(shown)[1:] if head & 0x4F == Opcode.TEXT else shown.hex()
+    return f"{name}{bits} {size} bytes {text}{more}".rstrip()
+
+
+_BITS = ((0x80, "FIN"), (0x40, "RSV1"), (0x20, "RSV2"), (0x10, "RSV3"))

@@ -1,0 +1,96 @@
+"""What there is to know about an open connection: the same for the blocking API and asyncio's."""
+
+from __future__ import annotations
+
+import os
+
+from .opening.sockets import shown_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from typing import Any, Callable, Dict, Optional, Sequence
+
+    from .opening.opening import Opened
+    from .sansio.extensions import Extension
+    from .sansio.http11 import Headers, Request, Response
+    from .sansio.protocol import ClientProtocol, State
+
+
+class Facts:
+    """A connection's attributes. None of them is asked for while messages come and go."""
+
+    _called = "wsmini"
+    _protocol: ClientProtocol  # which the connection sets
+
+    def __init__(self, opened: Opened) -> None:
+        self.request: Request = opened.request
+        self.response: Response = opened.response
+        self.subprotocol: Optional[str] = opened.subprotocol
+        self.timings: Dict[str, float] = opened.timings
+        self.ssl_object: Optional[ssl.SSLObject] = opened.ssl_object
+        self._sock = sock = opened.stream.sock
+        self.local_address: Any = _name(sock.getsockname)
+        self.remote_address: Any = _name(sock.getpeername)
+        self._id = ""
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell this connection from others, in logs."""
+        if not self._id:
+            self._id = os.urandom(8).hex()
+        return self._id
+
+    @property
+    def state(self) -> State:
+        """A ``State``: ``OPEN``, ``CLOSING`` or ``CLOSED``."""
+        return self._protocol.state
+
+    @property
+    def close_code(self) -> Optional[int]:
+        """The close code received, 1006 if none was; ``None`` while not closed."""
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> Optional[str]:
+        """The close reason received; ``None`` while not closed."""
+        return self._protocol.close_reason
+
+    @property
+    def request_headers(self) -> Headers:
+        """The headers of the handshake's request."""
+        return self.request.headers
+
+    @property
+    def response_headers(self) -> Headers:
+        """The headers of the handshake's response."""
+        return self.response.headers
+
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """The extensions negotiated, in the order of the response."""
+        return self._protocol.extensions
+
+    @property
+    def latency(self) -> float:
+        """The round trip of the last ping that was answered, in seconds; 0.0 before."""
+        return self._protocol.latency
+
+    def fileno(self) -> int:
+        """The socket's file descriptor, -1 once closed.
+
+        Readable doesn't mean that ``recv`` won't wait, nor the reverse: messages may be buffered.
+        With asyncio, it is the event loop's to watch.
+        """
+        return self._sock.fileno()
+
+    def __repr__(self) -> str:
+        address = shown_address(self.remote_address) if self.remote_address else "?"
+        return f"<{self._called}.Connection to {address}, {self.state.name}>"
+
+
+def _name(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except OSError:
+        return None  # gone already; receiving will tell

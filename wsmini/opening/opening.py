@@ -1,0 +1,592 @@
+"""The opening: everything between a URL and an open connection, in one generator.
+
+``Opening(options).steps()`` never blocks. It yields what it waits for (``net.Wait``), under one
+deadline for all of it, and is resumed with the sockets that are ready. Every front end drives this
+generator; none has a second copy of what it does::
+
+    ┌─▶ dns ──▶ tcp ──▶ (proxy) ──▶ (tls) ──▶ upgrade ──▶ Opened
+    └──── another round: a redirect, 401, or 407 of the proxy ┘
+
+A round opens a connection of its own; that always works, where keeping the last one would depend
+on how the server framed its refusal. What belongs to the user (credentials, cookies, additional
+headers) goes to the URL's own origin only.
+
+Closing the generator at any point closes the socket, ``sock=`` too, which belongs to the opening
+from the first step on. One thread drives it; nobody else touches the socket before it is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+from ..exceptions import (
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidRedirect,
+    InvalidStatus,
+    InvalidURI,
+    TooManyRedirects,
+    failure_context,
+)
+from ..options import ssl_problem
+from ..sansio.handshake import build_request, check_response, make_key
+from ..sansio.http11 import ResponseParser, redacted
+from ..sansio.uri import join, redacted_uri
+from .hints import hint
+from .proxy import (
+    DestinationRefused,
+    asks_system,
+    choose_proxy,
+    connect_http,
+    connect_socks4,
+    connect_socks5,
+)
+from .sockets import (
+    SocketStream,
+    Wait,
+    configure,
+    connect_tcp,
+    in_thread,
+    interleaved,
+    receive_response,
+    resolve,
+    send_all,
+    shown_address,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
+
+    from ..options import Options
+    from ..sansio.extensions import Extension
+    from ..sansio.http11 import Headers, Request, Response
+    from ..sansio.uri import URI
+    from .auth import Authenticator, Credentials
+    from .proxy import Proxy
+    from .sockets import Address, Steps, Stream
+
+    T = TypeVar("T")
+    Pair = Tuple[str, Optional[str]]
+
+REDIRECTS = (301, 302, 303, 307, 308)
+MAX_PROXY_ATTEMPTS = 4  # addresses that a SOCKS proxy is asked for, if we look the name up
+
+
+class Opened:
+    """What an opening results in.
+
+    Attributes:
+        stream: the ``net.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
+        rest: the bytes that came behind the response's head.
+        request, response: of the handshake.
+        extensions: those negotiated, in the order of the response.
+        subprotocol: the one that the server chose, or ``None``.
+        timings: seconds that each phase took, by its name.
+        ssl_object: of TLS with the server, not of that with a proxy; ``None`` if there is none.
+    """
+
+    __slots__ = (
+        "extensions", "request", "response", "rest", "ssl_object", "stream", "subprotocol",
+        "timings",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        stream: Stream,
+        rest: bytes,
+        request: Request,
+        response: Response,
+        extensions: List[Extension],
+        subprotocol: Optional[str],
+        timings: Dict[str, float],
+        ssl_object: Optional[ssl.SSLObject] = None,
+    ) -> None:
+        self.stream, self.rest = stream, rest
+        self.request, self.response = request, response
+        self.extensions, self.subprotocol = extensions, subprotocol
+        self.timings, self.ssl_object = timings, ssl_object
+
+
+class Journal:
+    """In which phase an opening is, how long each took, and who wants to know."""
+
+    def __init__(self, options: Options) -> None:
+        self._trace, self._logger = options.trace, options.logger
+        self.started = self._phase_started = time.monotonic()
+        self.phase, self.address = "dns", options.uri.authority
+        self.timings: Dict[str, float] = {}
+
+    def enter(self, phase: str, address: Optional[str] = None) -> None:
+        """The present phase is done, *phase* begins; to *address* if that changes."""
+        now = time.monotonic()
+        self.timings[self.phase] = self.timings.get(self.phase, 0.0) + now - self._phase_started
+        self.phase, self._phase_started = phase, now
+        if address is not None:
+            self.address = address
+
+    def note(self, event: str, **data: object) -> None:
+        """Tell ``trace`` and ``logger``, if there are any, of *event*; secrets are the caller's."""
+        if self._trace is None and self._logger is None:
+            return
+        elapsed = time.monotonic() - self.started
+        record = {"time": elapsed, "phase": self.phase, "event": event, **data}
+        if self._logger is not None:
+            self._logger.debug("%.3f s, %s: %s %r", elapsed, self.phase, event, data)
+        if self._trace is not None:
+            self._trace(record)
+
+    def wants_notes(self) -> bool:
+        """Whether anybody listens."""
+        return self._trace is not None or self._logger is not None
+
+    def explain(self, exc: Union[OSError, InvalidHandshake]) -> None:
+        """Make *exc* say where and when it happened, and what to try."""
+        elapsed = time.monotonic() - self.started
+        facts = (self.phase, self.address, elapsed, hint(exc, self.phase))
+        exc.phase, exc.address, exc.elapsed, exc.hint = facts  # type: ignore[union-attr]
+        if isinstance(exc, OSError):
+            if exc.strerror is not None:
+                exc.strerror = f"{exc.strerror}{failure_context(*facts)}"
+            else:
+                text = exc.args[0] if exc.args else type(exc).__name__
+                exc.args = (f"{text}{failure_context(*facts)}", *exc.args[1:])
+        self.note("failed", error=type(exc).__name__, message=str(exc), hint=facts[3])
+
+
+class Opening:
+    """One attempt to open a connection, with all the rounds that the server asks for.
+
+    Args:
+        given: the pairs of ``additional_headers``, where *options* shan't be asked for them.
+    """
+
+    def __init__(self, options: Options, given: Optional[Sequence[Pair]] = None) -> None:
+        self.options, self._user_headers = options, given
+        self._home = options.uri.origin
+        self._way = [options.uri]
+        self._unchanged = 0  # from which of these on nothing but the URL has changed
+        self._authenticators: Dict[object, Authenticator] = {}
+        self._authorization: Optional[str] = None  # what a challenge has led to
+        self._journal = Journal(options)
+
+    def steps(self) -> Steps[Opened]:
+        """The opening, step by step.
+
+        Raises:
+            OSError: if the network or TLS fails.
+            TimeoutError: if ``open_timeout`` is over; it names the phase.
+            InvalidHandshake: if the answer of the server or the proxy can't be accepted.
+            Exception: what a callable raises that was passed as ``additional_headers``.
+        """
+        if self._user_headers is None:
+            self._user_headers = self.options.headers()
+        self._journal = Journal(self.options)
+        try:
+            opened = yield from self._in_time(self._open())
+        except (OSError, InvalidHandshake) as exc:
+            self._journal.explain(exc)
+            raise
+        with _closed_on_error(opened.stream):
+            self._journal.note("open", timings=dict(opened.timings))
+        return opened
+
+    def _in_time(self, steps: Steps[T]) -> Steps[T]:
+        """*steps*, with every wait bounded by the deadline of the whole."""
+        timeout = self.options.open_timeout
+        deadline = None if timeout is None else self._journal.started + timeout
+        try:
+            wanted = next(steps)
+            while True:
+                until = wanted.deadline
+                if until is None or (deadline is not None and deadline < until):
+                    until = deadline
+                ready = yield Wait(wanted.sockets, until)
+                if deadline is None or time.monotonic() < deadline:
+                    wanted = steps.send(ready)
+                else:  # even if there is something: a server may send without end
+                    wanted = steps.throw(TimeoutError(f"not open after {timeout} s"))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            steps.close()
+
+    def _open(self) -> Steps[Opened]:
+        """Rounds, until one opens the connection."""
+        while True:
+            uri = self._way[-1]
+            stream = yield from self._connect(uri)
+            with _closed_on_error(stream):
+                opened = yield from self._upgrade(stream, uri)
+            if opened is not None:
+                self._journal.enter("done")
+                return opened
+            stream.close()
+            self._journal.enter("dns")
+
+    # -- to the server --
+
+    def _connect(self, uri: URI) -> Steps[Stream]:
+        """A stream to the server of *uri*."""
+        options = self.options
+        is_home = uri.origin == self._home
+        if options.sock is not None:
+            stream = self._adopt(options.sock, uri)
+        elif is_home and options.unix_path is not None:
+            stream = yield from self._connect_unix(options.unix_path)
+        elif is_home:
+            stream = yield from self._reach(uri, options.host or uri.host, options.port or uri.port)
+        else:
+            stream = yield from self._reach(uri, uri.host, uri.port)
+        if uri.secure:
+            self._journal.enter("tls")
+            name = options.server_hostname if is_home else None
+            stream = yield from self._start_tls(stream, options.ssl, name or uri.host, uri.port)
+        return stream
+
+    def _adopt(self, sock: socket.socket, uri: URI) -> Stream:
+        self._journal.enter("tcp", f"{uri.authority} over sock=")
+        stream = SocketStream(sock)
+        with _closed_on_error(stream):
+            sock.setblocking(False)
+            configure(sock, self.options.socket_options)
+        return stream
+
+    def _reach(self, uri: URI, host: str, port: int) -> Steps[Stream]:
+        """A stream to *host*, directly or through a proxy."""
+        shown = shown_address((host, port))
+        proxy = yield from self._proxy_for(uri._replace(host=host, port=port))
+        if proxy is None:
+            return (yield from self._connect_tcp(host, port, shown))
+        self._journal.note("proxy", proxy=str(proxy))
+        if proxy.scheme in ("http", "https"):
+            stream = yield from self._connect_http(proxy, host, port)
+        else:
+            stream = yield from self._connect_socks(proxy, host, port)
+        self._journal.address = shown
+        return stream
+
+    def _connect_tcp(self, host: str, port: int, shown: str) -> Steps[Stream]:
+        """A stream to *host*, which is called *shown* if that fails."""
+        options, journal = self.options, self._journal
+        addresses = yield from self._resolve(host, port, shown)
+        journal.enter("tcp")
+        sock = yield from connect_tcp(
+            addresses,
+            options.happy_eyeballs_delay,
+            options.source_address,
+            options.socket_options,
+        )
+        stream = SocketStream(sock)
+        if journal.wants_notes():
+            with _closed_on_error(stream):
+                journal.note("connected", address=_peer(sock))
+        return stream
+
+    def _connect_unix(self, path: str) -> Steps[Stream]:
+        self._journal.enter("tcp", path)
+        family = getattr(socket, "AF_UNIX", None)
+        if family is None:
+            raise OSError(errno.EAFNOSUPPORT, "this platform has no Unix sockets")
+        address = (family, socket.SOCK_STREAM, 0, "", path)
+        sock = yield from connect_tcp([address], options=self.options.socket_options)
+        return SocketStream(sock)
+
+    def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
+        self._journal.enter("dns", shown)
+        addresses = yield from resolve(host, port)
+        if self._journal.wants_notes():
+            self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
+        return addresses
+
+    def _start_tls(
+        self, stream: Stream, context: Optional[ssl.SSLContext], name: str, port: int
+    ) -> Steps[Stream]:
+        """TLS over *stream*, which is closed if that fails."""
+        with _closed_on_error(stream):
+            from . import tls  # ssl is large, and ws:// doesn't need it
+
+            secure = tls.TLSStream(
+                stream, context or tls.default_context(), name.partition("%")[0], port
+            )
+            yield from secure.handshake()
+            if self._journal.wants_notes():
+                self._journal.note("secured", server_hostname=name, **secure.facts())
+        return secure
+
+    # -- through a proxy --
+
+    def _proxy_for(self, uri: URI) -> Steps[Optional[Proxy]]:
+        proxy = self.options.fixed_proxy
+        if self.options.proxy is True and asks_system():
+            # Which may look names up, to see whether they are excepted.
+            proxy = yield from in_thread(lambda: choose_proxy(uri))
+        elif self.options.proxy is True:
+            proxy = choose_proxy(uri)
+        problem = ssl_problem() if proxy is not None and proxy.scheme == "https" else ""
+        if problem:
+            raise InvalidProxy(str(proxy), problem)
+        return proxy
+
+    def _connect_socks(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
+        """A stream to *host* through a SOCKS proxy; a connection to that for each attempt."""
+        connect = connect_socks4 if proxy.scheme.startswith("socks4") else connect_socks5
+        destinations = yield from self._destinations(proxy, host, port)
+        while True:
+            destination = destinations.pop(0)
+            stream = yield from self._connect_to_proxy(proxy)
+            try:
+                with _closed_on_error(stream):
+                    yield from connect(stream, proxy, host, port, destination)
+                return stream
+            except DestinationRefused:
+                if not destinations:
+                    raise
+
+    def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[List[Optional[Address]]]:
+        """What a SOCKS proxy is asked for, one after the other; ``None`` for the name."""
+        if proxy.resolves_names:
+            return [None]
+        found = interleaved((yield from self._resolve(host, port, shown_address((host, port)))))
+        if proxy.scheme == "socks4":
+            found = [a for a in found if a[0] == socket.AF_INET] or found
+        return list(found[:MAX_PROXY_ATTEMPTS])
+
+    def _connect_to_proxy(self, proxy: Proxy) -> Steps[Stream]:
+        options = self.options
+        stream = yield from self._connect_tcp(proxy.host, proxy.port, f"proxy {proxy}")
+        self._journal.enter("proxy")
+        if proxy.scheme == "https":
+            name = options.proxy_server_hostname or proxy.host
+            stream = yield from self._start_tls(stream, options.proxy_ssl, name, proxy.port)
+        return stream
+
+    def _connect_http(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
+        target = shown_address((host, port))
+        authenticator = self._proxy_authenticator(proxy)
+        authorization = authenticator.first("CONNECT", target) if authenticator else None
+        while True:
+            headers = []
+            if self.options.user_agent_header is not None:
+                headers.append(("User-Agent", self.options.user_agent_header))
+            if authorization is not None:
+                headers.append(("Proxy-Authorization", authorization))
+            stream = yield from self._connect_to_proxy(proxy)
+            try:
+                with _closed_on_error(stream):
+                    yield from connect_http(stream, host, port, headers)
+                return stream
+            except InvalidProxyStatus as exc:
+                self._note_response(exc.response)
+                authorization = _answer(authenticator, exc.response, "CONNECT", target)
+                if authorization is None:
+                    raise
+
+    # -- the upgrade --
+
+    def _upgrade(self, stream: Stream, uri: URI) -> Steps[Optional[Opened]]:
+        """Ask for the upgrade; ``None`` if the answer asks for another round."""
+        options, journal = self.options, self._journal
+        journal.enter("upgrade")
+        key = make_key()
+        request = build_request(
+            uri,
+            key,
+            origin=options.origin,
+            user_agent=options.user_agent_header,
+            subprotocols=options.subprotocols,
+            offers=options.offers,
+            additional=self._headers(uri),
+        )
+        if journal.wants_notes():
+            target = _without_secrets(request.target)
+            journal.note("request", target=target, headers=_shown(request.headers))
+        broken = yield from send_all(stream, request.serialize())
+        parser = ResponseParser()
+        response = yield from receive_response(stream, parser, broken, head_only=True)
+        self._note_response(response)
+        if options.cookies is not None:
+            from .cookies import store_cookies  # only users of the option need it
+
+            store_cookies(options.cookies, uri, self._way[0], response.headers)
+        if response.status_code != 101:
+            if self._goes_on(uri, response):
+                return None  # without its body, which may never end
+            yield from receive_response(stream, parser)
+        extensions, subprotocol = check_response(
+            response, key, options.offers, options.subprotocols
+        )
+        return Opened(
+            stream, parser.rest, request, response, extensions, subprotocol, journal.timings,
+            getattr(stream, "ssl_object", None) if uri.secure else None,
+        )  # fmt: skip
+
+    def _given(self, uri: URI) -> Sequence[Pair]:
+        """The user's headers for the server of *uri*; what is removed is so everywhere."""
+        given = self._user_headers or ()
+        if uri.origin == self._home:
+            return given
+        return [(name, value) for name, value in given if value is None]
+
+    def _headers(self, uri: URI) -> List[Pair]:
+        """What is added to the request: the user's headers, credentials and cookies."""
+        headers = list(self._given(uri))
+        if not _has(headers, "authorization"):
+            authorization = self._authorization
+            authenticator = self._server_authenticator(uri)
+            if authorization is None and authenticator is not None:
+                authorization = authenticator.first("GET", uri.resource_name)
+            if authorization is not None:
+                headers.append(("Authorization", authorization))
+        if self.options.cookies is not None and not _has(headers, "cookie"):
+            from .cookies import cookie_header
+
+            cookie = cookie_header(self.options.cookies, uri, self._way[0])
+            if cookie is not None:
+                headers.append(("Cookie", cookie))
+        return headers
+
+    def _server_authenticator(self, uri: URI) -> Optional[Authenticator]:
+        """What answers the challenges of the server of *uri*, if there are credentials for it."""
+        made = self._authenticators
+        if uri.origin == self._home:
+            uri = self._way[0]  # no redirect chooses as whom we come back
+            if uri.origin not in made and self.options.auth is not None:
+                made[uri.origin] = _authenticator(self.options.auth)
+        if uri.origin not in made and uri.username is not None:
+            made[uri.origin] = _authenticator((uri.username, uri.password or ""), preemptive=True)
+        return made.get(uri.origin)
+
+    def _proxy_authenticator(self, proxy: Proxy) -> Optional[Authenticator]:
+        made = self._authenticators
+        if proxy not in made and proxy.username is not None:
+            credentials = (proxy.username, proxy.password or "")
+            made[proxy] = _authenticator(credentials, proxy=True, preemptive=True)
+        return made.get(proxy)
+
+    def _goes_on(self, uri: URI, response: Response) -> bool:
+        """Whether the refusal asks for another round, which is prepared then."""
+        self._authorization = None
+        if response.status_code == 401 and self.options.sock is None:
+            given = _has(self._given(uri), "authorization")
+            authenticator = None if given else self._server_authenticator(uri)
+            self._authorization = _answer(authenticator, response, "GET", uri.resource_name)
+            self._unchanged = len(self._way) - 1
+            return self._authorization is not None
+        if response.status_code in REDIRECTS and "Location" in response.headers:
+            if self.options.max_redirects:
+                self._redirect(uri, response)
+                return True
+        return False
+
+    def _redirect(self, uri: URI, response: Response) -> None:
+        target = self._target(uri, response)
+        # With cookies, or with credentials now, the same URL may give another answer next time.
+        is_loop = target in self._way[self._unchanged :] and self.options.cookies is None
+        self._way.append(target)
+        if is_loop or len(self._way) > self.options.max_redirects + 1:
+            way = [_without_secrets(str(uri)) for uri in self._way]
+            raise TooManyRedirects(way) from InvalidStatus(response)
+        self._journal.note("redirect", location=_without_secrets(str(target)))
+
+    def _target(self, uri: URI, response: Response) -> URI:
+        """Where *response* redirects to."""
+        location = response.headers["Location"]
+        try:
+            target = join(uri, location)
+            self._server_authenticator(target)  # its user may be one that can't be sent
+        except InvalidURI as exc:
+            problem = exc.problem
+        except ValueError as exc:
+            problem = str(exc)
+        else:
+            problem = self._obstacle(uri, target)
+            if not problem:
+                return target
+        location = _without_secrets(redacted_uri(location))
+        raise InvalidRedirect(location, problem) from InvalidStatus(response)
+
+    def _obstacle(self, uri: URI, target: URI) -> str:
+        """Why a redirect to *target* isn't followed, if so."""
+        if uri.secure and not target.secure:
+            return "it leads from wss to ws, where nothing is encrypted"
+        if self.options.sock is not None:
+            return "it needs a connection of its own, and sock= gives just this one"
+        return ssl_problem() if target.secure else ""
+
+    def _note_response(self, response: Response) -> None:
+        if self._journal.wants_notes():
+            self._journal.note(
+                "response",
+                status_code=response.status_code,
+                reason_phrase=response.reason_phrase,
+                headers=_shown(response.headers),
+            )
+
+
+class _closed_on_error:
+    """Close *stream* if the block fails, or its generator is closed within."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: object, traceback: object) -> None:
+        if kind is not None:
+            self._stream.close()
+
+
+def _peer(sock: socket.socket) -> str:
+    try:
+        return shown_address(sock.getpeername())
+    except OSError:
+        return ""  # it has hung up already, which is told by what comes next
+
+
+def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
+    from .auth import Authenticator  # only who has credentials needs it
+
+    return Authenticator(credentials, **how)
+
+
+def _answer(
+    authenticator: Optional[Authenticator], response: Response, method: str, target: str
+) -> Optional[str]:
+    """The header for another attempt, if *response* is a challenge that can be answered."""
+    if authenticator is None or response.status_code != authenticator.status:
+        return None
+    challenges = response.headers.get_all(authenticator.challenge_name)
+    return authenticator.respond(challenges, method, target)
+
+
+def _has(headers: Iterable[Pair], lower_name: str) -> bool:
+    return any(name.lower() == lower_name for name, _ in headers)
+
+
+# -- without secrets --
+
+
+def _shown(headers: Headers) -> List[Tuple[str, str]]:
+    shown = []
+    for name, value in headers.items():
+        if name.lower() == "location":
+            value = _without_secrets(redacted_uri(value))
+        shown.append((name, redacted(name, value)))
+    return shown
+
+
+def _without_secrets(url: str) -> str:
+    """*url*, or the target of a request, with ``***`` for tokens and the like in its query."""
+    path, mark, query = url.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    shown = (f"{name}={redacted(name, value)}" if equal else name for name, equal, value in pairs)
+    return path + mark + "&".join(shown)

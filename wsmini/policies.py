@@ -1,0 +1,440 @@
+"""When to connect again: the policies, one for every front end. Nothing here waits.
+
+A policy is any object with ``start()``, which returns what keeps count for one client: an object
+with ``opened()`` and ``next_delay(failure)``. A front end calls ``opened()`` when a connection has
+opened, and ``next_delay(failure)`` when an attempt has failed or a connection has ended; it is told
+how many seconds to wait before the next attempt, or ``None`` to give up. Policies don't change and
+may be shared between clients and threads; what ``start()`` returns belongs to one client.
+
+A *failure* is the exception that says what happened: ``OSError``, ``TimeoutError`` or
+``InvalidHandshake`` where no connection could be opened, ``ConnectionClosed`` where an open one has
+ended, also where it ended well.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+
+from .exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    InvalidProxyStatus,
+    InvalidStatus,
+)
+from .opening.proxy import DestinationRefused
+from .options import FOREVER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from logging import Logger
+    from typing import Callable, Literal, Optional, Protocol, Tuple
+
+    from .exceptions import Close
+    from .sansio.http11 import Response
+
+    Reported = Callable[[int, float, Exception], object]
+
+    class Retries(Protocol):
+        """What a policy's ``start()`` returns."""
+
+        def opened(self) -> None: ...
+
+        def next_delay(self, failure: BaseException) -> Optional[float]: ...
+
+    class Policy(Protocol):
+        """What decides when to connect again."""
+
+        def start(self) -> Retries: ...
+
+
+MAX_RETRY_AFTER = 3600.0  # seconds: a mistake in a header must not switch a device off for years
+SPREAD = 0.1  # of Retry-After, is added at random: all clients were told the same
+
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CRL_NOT_YET_VALID: a device without a battery for its
+# clock boots in the past, and some seconds later knows the time.
+_NOT_YET_VALID = (9, 11)
+# Parts of OpenSSL's reasons that stand for a wrong certificate, name or configuration, at either
+# end. Any other failure of TLS (a broken record, an early end, an internal error) may pass.
+_MISFITS = (
+    "CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "UNRECOGNIZED_NAME", "HANDSHAKE_FAILURE",
+    "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE",
+    "NO_CIPHERS",
+)  # fmt: skip
+_STATUSES = {408, 425, 429}  # besides 5xx
+_CODES = {1001, 1005, 1006, 1011, 1012, 1013, 1014}
+
+_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+# RFC 9110, 5.6.7: three forms, two of them obsolete and to be understood still.
+_DATE = (
+    r"(?a)\w+, (?P<d>\d\d)[ -](?P<m>\w{3})[ -](?P<y>\d\d|\d{4}) (?P<t>\d\d:\d\d:\d\d) GMT"
+    r"|\w{3} (?P<am>\w{3}) (?P<ad>[ \d]\d) (?P<at>\d\d:\d\d:\d\d) (?P<ay>\d{4})"
+)
+
+
+def retryable(failure: BaseException) -> bool:
+    """Whether to connect again after *failure*: whether it may be otherwise next time.
+
+    Yes:
+        * Network errors and timeouts, names that aren't known among them: resolvers also say so
+          when there is no network yet.
+        * TLS that broke off, and certificates that are *not yet* valid.
+        * Responses 408, 425, 429 and 5xx, of the server or a proxy; a connection that was closed
+          instead of an answer; a SOCKS proxy that can't reach the server.
+        * Connections that were lost (1006, 1005), and those that the server closed with 1001,
+          1011, 1012, 1013 or 1014, or we with 1011: no answer to pings.
+
+    No:
+        * A URL, a proxy or an option that is wrong.
+        * Certificates and names that aren't trusted, by us or by the server.
+        * Any other response: 401, 403, 404, 407, a redirect that can't be followed...
+        * 1000: it is over. 1002, 1003 and 1007 to 1010: it would go wrong again. 3000 to 4999 mean
+          what the server wants them to mean; ``retryable=`` of a policy can say what that is.
+        * Connections that the program has closed.
+    """
+    if isinstance(failure, ConnectionClosed):
+        ours = _sent_first(failure)
+        return failure.code in _CODES if ours is None else ours.code == 1011
+    if isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+        status = failure.response.status_code
+        return status in _STATUSES or 500 <= status < 600
+    if isinstance(failure, InvalidHandshake):
+        cause = failure.__cause__  # of what a proxy's answer was not
+        hung_up = failure.hung_up or isinstance(cause, InvalidHandshake) and cause.hung_up
+        return hung_up or isinstance(failure, DestinationRefused)
+    # An SSLError can't be there before ssl is.
+    ssl = sys.modules.get("ssl")
+    if ssl is not None and isinstance(failure, ssl.SSLError):
+        code = getattr(failure, "verify_code", 0)
+        reason = getattr(failure, "reason", None) or ""
+        return code in _NOT_YET_VALID or not (code or any(misfit in reason for misfit in _MISFITS))
+    return isinstance(failure, OSError)
+
+
+def closed_by_program(failure: BaseException) -> bool:
+    """Whether the program wanted the connection to end, or the server closed it with 1000."""
+    if not isinstance(failure, ConnectionClosed):
+        return False
+    ours = _sent_first(failure)
+    return failure.code == 1000 if ours is None else ours.code in (1000, 1001) or ours.code >= 3000
+
+
+def failure_after(closed: ConnectionClosed, left: bool) -> Tuple[Optional[ConnectionClosed], bool]:
+    """What a loop over connections asks the policy about when one has ended; ``None`` to end.
+
+    Args:
+        closed: how it ended.
+        left: whether the body of the loop came back with a connection that was well. The policy is
+            asked as if it were lost then: a body that always comes back at once must not make a
+            busy loop.
+
+    Returns:
+        The failure, and whether it is only that the body has left.
+    """
+    if not closed_by_program(closed):
+        return closed, False
+    if left and not closed.rcvd_then_sent:
+        return ConnectionClosedError(None, None), True
+    return None, False
+
+
+def _sent_first(closed: ConnectionClosed) -> Optional[Close]:
+    """The Close that we began the end with; ``None`` if we didn't."""
+    return None if closed.rcvd_then_sent else closed.sent
+
+
+class Backoff:
+    """Wait longer from failure to failure, at random, so that many clients don't return at once.
+
+    The n-th wait (from 0 on) is a random time of up to ``min(maximum, initial * factor**n)``
+    seconds. Counting starts again once a connection has stayed open for *stable_after* seconds: a
+    server that accepts connections and drops them is no reason to hurry.
+
+    ``Retry-After``, of a response that is retried, is the least to wait: seconds or a date, which
+    is compared with the response's own ``Date``, or the clock where it has none; at most an hour.
+    To that is added a random time, of up to a tenth of it or of the wait without it.
+
+    Args:
+        initial: seconds, above 0.
+        factor: from 1 on.
+        maximum: seconds, not below *initial*.
+        jitter: ``"full"``, or ``None`` to wait exactly these times.
+        attempts: how many times in a row to connect again before giving up; ``None``: no limit.
+        stable_after: seconds.
+        retryable: called with the failure: whether to connect again at all.
+        random: called without arguments: a number from 0 on and below 1. For tests, as *clock*.
+        clock: called without arguments: seconds.
+
+    Raises:
+        TypeError, ValueError: if an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        initial: float = 0.5,
+        factor: float = 2.0,
+        maximum: float = 60.0,
+        jitter: Optional[Literal["full"]] = "full",
+        attempts: Optional[int] = None,
+        stable_after: float = 30.0,
+        retryable: Callable[[BaseException], object] = retryable,
+        random: Optional[Callable[[], float]] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.initial = _number("initial", initial)
+        self.factor = _number("factor", factor, 1)
+        self.maximum = _number("maximum", maximum)
+        self.stable_after = _number("stable_after", stable_after)
+        if not self.initial:
+            raise ValueError("initial is a number of seconds above 0; see Fixed for the same delay")
+        if self.maximum < self.initial:
+            raise ValueError(f"maximum ({maximum!r}) is below initial ({initial!r})")
+        if jitter not in ("full", None):
+            raise ValueError(f'jitter is "full" or None, not {jitter!r}')
+        if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool)):
+            raise TypeError(f"attempts is an int or None, not {attempts!r}")
+        if attempts is not None and attempts < 0:
+            raise ValueError(f"attempts is a number from 0 on, not {attempts}")
+        random = _random if random is None else random
+        for name, value in (("retryable", retryable), ("random", random), ("clock", clock)):
+            if not callable(value):
+                raise TypeError(f"{name} is a callable, not {value!r}")
+        self.jitter, self.attempts, self.retryable = jitter, attempts, retryable
+        self._random, self._clock = random, clock
+
+    def start(self) -> Retries:
+        """What keeps count for one client."""
+        return _Count(self)
+
+    def _delay(self, ceiling: float, least: float) -> float:
+        """The wait, where it is *ceiling* at most and ``Retry-After`` is *least*."""
+        if self.jitter is None:
+            return max(ceiling, least)
+        return least + max(ceiling, least * SPREAD) * self._random()
+
+    def __repr__(self) -> str:
+        names = ("initial", "factor", "maximum", "jitter", "attempts", "stable_after")
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({settings})"
+
+
+class Fixed(Backoff):
+    """Wait *delay* seconds each time; ``Retry-After`` counts here too.
+
+    Args:
+        delay: seconds; 0 for tests.
+        jitter: ``"full"`` to wait a random time of up to *delay* seconds.
+        attempts, stable_after, retryable, random, clock: as for ``Backoff``.
+    """
+
+    def __init__(
+        self,
+        delay: float,
+        *,
+        jitter: Optional[Literal["full"]] = None,
+        attempts: Optional[int] = None,
+        stable_after: float = 30.0,
+        retryable: Callable[[BaseException], object] = retryable,
+        random: Optional[Callable[[], float]] = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        delay = _number("delay", delay)
+        super().__init__(
+            initial=delay or 1.0, factor=1, maximum=delay or 1.0, jitter=jitter, attempts=attempts,
+            stable_after=stable_after, retryable=retryable, random=random, clock=clock,
+        )  # fmt: skip
+        self.initial = self.maximum = delay
+
+
+class NoReconnect:
+    """Never connect again."""
+
+    def start(self) -> Retries:
+        """What keeps count: nothing does."""
+        return self
+
+    def opened(self) -> None:
+        """A connection has opened."""
+
+    def next_delay(self, failure: BaseException) -> None:
+        """Give up, whatever the *failure* was."""
+
+    def __repr__(self) -> str:
+        return "NoReconnect()"
+
+
+class _Count:
+    """How often a client has failed since its last stable connection."""
+
+    __slots__ = ("_ceiling", "_failures", "_opened", "_policy")
+
+    def __init__(self, policy: Backoff) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._ceiling = policy.initial
+        self._opened: Optional[float] = None
+
+    def opened(self) -> None:
+        """A connection has opened; ``next_delay`` is called at its end."""
+        self._opened = self._policy._clock()
+
+    def next_delay(self, failure: BaseException) -> Optional[float]:
+        """Seconds to wait after *failure*, or ``None`` to give up."""
+        policy, opened = self._policy, self._opened
+        self._opened = None
+        if opened is not None and policy._clock() - opened >= policy.stable_after:
+            self._failures, self._ceiling = 0, policy.initial
+        if self._failures == policy.attempts or not policy.retryable(failure):
+            return None
+        ceiling, self._failures = self._ceiling, self._failures + 1
+        self._ceiling = min(ceiling * policy.factor, policy.maximum)
+        return policy._delay(ceiling, retry_after(failure))
+
+
+def check_policy(policy: object) -> None:
+    """Raise ``TypeError`` unless *policy* is one, for front ends to call at once."""
+    if isinstance(policy, type) or not callable(getattr(policy, "start", None)):
+        raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {policy!r}")
+
+
+def add_note(exc: BaseException, note: str) -> None:
+    """What ``exc.add_note`` does from Python 3.11 on (PEP 678)."""
+    exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
+
+
+def tell_attempts(failure: BaseException, who: str, failed: int, policy: Policy) -> None:
+    """Note on *failure* that *policy* has made *who* give up, after *failed* attempts in a row."""
+    what = "after the connection ended"
+    if failed:
+        what = f"after {failed} failed attempt{'s' * (failed > 1)} in a row"
+    add_note(failure, f"{who} gave up {what}, as {policy!r} says")
+
+
+def check_loop(policy: Optional[Policy], on_reconnect: Optional[Reported]) -> None:
+    """Raise ``TypeError`` unless ``Attempts`` can be made of these, for front ends at once."""
+    if policy is not None:
+        check_policy(policy)
+    if on_reconnect is not None and not callable(on_reconnect):
+        raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
+
+
+class Attempts:
+    """What a loop over connections keeps: the attempts that have failed in a row, and whom to tell.
+
+    Args:
+        loop: its name, for the note on the exception that it ends with.
+        policy: asked after each failure; ``Backoff()`` if it is ``None``.
+        on_reconnect: called with the number of the next attempt, the seconds until then, and the
+            failure.
+        logger: told the same, at info level.
+    """
+
+    def __init__(
+        self,
+        loop: str,
+        policy: Optional[Policy],
+        on_reconnect: Optional[Reported],
+        logger: Optional[Logger],
+    ) -> None:
+        self._loop, self._on_reconnect, self._logger = loop, on_reconnect, logger
+        self._policy: Policy = Backoff() if policy is None else policy
+        self._retries, self._failed = self._policy.start(), 0
+
+    def opened(self) -> None:
+        """A connection has opened."""
+        self._failed = 0
+        self._retries.opened()
+
+    def failed(self, failure: Exception, left: bool = False) -> Optional[Tuple[float, object]]:
+        """A connection couldn't be opened, or has ended; *left* is as in ``failure_after``.
+
+        Returns:
+            The seconds to wait, and what ``on_reconnect`` has returned; ``None`` to end the loop.
+
+        Raises:
+            Exception: *failure*, with a note that tells the attempts, if the policy gives up.
+        """
+        if isinstance(failure, ConnectionClosed):
+            ended, left = failure_after(failure, left)
+            if ended is None:
+                return None
+            failure = ended
+        else:
+            self._failed += 1
+        delay = self._retries.next_delay(failure)
+        if delay is None and left:
+            return None
+        if delay is None:
+            tell_attempts(failure, self._loop, self._failed, self._policy)
+            raise failure
+        told = None
+        if self._on_reconnect is not None:
+            told = self._on_reconnect(self._failed + 1, delay, failure)
+        if self._logger is not None:
+            self._logger.info("connecting again in %.1f s: %s", delay, failure)
+        return min(max(delay, 0.0), FOREVER), told
+
+
+# -- Retry-After --
+
+
+def retry_after(failure: BaseException, now: Callable[[], float] = time.time) -> float:
+    """The seconds that *failure* asks to wait (RFC 9110, 10.2.3), 0 where it doesn't.
+
+    Args:
+        now: the clock's seconds since 1970, for a date in a response without ``Date``.
+    """
+    if not isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+        return 0.0
+    asked = _least(failure.response, now)
+    return min(max(asked, 0.0), MAX_RETRY_AFTER)
+
+
+def _least(response: Response, now: Callable[[], float]) -> float:
+    value = ",".join(response.headers.get_all("Retry-After")).strip()
+    # Some servers send fractions.
+    if value.isascii() and all(digits.isdigit() for digits in value.split(".", 1)):
+        return float(value)
+    until = _timestamp(value)
+    if until is None:
+        return 0.0
+    # Both times are the server's, so that it doesn't matter whether ours is right.
+    date = _timestamp(",".join(response.headers.get_all("Date")))
+    return until - (now() if date is None else date)
+
+
+def _timestamp(date: str) -> Optional[float]:
+    """Seconds from 1970 to *date*, or ``None`` if it isn't one of HTTP."""
+    import re  # few servers send dates
+
+    match = re.fullmatch(_DATE, date.strip())
+    month = match and (match["m"] or match["am"])
+    if not match or month not in _MONTHS:
+        return None
+    year, day = int(match["y"] or match["ay"]), int(match["d"] or match["ad"])
+    if year < 100:
+        year += 2000 if year < 70 else 1900
+    hours, minutes, seconds = map(int, (match["t"] or match["at"]).split(":"))
+    # The days of the Gregorian calendar, with years that begin in March: the leap day is the last.
+    # Modules that know this are large.
+    index = (_MONTHS.index(month) - 2) % 12
+    year -= index >= 10
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * index + 2) // 5 + day
+    return (days - 719469) * 86400.0 + hours * 3600 + minutes * 60 + seconds
+
+
+def _random() -> float:
+    """As ``random.random``, whose module is large, and repeats itself in forked processes."""
+    return (int.from_bytes(os.urandom(7), "big") >> 3) / (1 << 53)
+
+
+def _number(name: str, value: float, least: float = 0) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    if not (value >= least and math.isfinite(value)):
+        raise ValueError(f"{name} is a finite number from {least} on, not {value!r}")
+    return value

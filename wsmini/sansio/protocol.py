@@ -1,0 +1,589 @@
+"""The protocol after the opening handshake: one state machine, no sockets, no clock, no threads.
+
+Bytes go in with ``receive_data``, messages come out of ``next_messages``; messages go in with
+``send_message``, bytes come out of it. What the protocol has to say by itself (pongs, keepalive
+pings, Close frames) is in ``data_to_send()``. The front end owns the socket, the waiting and the
+locks, and passes the time in: seconds of any clock that doesn't go backwards.
+
+The life of a connection, RFC 6455, 7::
+
+    CONNECTING ── open() ──▶ OPEN ── Close sent or received, or failed ──▶ CLOSING
+                               └──────── connection lost ───────▶ CLOSED ◀────┘
+
+A front end reads until ``finished``: nothing more will be delivered. It then writes what
+``data_to_send()`` has, waits a while for the server to end the TCP connection (RFC 6455, 7.1.1;
+not if ``abort``), and calls ``connection_lost()``.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from ..exceptions import (
+    Close,
+    InvalidState,
+    PayloadTooBig,
+    ProtocolError,
+    SendBufferFull,
+    connection_closed,
+)
+from .deflate import PerMessageDeflate
+from .frames import (
+    FIN,
+    MAX_CONTROL,
+    PIECE,
+    RSV1,
+    Frame,
+    Opcode,
+    close_payload,
+    masked,
+    masked_pieces,
+    masking_key,
+    parse_close,
+)
+from .messages import UNLIMITED, MessageReader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+    from typing_extensions import Protocol
+
+    from ..exceptions import ConnectionClosed
+    from .extensions import Extension
+    from .frames import Data
+    from .messages import Message
+
+    Frames = Union[bytes, bytearray, Iterator[bytearray]]
+    MaxSize = Union[int, None, Tuple[Optional[int], Optional[int]]]
+
+    class Listener(Protocol):
+        def on_control(self, opcode: int, data: bytes) -> None: ...
+
+
+MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other control frames
+EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
+MAX_PINGS = 1024  # pings that wait for their pong
+
+
+class State(enum.IntEnum):
+    """Where a connection is in its life (RFC 6455, 4 and 7)."""
+
+    CONNECTING = 0
+    OPEN = 1
+    CLOSING = 2
+    CLOSED = 3
+    WAITING = 4  # to connect again; only a ``Client``
+
+
+# Names of the module are found faster than members of an enum.
+_CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
+
+_NEXT = {
+    _CONNECTING: (_OPEN, _CLOSED),
+    _OPEN: (_CLOSING, _CLOSED),
+    _CLOSING: (_CLOSED,),
+    _CLOSED: (),
+}
+
+
+def size_limits(max_size: MaxSize) -> Tuple[int, int]:
+    """The limits for a message and for a fragment that ``max_size`` stands for.
+
+    Raises:
+        TypeError, ValueError: if it isn't ``None``, a number of bytes, or a pair of these.
+    """
+    pair = max_size if isinstance(max_size, tuple) else (max_size, None)
+    if len(pair) != 2:
+        raise ValueError("max_size is a limit or a pair (message, fragment)")
+    for limit in pair:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+            raise TypeError(f"max_size is a number of bytes or None, not {limit!r}")
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_size can't be negative: {limit}")
+    message, fragment = (UNLIMITED if limit is None else limit for limit in pair)
+    return message, min(message, fragment)
+
+
+class Keepalive:
+    """When to ping and when to give up, from the times of what was received.
+
+    Any byte from the peer counts as life, not only the answer to the ping.
+    """
+
+    __slots__ = ("_interval", "_pinged", "_timeout", "received")
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nothing was received since the last ping."""
+        return self._pinged is not None and self.received < self._pinged
+
+    def __init__(self, interval: float, timeout: Optional[float], now: float) -> None:
+        self._interval, self._timeout = interval, timeout
+        self.received = now
+        self._pinged: Optional[float] = None
+
+    def doubt(self, now: float) -> None:
+        """Forget what was heard: a ping is due at *now*."""
+        self.received, self._pinged = min(self.received, now - self._interval), None
+
+    def tick(self, now: float) -> Tuple[str, float]:
+        """What to do now (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
+        if self._pinged is not None and self.received < self._pinged:  # unanswered
+            if self._timeout is not None:
+                deadline = self._pinged + self._timeout
+                return ("give up" if now >= deadline else "wait"), deadline
+            due = self._pinged + self._interval  # routers forget silent connections
+        else:
+            due = self.received + self._interval
+        # An answer counts from a moment after its ping: don't wake up twice for that.
+        if now < due - self._interval * EARLY:
+            return "wait", due
+        self._pinged = now
+        # If an answer comes, the interval counts from there: don't sleep for a long timeout.
+        timeout = self._interval if self._timeout is None else self._timeout
+        return "ping", now + min(self._interval, timeout)
+
+
+class ClientProtocol:
+    """A client's side of one WebSocket connection, sans I/O. Not thread-safe.
+
+    Args:
+        max_size: the limit in bytes for a message, or a pair of limits for a message and for a
+            fragment of one; ``None`` for no limit.
+        ping_interval: seconds without anything received until a keepalive ping; ``None`` for none.
+        ping_timeout: seconds after such a ping until the connection is given up; ``None`` for
+            never.
+
+    Attributes:
+        state: a ``State``.
+        rcvd, sent: the ``Close`` received and sent, or ``None``.
+        rcvd_then_sent: which came first; ``None`` unless both are there.
+        finished: whether no more bytes are needed: the connection is closed or has failed. Look at
+            it when ``next_messages`` returns none; before, there may be messages yet.
+        abort: whether waiting for the peer is pointless, because it is dead.
+        failure: the exception that made the connection fail, or ``None``.
+        has_output: whether ``data_to_send()`` may have something.
+        sending: the opcode of the fragmented message that has begun and may still be completed; 0
+            if there is none.
+        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``. Its
+            ``whole_message`` may be used instead of ``receive_data``, if what came is noted in
+            ``keepalive.received``.
+        keepalive: the ``Keepalive``; ``None`` if there is none.
+        latency: seconds from the last ping that was answered to its pong; 0.0 before.
+        listener: its ``on_control`` gets the opcode and the data of each ping and pong received, if
+            it is set. That and the callbacks of pings must not raise.
+    """
+
+    __slots__ = (
+        "_abandoned", "_deflate", "_now", "_output", "_ping_interval", "_ping_timeout", "_pings",
+        "_pongs", "_sending_compressed", "abort", "extensions", "failure", "finished",
+        "has_output", "keepalive", "latency", "listener", "rcvd",
+        "rcvd_then_sent", "reader", "sending", "sent", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        max_size: MaxSize = 1 << 20,
+        ping_interval: Optional[float] = 20,
+        ping_timeout: Optional[float] = 20,
+    ) -> None:
+        limits = size_limits(max_size)
+        self._ping_interval, self._ping_timeout = ping_interval, ping_timeout
+        self.state = State.CONNECTING
+        self.rcvd: Optional[Close] = None
+        self.sent: Optional[Close] = None
+        self.rcvd_then_sent: Optional[bool] = None
+        self.finished = self.abort = False
+        self.failure: Optional[BaseException] = None
+        self.extensions: Sequence[Extension] = ()
+        self._deflate: Optional[Callable[[Data], bytes]] = None
+        self.reader = MessageReader(self, limits)
+        self.keepalive: Optional[Keepalive] = None
+        self._now = 0.0
+        self.has_output = False
+        self.sending = 0
+        self._abandoned = False
+        self._sending_compressed: Optional[bool] = None
+        # Lists: each empty deque would take 600 bytes of an idle connection.
+        self._pongs: List[Union[bytes, bytearray]] = []
+        self._output: List[Union[bytes, bytearray]] = []
+        self._pings: Dict[bytes, Tuple[float, Optional[Callable[[float], None]]]] = {}
+        self.latency = 0.0
+        self.listener: Optional[Listener] = None
+
+    def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
+        """The opening handshake is done, with these extensions in the order of the response."""
+        self._move(_OPEN)
+        self.extensions = extensions or ()
+        if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
+            self._deflate = extensions[0].deflate
+        self.reader.use(extensions)
+        if self._ping_interval is not None:
+            self.keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
+
+    def _move(self, state: State) -> None:
+        if state not in _NEXT[self.state]:
+            raise AssertionError(f"{self.state.name} -> {state.name}")  # a bug in wsmini
+        self.state = state
+
+    # -- receiving --
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``next_messages`` may have something without more bytes."""
+        return self.reader.pending
+
+    @property
+    def missing(self) -> int:
+        """How many bytes the data frame that has begun needs yet: how much to read at once."""
+        return self.reader.missing
+
+    def receive_data(self, data: bytes, now: float = 0.0) -> None:
+        """Take bytes from the network that came at *now*."""
+        if self.finished or self.state is _CLOSED:
+            return
+        self._now = now
+        if self.keepalive is not None:
+            self.keepalive.received = now
+        self.reader.receive_data(data)
+
+    def receive_message(self, data: bytes, now: float = 0.0) -> Optional[Message]:
+        """The message, if *data* is one and nothing else; else ``None``: use ``receive_data``.
+
+        For what came at *now*, while nothing is pending.
+        """
+        if self.state is not _OPEN:
+            return None
+        message = self.reader.whole_message(data)
+        if message is not None:
+            self._now = now
+            if self.keepalive is not None:
+                self.keepalive.received = now
+        return message
+
+    def next_messages(self) -> List[Message]:
+        """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
+        try:
+            batch = self.reader.messages()
+        except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
+            self._fail(exc)
+            return []
+        if self.state is _CLOSED and not self.reader.pending:
+            self._finish()
+        return batch
+
+    def next_chunk(self) -> Optional[Tuple[Message, bool]]:
+        """Some of the next message, as it arrives, and whether that ends it; else ``None``."""
+        try:
+            chunk = self.reader.next_chunk()
+        except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
+            self._fail(exc)
+            return None
+        if self.state is _CLOSED and not self.reader.pending:
+            self._finish()
+        return chunk
+
+    @property
+    def streaming(self) -> bool:
+        """Whether ``next_chunk`` has begun a message that isn't complete."""
+        return self.reader.streaming
+
+    def skip(self) -> None:
+        """Leave the rest of the message that ``next_chunk`` has begun."""
+        self.reader.skip()
+
+    def connection_lost(self, exc: Optional[BaseException] = None) -> None:
+        """The TCP connection has ended, because of *exc* if that isn't ``None``.
+
+        What was received before can still be delivered. May be called more than once.
+        """
+        if self.state is not _CLOSED:
+            self._move(_CLOSED)
+            if self.failure is None and self.rcvd is None:
+                self.failure = exc
+        if not self.pending:
+            self._finish()
+        self._pongs.clear()
+        self._output.clear()
+        self.has_output = False
+
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        """For the reader: a control frame."""
+        if opcode == Opcode.PING:
+            if self.state is _OPEN:
+                self._pongs.append(masked(FIN | Opcode.PONG, data))
+                self.has_output = True
+                if len(self._pongs) > MAX_QUEUED:  # the oldest gives way (RFC 6455, 5.5.3)
+                    del self._pongs[:1]  # none, if another thread has just taken them
+        elif opcode == Opcode.PONG:
+            self._receive_pong(data)
+        else:
+            self._receive_close(parse_close(data))
+            return
+        if self.listener is not None:
+            self.listener.on_control(opcode, data)
+
+    def _receive_pong(self, data: bytes) -> None:
+        """A pong answers its ping and all before it (RFC 6455, 5.5.3)."""
+        answered = []
+        if data in self._pings:
+            payloads = list(self._pings)
+            for payload in payloads[: payloads.index(data) + 1]:
+                answered.append(self._pings.pop(payload))
+            if not self._pings:
+                self._pings = {}  # an empty one that had an entry is larger
+        for sent_at, callback in answered:
+            self.latency = self._now - sent_at
+            if callback is not None:
+                callback(self.latency)
+
+    def _receive_close(self, close: Close) -> None:
+        self.rcvd = close
+        if self.sent is not None:
+            self.rcvd_then_sent = False
+        elif self.state is _OPEN:
+            self.rcvd_then_sent = True
+            self._send_close(close)  # RFC 6455, 5.5.1: with the same code
+        self._finish()
+
+    def _finish(self) -> None:
+        """Nothing more can come."""
+        self.finished = True
+        self.reader.stop()
+        self._pings.clear()
+
+    def _fail(self, exc: Exception) -> None:
+        """Fail the connection (RFC 6455, 7.1.7)."""
+        self.failure = exc.with_traceback(None)  # which would keep alive what was received
+        if isinstance(exc, UnicodeDecodeError):
+            code, reason = 1007, f"invalid UTF-8: {exc.reason}"
+        else:
+            code, reason = (1009 if isinstance(exc, PayloadTooBig) else 1002), str(exc)
+        if self.state is _OPEN:
+            cut = reason.encode("utf-8", "replace")[: MAX_CONTROL - 2]
+            self._send_close(Close(code, cut.decode("utf-8", "ignore")))
+        self._finish()
+
+    # -- sending --
+
+    def check_open(self) -> None:
+        """Raise the exception that a send meets, unless the connection is open."""
+        if self.state is not _OPEN:
+            if self.state is _CONNECTING:
+                raise InvalidState("the connection isn't open yet")
+            raise self.close_exc()
+
+    def _check_between_messages(self) -> None:
+        """Raise unless a message can be sent now."""
+        self.check_open()
+        if self._abandoned:
+            raise self.close_exc()
+        if self.sending:
+            raise InvalidState("a fragmented message isn't complete yet")
+
+    def send_message(self, opcode: int, data: Data, compress: Optional[bool] = None) -> Frames:
+        """A whole message as a frame to write: a buffer, or an iterator of them if it is long.
+
+        Raises:
+            ConnectionClosed: if the connection isn't open any more.
+            InvalidState: if it isn't open yet, or a fragmented message isn't complete.
+        """
+        if self.state is not _OPEN or self.sending or self._abandoned:
+            self._check_between_messages()
+        if not self.extensions:
+            head = FIN | opcode
+        elif self._deflate is None:
+            return self._masked(self._encode(Frame(opcode, data), compress))
+        elif compress is False:
+            head = FIN | opcode
+        else:
+            head = FIN | RSV1 | opcode
+            data = self._deflate(data)
+        return masked(head, data) if len(data) <= PIECE else masked_pieces(head, data)
+
+    def send_fragment(
+        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+    ) -> Frames:
+        """A fragment of a message; *opcode* and *compress* count in the first one.
+
+        Raises:
+            ConnectionClosed: as ``send_message``.
+        """
+        if self.sending:
+            self.check_open()
+            opcode, compress = Opcode.CONT, self._sending_compressed
+        else:
+            self._check_between_messages()
+        frame = self._encode(Frame(opcode, data, fin), compress)
+        if fin:
+            self.sending = 0
+        elif opcode:
+            self.sending, self._sending_compressed = opcode, compress
+        return self._masked(frame)
+
+    def abandon_message(self) -> None:
+        """The fragmented message can't be completed: no message can be sent any more.
+
+        Only ``close`` makes sense after this. Does nothing if no fragment was sent.
+        """
+        if self.sending:
+            self.sending, self._abandoned = 0, True
+
+    def _encode(self, frame: Frame, compress: Optional[bool]) -> Frame:
+        for extension in self.extensions:
+            if compress is not False or not extension.optional:
+                frame = extension.encode(frame)
+        return frame
+
+    @staticmethod
+    def _masked(frame: Frame) -> Frames:
+        make = masked if len(frame.data) <= PIECE else masked_pieces
+        return make(frame.head, frame.data)
+
+    def ping(
+        self,
+        data: Optional[bytes] = None,
+        now: float = 0.0,
+        callback: Optional[Callable[[float], None]] = None,
+    ) -> None:
+        """Queue a ping with *data*, or 4 random bytes; *callback* gets the round trip in seconds.
+
+        Raises:
+            ConnectionClosed: as ``send_message``.
+            ValueError: if *data* exceeds 125 bytes, or a ping with it isn't answered yet.
+            SendBufferFull: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
+        """
+        self.check_open()
+        if data is None:
+            data = self._new_ping_data()
+        elif data in self._pings:
+            raise ValueError("a ping with the same data isn't answered yet")
+        if len(self._pings) >= MAX_PINGS:
+            raise SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
+        self._queue_control(Opcode.PING, data)
+        self._pings[data] = (now, callback)
+
+    def _new_ping_data(self) -> bytes:
+        data = masking_key()
+        while data in self._pings:
+            data = masking_key()
+        return data
+
+    def pong(self, data: bytes = b"") -> None:
+        """Queue an unsolicited pong (RFC 6455, 5.5.3). Raises as ``ping``."""
+        self.check_open()
+        self._queue_control(Opcode.PONG, data)
+
+    def _queue_control(self, opcode: int, data: bytes) -> None:
+        if not isinstance(data, (bytes, bytearray)):
+            raise TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
+        if len(data) > MAX_CONTROL:
+            raise ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
+        if len(self._output) >= MAX_QUEUED:
+            raise SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
+        self._output.append(masked(FIN | opcode, data))
+        self.has_output = True
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake; messages that are received yet are still delivered.
+
+        Does nothing if the connection is closing or closed.
+
+        Raises:
+            ValueError, TypeError: if *code* or *reason* can't be sent (RFC 6455, 7.4).
+            InvalidState: before the connection is open.
+        """
+        close_payload(code, reason)
+        if self.state is _CONNECTING:
+            self.check_open()
+        if self.state is _OPEN:
+            self._send_close(Close(code, reason))
+
+    def _send_close(self, close: Close) -> None:
+        self._move(_CLOSING)
+        self.sent = close
+        payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
+        self._output.append(masked(FIN | Opcode.CLOSE, payload))
+        self.has_output = True
+
+    def data_to_send(self) -> bytes:
+        """Control frames to write now, each once; not in the middle of another frame."""
+        self.has_output = False
+        # A Close is taken before the pongs that were queued earlier, and written behind them:
+        # nothing follows it (RFC 6455, 5.5.1), whatever another thread queues meanwhile.
+        others = _drained(self._output)
+        return b"".join(_drained(self._pongs) + others)
+
+    # -- time --
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a keepalive ping isn't answered yet: ``tick`` may give the peer up."""
+        return self.keepalive is not None and self.keepalive.unanswered
+
+    def tick(self, now: float) -> Optional[float]:
+        """Do what is due at *now*, and say when to call again; ``None``: never.
+
+        Call it only when all that can be read was passed in: a peer whose bytes wait unread isn't
+        dead.
+        """
+        if self.keepalive is None or self.state is not _OPEN:
+            return None
+        action, again = self.keepalive.tick(now)
+        if action == "ping":
+            self._send_keepalive_ping(now)
+        elif action == "give up":
+            silence = now - self.keepalive.received
+            self.failure = TimeoutError(f"nothing received for {silence:.1f} s: the peer is dead")
+            self._send_close(Close(1011, "keepalive ping timeout"))
+            self.abort = self.finished = True
+            if not self.pending:
+                self._finish()
+            return None
+        return again
+
+    def probe(self, now: float) -> Optional[float]:
+        """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
+        if self.keepalive is not None:
+            self.keepalive.doubt(now)
+        return self.tick(now)
+
+    def heard(self, now: float) -> None:
+        """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""
+        if self.keepalive is not None:
+            self.keepalive.received = now
+
+    def _send_keepalive_ping(self, now: float) -> None:
+        """Queue a ping; where many aren't answered, it isn't remembered."""
+        if len(self._output) < MAX_QUEUED:  # if not, there are pings enough in it
+            data = self._new_ping_data()
+            self._queue_control(Opcode.PING, data)
+            if len(self._pings) < MAX_PINGS:
+                self._pings[data] = (now, None)
+
+    # -- how it ended --
+
+    @property
+    def close_code(self) -> Optional[int]:
+        """The close code received, 1006 if none was; ``None`` while not closed."""
+        return self.close_exc().code if self.state is _CLOSED else None
+
+    @property
+    def close_reason(self) -> Optional[str]:
+        """The close reason received; ``None`` while not closed."""
+        return self.close_exc().reason if self.state is _CLOSED else None
+
+    def close_exc(self) -> ConnectionClosed:
+        """The exception that says how the connection ended, or as far as it has."""
+        exc = connection_closed(self.rcvd, self.sent, self.rcvd_then_sent)
+        exc.__cause__ = self.failure
+        return exc
+
+
+def _drained(queue: List[Union[bytes, bytearray]]) -> List[Union[bytes, bytearray]]:
+    """All of *queue*, which another thread may append to or clear meanwhile."""
+    items = queue[:]
+    del queue[: len(items)]
+    return items

@@ -1,0 +1,443 @@
+"""The client of one connection, as a test server sees it: ``Peer``, and the frames to send it.
+
+Blocking calls, for one thread: that of the connection. Only ``_interrupt`` is for others.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from ..exceptions import Close, PayloadTooBig, ProtocolError, connection_closed, shown
+from ..sansio.frames import (
+    FIN,
+    MAX_CONTROL,
+    RSV1,
+    RSV2,
+    RSV3,
+    Frame,
+    Opcode,
+    header,
+    mask,
+    parse_close,
+)
+from ..sansio.frames import masked as masked_frame
+from ..sansio.handshake import accept_key
+from ..sansio.http11 import Headers, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from ssl import SSLContext
+    from typing import Optional, Protocol, Tuple, Union
+
+    Pairs = Sequence[Tuple[str, Optional[str]]]
+    HeadersLike = Union[Headers, Mapping[str, str], Mapping[str, Optional[str]], Pairs]
+
+    class Compression(Protocol):
+        """What compresses the messages of a connection."""
+
+        def deflate(self, data: bytes) -> bytes: ...
+
+        def inflate(self, data: bytearray, max_size: int) -> bytes: ...
+
+
+MAX_HEAD = 65536  # bytes of a request head
+LINGER = 2.0  # seconds for a client to close its end after the server did
+VERSION_HEADER = "Sec-WebSocket-Version"
+_CHUNK = 65536  # bytes asked of the socket, at least
+_OPCODES = frozenset(Opcode)
+
+
+def frame(
+    opcode: int,
+    data: str | bytes = b"",
+    fin: bool = True,
+    rsv1: bool = False,
+    rsv2: bool = False,
+    rsv3: bool = False,
+    masked: bool = False,
+) -> bytes:
+    """A frame as it goes over the wire (RFC 6455, 5.2).
+
+    Nothing is checked, so that wrong frames can be made as well.
+
+    Args:
+        opcode: an ``Opcode``, or another number below 16.
+        data: the payload, before it is masked; ``str`` as UTF-8.
+        fin: whether the message ends here.
+        rsv1, rsv2, rsv3: the reserved bits.
+        masked: as clients have to, and servers must not.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    head = Frame(opcode, payload, fin, rsv1, rsv2, rsv3).head
+    if masked:
+        return bytes(masked_frame(head, payload))
+    return header(head, len(payload), 0) + payload
+
+
+class Peer:
+    """The client of one connection, as its script sees it. Every method may block.
+
+    Methods that wait raise ``EOFError`` or ``ConnectionError`` when the client is gone,
+    ``TimeoutError`` when it does nothing for the server's ``timeout``, and ``ProtocolError`` when
+    it does what no client may do.
+
+    Attributes:
+        sock: the socket, for whatever the methods don't offer: ``peer.sock.close()`` drops the
+            connection.
+        number: which of the server's connections this is, from 1 on.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        requests: list[Request],
+        *,
+        timeout: float | None,
+        max_size: int,
+        number: int = 1,
+    ) -> None:
+        self.sock = sock
+        self.number = number
+        self._requests = requests
+        self._timeout = timeout
+        self._max_size = max_size
+        self._buffer = bytearray()
+        self._request: Request | None = None  # read and not yet answered
+        self._deflate: Compression | None = None
+        self._secure = False
+        self._output: Callable[[bytes], None] = self._write  # faults put themselves in between
+        self._ended = threading.Event()  # set when the server closes
+
+    # -- the handshake --
+
+    def request(self) -> Request:
+        """Read the head of the next request: its ``method``, ``target`` and ``headers``."""
+        self._request = request = parse_request(self._read_head())
+        self._requests.append(request)
+        return request
+
+    def accept(
+        self,
+        headers: HeadersLike = (),
+        subprotocol: str | None = None,
+        extensions: str | None = None,
+        then: bytes = b"",
+    ) -> None:
+        """Answer the opening handshake with 101; read the request first unless that was done.
+
+        Args:
+            headers: replace those of the same name; ``None`` as a value leaves a header out.
+            subprotocol: the value of ``Sec-WebSocket-Protocol``.
+            extensions: the value of ``Sec-WebSocket-Extensions``.
+            then: bytes that go out behind the response in the same write.
+
+        Raises:
+            ProtocolError: if the request isn't a correct opening handshake (RFC 6455, 4.1).
+        """
+        request = self._take_request()
+        problem = handshake_problem(request)
+        if problem:
+            raise ProtocolError(f"this is no opening handshake: {problem}")
+        fields: dict[str, str | None] = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Accept": accept_key(request.headers["Sec-WebSocket-Key"]),
+            "Sec-WebSocket-Protocol": subprotocol,
+            "Sec-WebSocket-Extensions": extensions,
+        }
+        self.send_raw(response_head(101, "Switching Protocols", fields, headers) + then)
+
+    def respond(
+        self, status: int, reason: str = "", headers: HeadersLike = (), body: bytes = b""
+    ) -> None:
+        """Answer with any HTTP response; read the request first unless that was done.
+
+        Args:
+            status: a number, such as 200.
+            reason: what follows the status.
+            headers: ``Content-Length`` is added where it may be; as ``None`` it is left out.
+            body: what follows the headers.
+        """
+        request = self._take_request()
+        # RFC 9110, 8.6: never with 1xx, 204 and what opens a tunnel.
+        tunnel = request.method == "CONNECT" and 200 <= status < 300
+        length = None if status < 200 or status == 204 or tunnel else str(len(body))
+        self.send_raw(response_head(status, reason, {"Content-Length": length}, headers) + body)
+
+    # -- frames --
+
+    def send_frame(
+        self, opcode: int, data: str | bytes = b"", fin: bool = True, **bits: bool
+    ) -> None:
+        """Send one frame, right or wrong.
+
+        Args:
+            opcode, data, fin: as for ``frame()``.
+            bits: those that ``frame()`` can set: ``rsv1=True``.
+        """
+        self.send_raw(frame(opcode, data, fin, **bits))
+
+    def send_message(self, message: str | bytes) -> None:
+        """Send a text or binary message in one frame."""
+        opcode = Opcode.TEXT if isinstance(message, str) else Opcode.BINARY
+        data = message.encode() if isinstance(message, str) else message
+        if self._deflate is not None:
+            data = self._deflate.deflate(data)
+        self.send_frame(opcode, data, rsv1=self._deflate is not None)
+
+    def send_raw(self, data: bytes) -> None:
+        """Send *data* as it is."""
+        self._output(data)
+
+    def recv_frame(self) -> Frame:
+        """Receive the next frame, of any kind, unmasked: ``opcode``, ``data``, ``fin``, ``rsv1``...
+
+        Nothing is answered. Only what makes a frame readable is checked.
+
+        Raises:
+            ProtocolError: if the frame isn't masked, or its length not in the shortest form.
+            PayloadTooBig: if it exceeds the server's ``max_size``.
+        """
+        head, n = self._read(2)
+        if not n & 0x80:
+            raise ProtocolError("expected a masked frame from the client, got an unmasked one")
+        n &= 0x7F
+        if n > 125:
+            n = self._extended_length(2 if n == 126 else 8)
+        if n > self._max_size:
+            raise PayloadTooBig(n, self._max_size)
+        key = self._read(4)
+        flags = [bool(head & bit) for bit in (FIN, RSV1, RSV2, RSV3)]
+        return Frame(head & 0x0F, mask(self._read(n), key), *flags)
+
+    def recv_message(self) -> str | bytes:
+        """Receive the next message, whole. Pings are answered, and a Close frame is.
+
+        Raises:
+            ConnectionClosed: if a Close frame came instead.
+            ProtocolError: if the client broke the protocol.
+            PayloadTooBig: if the message exceeds the server's ``max_size``.
+            ValueError: if a text isn't UTF-8 or compressed data can't be inflated.
+        """
+        opcode, compressed, data = 0, False, bytearray()
+        while True:
+            received = self.recv_frame()
+            self._check(received, continued=bool(opcode))
+            if received.opcode >= 8:
+                self._answer(received)
+                continue
+            if not opcode:
+                opcode, compressed = received.opcode, received.rsv1
+            data += received.data
+            if len(data) > self._max_size:
+                raise PayloadTooBig(len(data), self._max_size)
+            if received.fin:
+                break
+        if compressed and self._deflate is not None:
+            data = bytearray(self._deflate.inflate(data, self._max_size))
+        return data.decode() if opcode == Opcode.TEXT else bytes(data)
+
+    def close(self, code: int = 1000, reason: str = "") -> Close:
+        """Send a Close frame, with any *code* and *reason*, and return what the client's says.
+
+        Frames that come before it are discarded. TCP is closed when the script ends.
+        """
+        self.send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+        while True:
+            received = self.recv_frame()
+            if received.opcode == Opcode.CLOSE:
+                return parse_close(received.data)
+
+    # -- inside --
+
+    def _take_request(self) -> Request:
+        request = self._request or self.request()
+        self._request = None
+        return request
+
+    def _extended_length(self, size: int) -> int:
+        n = int.from_bytes(self._read(size), "big")
+        # RFC 6455, 5.2: the minimal number of bytes, and the most significant bit is 0.
+        if n < (126 if size == 2 else 65536) or n >= 1 << 63:
+            raise ProtocolError(f"a length of {n} in {size} bytes")
+        return n
+
+    def _check(self, received: Frame, continued: bool) -> None:
+        """The rules for frames in a message and between them (RFC 6455, 5.2, 5.4, 5.5)."""
+        opcode = received.opcode
+        if opcode not in _OPCODES:
+            raise ProtocolError(f"unknown opcode {opcode}")
+        may_compress = self._deflate is not None and opcode in (Opcode.TEXT, Opcode.BINARY)
+        if received.rsv2 or received.rsv3 or received.rsv1 and not may_compress:
+            raise ProtocolError("reserved bits that no extension uses here")
+        if opcode >= 8:
+            if not received.fin or len(received.data) > MAX_CONTROL:
+                raise ProtocolError("a control frame that is fragmented or over 125 bytes")
+        elif continued and opcode:
+            raise ProtocolError("a new message before the last one ended")
+        elif not continued and not opcode:
+            raise ProtocolError("a continuation without a message to continue")
+
+    def _answer(self, received: Frame) -> None:
+        if received.opcode == Opcode.PING:
+            self.send_frame(Opcode.PONG, received.data)
+        elif received.opcode == Opcode.CLOSE:
+            close = parse_close(received.data)
+            self.send_frame(Opcode.CLOSE, received.data[:2])
+            raise connection_closed(close, Close(close.code, ""), True)
+
+    # -- the socket --
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self.sock.sendall(data)
+        except OSError as exc:
+            raise self._translated(exc) from exc
+
+    def _start(self, context: SSLContext | None) -> None:
+        try:
+            self.sock.settimeout(self._timeout)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                self._secure = True
+                self.sock = context.wrap_socket(
+                    self.sock, server_side=True, do_handshake_on_connect=False
+                )
+                self.sock.do_handshake()
+        except OSError as exc:
+            raise self._translated(exc) from exc
+
+    def _translated(self, exc: OSError) -> OSError:
+        if isinstance(exc, socket.timeout):
+            return TimeoutError(f"the client did nothing for {self._timeout} seconds")
+        if self._secure and not isinstance(exc, ConnectionError):
+            # An SSLError: the client refused the certificate, or left without saying so.
+            return ConnectionError(str(exc))
+        return exc
+
+    def _fill(self, missing: int) -> None:
+        try:
+            data = self.sock.recv(max(_CHUNK, min(missing, 1 << 20)))
+        except OSError as exc:
+            raise self._translated(exc) from exc
+        if not data:
+            raise EOFError("the client closed the connection")
+        self._buffer += data
+
+    def _read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._fill(size - len(self._buffer))
+        with memoryview(self._buffer) as view:
+            data = bytes(view[:size])
+        del self._buffer[:size]
+        return data
+
+    def _read_head(self) -> bytes:
+        start = 0
+        while True:
+            end = self._buffer.find(b"\r\n\r\n", start)
+            if max(end, start) > MAX_HEAD:
+                raise ProtocolError(f"a request head of more than {MAX_HEAD} bytes")
+            if end >= 0:
+                return self._read(end + 4)[:-4]
+            start = max(0, len(self._buffer) - 3)
+            self._fill(0)
+
+    def _interrupt(self) -> None:
+        """End what the script waits for. Called by another thread."""
+        self._ended.set()
+        try:
+            # SSLSocket's own method would also take the TLS state from under that thread.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        except OSError:
+            pass  # the connection is gone, or TLS is just taking over the socket
+
+    def _finish(self) -> None:
+        """Close such that the client gets all that was sent.
+
+        Closing a socket with unread data resets the connection, and the client may lose what it
+        has not read: so say that nothing more comes, and read on for a while.
+        """
+        deadline = time.monotonic() + LINGER
+        try:
+            self.sock.settimeout(LINGER)
+            if self._secure:
+                self.sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
+        except (OSError, ValueError):
+            pass  # the client is gone or still sending; ValueError: TLS never started, or is over
+        try:
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            while socket.socket.recv(self.sock, _CHUNK) and time.monotonic() < deadline:
+                pass
+        except OSError:
+            pass  # the client is gone, or the script closed the socket
+        finally:
+            self.sock.close()
+
+
+# -- HTTP, the server's side --
+
+
+def parse_request(head: bytes) -> Request:
+    try:
+        text = head.decode()
+    except UnicodeDecodeError:
+        text = head.decode("latin-1")
+    line, *lines = text.split("\r\n")
+    words = line.split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        raise ProtocolError(f"expected an HTTP/1.1 request line, got {shown(line)}")
+    headers = Headers()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        try:
+            headers.add(name if colon else line, value.strip(" \t"))
+        except ValueError as exc:
+            raise ProtocolError(f"not an HTTP header: {shown(line)}") from exc
+    return Request(words[0], words[1], headers)
+
+
+def response_head(
+    status: int, reason: str, defaults: Mapping[str, str | None], headers: HeadersLike
+) -> bytes:
+    """The head of a response: the *defaults* that *headers* does not name, then *headers*."""
+    pairs = headers if isinstance(headers, Sequence) else headers.items()
+    own = list(pairs)
+    named = {name.lower() for name, _ in own}
+    fields = [field for field in defaults.items() if field[0].lower() not in named] + own
+    lines = [f"HTTP/1.1 {status} {reason}"]
+    lines += [f"{name}: {value}" for name, value in fields if value is not None]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def header_value(request: Request, name: str) -> str:
+    return ", ".join(request.headers.get_all(name))
+
+
+def tokens(request: Request, name: str) -> list[str]:
+    return [token.strip() for token in header_value(request, name).split(",")]
+
+
+def handshake_problem(request: Request) -> str:
+    """What is wrong with an opening handshake (RFC 6455, 4.2.1), or an empty string."""
+    import binascii
+
+    if request.method != "GET":
+        return f"the method is {shown(request.method)}, not GET"
+    if "Host" not in request.headers:
+        return "there is no Host header"
+    for name, expected in (("Upgrade", "websocket"), ("Connection", "upgrade")):
+        if expected not in [token.lower() for token in tokens(request, name)]:
+            return f"{name} is {shown(header_value(request, name))}, not {expected}"
+    if header_value(request, VERSION_HEADER) != "13":
+        return f"{VERSION_HEADER} is {shown(header_value(request, VERSION_HEADER))}, not 13"
+    key = header_value(request, "Sec-WebSocket-Key")
+    try:
+        size = len(binascii.a2b_base64(key))
+    except ValueError:
+        size = -1
+    return "" if size == 16 else f"Sec-WebSocket-Key is {shown(key)}, not 16 bytes in base64"

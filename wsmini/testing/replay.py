@@ -1,0 +1,112 @@
+"""A session recorded by ``python -m wsmini --record FILE`` as a script for ``testing``."""
+
+from __future__ import annotations
+
+import binascii
+import itertools
+import json
+
+from ..exceptions import ConnectionClosed, shown
+from .servers import Server, scripted_server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ssl import SSLContext
+    from typing import Callable
+
+    from .peer import Peer
+
+
+def replay(
+    path: str, *, host: str = "127.0.0.1", port: int = 0, ssl: SSLContext | None = None
+) -> Server:
+    """Start a server that serves a session recorded with ``python -m wsmini --record`` again.
+
+    Each connection gets the messages that were received then, in their order among those that were
+    sent, which the client has to send again: ``AssertionError`` where the ``with`` block ends, if
+    it sends something else. If the session had several connections (``--reconnect``), they are
+    served in their order, then from the first again. Times, and what came through extensions,
+    aren't repeated.
+
+    Args:
+        path: of the file.
+        host, port, ssl: as for ``echo_server``.
+
+    Raises:
+        ValueError, OSError: if there is no recorded session in the file.
+    """
+    return scripted_server(replay_script(path), host=host, port=port, ssl=ssl, strict=True)
+
+
+def replay_script(path: str) -> Callable[[Peer], None]:
+    """A script that plays the server of the session in the file *path*, for each connection.
+
+    It sends what was received, and expects what was sent, in the order of the file; the next
+    connection of the file for the next connection.
+
+    Raises:
+        ValueError: if the file isn't a recorded session.
+        OSError: if it can't be read.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            sessions = _sessions([json.loads(line) for line in file if line.strip()])
+        except (ValueError, KeyError, TypeError, IndexError) as exc:
+            raise ValueError(f"{path} isn't a recorded session: {exc!r}") from exc
+    following = itertools.cycle(sessions)
+
+    def script(peer: Peer) -> None:
+        subprotocol, events = next(following)
+        peer.accept(subprotocol=subprotocol)
+        for received, event in events:
+            _play(peer, received, event)
+
+    return script
+
+
+def _sessions(
+    records: list[dict[str, object]],
+) -> list[tuple[str | None, list[tuple[bool, object]]]]:
+    """For each connection, the subprotocol and the events."""
+    sessions: list[tuple[str | None, list[tuple[bool, object]]]] = []
+    for record in records:
+        if record["type"] == "open":
+            subprotocol = record["subprotocol"]
+            sessions.append((None if subprotocol is None else str(subprotocol), []))
+        else:
+            sessions[-1][1].append(_event(record))
+    if not sessions:
+        raise IndexError("it has no connection")
+    return sessions
+
+
+def _event(record: dict[str, object]) -> tuple[bool, object]:
+    """Whether the client received it, and the message, or a pair for a Close frame."""
+    kind, received = record["type"], record["direction"] == "received"
+    if kind == "close":
+        return received, (record["code"], record["reason"])
+    payload = str(record["payload"])
+    return received, binascii.a2b_base64(payload) if kind == "binary" else payload
+
+
+def _play(peer: Peer, received: bool, event: object) -> None:
+    if isinstance(event, tuple):
+        if received:
+            code, reason = event
+            if code != 1006:  # that is no Close frame: the connection was lost
+                peer.close(1000 if code == 1005 else code, reason)
+            return
+        try:
+            message = peer.recv_message()
+        except ConnectionClosed as exc:
+            if exc.rcvd == event:
+                return
+            raise AssertionError(f"expected a Close frame with {event}, got {exc}") from exc
+    elif received:
+        assert isinstance(event, (str, bytes))
+        peer.send_message(event)
+        return
+    else:
+        message = peer.recv_message()
+    if message != event:
+        raise AssertionError(f"expected {shown(event)} from the client, got {shown(message)}")
