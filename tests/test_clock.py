@@ -7,14 +7,14 @@ import time
 import fakes
 import pytest
 
-from wsmini.clock import SLEPT, sleep_watch
+from wsmini.clock import SLEPT, suspend_detector
 
 
 @pytest.mark.parametrize("slept", [0, 1, SLEPT - 0.1, SLEPT, 3600])
 @pytest.mark.parametrize("waited", [0, 10, 86400])
 def test_sleep_is_what_the_wall_clock_has_ahead(slept, waited):
     clock = fakes.Clock()
-    watch = sleep_watch(clock(), clock.wall)
+    watch = suspend_detector(clock(), clock.wall)
     clock.now += waited
     clock.sleep(slept)
     assert watch(clock(), clock()) is (slept >= SLEPT)
@@ -25,7 +25,7 @@ def test_sleep_is_what_the_wall_clock_has_ahead(slept, waited):
 @pytest.mark.parametrize("late", [0, 1, SLEPT, 3600])
 def test_sleep_is_a_wait_that_was_far_too_long(late):
     clock = fakes.Clock()
-    watch = sleep_watch(clock(), clock.wall)
+    watch = suspend_detector(clock(), clock.wall)
     until = clock() + 10
     clock.now = until + late
     assert watch(clock(), until) is (late >= SLEPT)
@@ -33,7 +33,7 @@ def test_sleep_is_a_wait_that_was_far_too_long(late):
 
 def test_a_wall_clock_that_is_put_back_is_no_sleep():
     clock = fakes.Clock()
-    watch = sleep_watch(clock(), clock.wall)
+    watch = suspend_detector(clock(), clock.wall)
     clock.sleep(-3600)
     assert not watch(clock(), clock())
     clock.sleep(SLEPT)
@@ -42,4 +42,4 @@ def test_a_wall_clock_that_is_put_back_is_no_sleep():
 
 def test_the_system_s_clocks_keep_pace():
     now = time.monotonic()
-    assert not sleep_watch(now)(time.monotonic(), now)
+    assert not suspend_detector(now)(time.monotonic(), now)

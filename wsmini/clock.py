@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SLEPT = 5.0  # seconds that nobody accounts for
 
 
-def sleep_watch(now: float, wall: Optional[Callable[[], float]] = None) -> Asked:
+def suspend_detector(now: float, wall: Optional[Callable[[], float]] = None) -> Asked:
     """What tells, for one that waits, whether it has slept.
 
     Args:

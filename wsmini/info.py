@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .sansio.protocol import ClientProtocol, State
 
 
-class Facts:
+class ConnectionInfo:
     """A connection's attributes. None of them is asked for while messages come and go."""
 
     _called = "wsmini"

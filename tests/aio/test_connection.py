@@ -97,7 +97,7 @@ def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, mon
     closed = []
     stream = SimpleNamespace(close=lambda: closed.append("stream"))
 
-    def drive(host, steps, done, at_once):
+    def run_on_loop(host, steps, done, at_once):
         dones.append(done)
         return SimpleNamespace(cancel=lambda: closed.append("steps"))
 
@@ -126,7 +126,7 @@ def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, mon
             await task
 
     dones = []
-    monkeypatch.setattr("wsmini.aio.connection.drive", drive)
+    monkeypatch.setattr("wsmini.aio.connection.run_on_loop", run_on_loop)
     run(main(True))
     run(main(False))
     run(interrupted())
@@ -241,7 +241,7 @@ def test_sending_waits_while_the_peer_does_not_read(run):
             await ws.send("begin")
             for _ in range(20):
                 await ws.send(bytes(1 << 20))
-                assert ws._link.buffered <= 1 << 16
+                assert ws._transport.buffered <= 1 << 16
             with pytest.raises(ConnectionClosed):
                 await ws.recv()
 
@@ -278,7 +278,7 @@ def test_reconnecting_until_it_is_enough(run, url):
             count += 1
             if count == 3:
                 break
-            ws._link.abort()
+            ws._transport.abort()
             await asyncio.sleep(0)
         await connections.aclose()
         assert (count, ws.state) == (3, State.CLOSED)
@@ -569,7 +569,7 @@ def test_reconnecting_cancelled_between_two_connections(run, url):
         async def work():
             async for ws in connect(url, policy=Fixed(PATIENCE)):
                 opened.append(ws)
-                ws._link.abort()
+                ws._transport.abort()
 
         task = asyncio.ensure_future(work())
         while not opened or opened[0].state is not State.CLOSED:
@@ -664,7 +664,7 @@ def test_stop_ends_the_wait_for_another_connection(run, url):
 
         async for ws in connect(url, policy=Fixed(1e9), stop=stop, on_reconnect=stop_soon):
             opened.append(ws)
-            ws._link.abort()
+            ws._transport.abort()
             await ws.wait_closed()
         async for ws in connect(url, stop=stop):
             opened.append(ws)
@@ -692,7 +692,7 @@ def test_a_wait_that_could_be_stopped_can_be_cancelled(run, url):
         async def work():
             options = {"stop": asyncio.Event(), "on_reconnect": lambda *args: waiting.set()}
             async for ws in connect(url, policy=Fixed(PATIENCE), **options):
-                ws._link.abort()
+                ws._transport.abort()
 
         task = asyncio.ensure_future(work())
         await waiting.wait()

@@ -5,7 +5,7 @@ import contextvars
 
 import pytest
 
-from wsmini.aio.future import Waiter
+from wsmini.aio.future import EagerFuture
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def waiting(waiter, seen):
 def test_a_callback_of_the_loop_lets_the_task_go_on_in_there(loop, run):
     async def main():
         seen = []
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
         task = await waiting(waiter, seen)
 
         def callback():
@@ -59,7 +59,7 @@ def test_a_callback_of_the_loop_lets_the_task_go_on_in_there(loop, run):
 def test_where_a_task_runs_it_goes_on_later(loop, run):
     async def main():
         seen = []
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
         task = await waiting(waiter, seen)
         waiter.wake(loop)
         seen.append("behind")
@@ -72,7 +72,7 @@ def test_where_a_task_runs_it_goes_on_later(loop, run):
 def test_where_tasks_may_run_the_loop_it_goes_on_later(loop, run, monkeypatch):
     async def main():
         seen = []
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
         task = await waiting(waiter, seen)
 
         def callback():
@@ -90,7 +90,7 @@ def test_where_tasks_may_run_the_loop_it_goes_on_later(loop, run, monkeypatch):
 def test_a_task_that_was_cancelled_is_not_woken(loop, run):
     async def main():
         seen = []
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
         task = await waiting(waiter, seen)
         task.cancel()
         loop.call_soon(waiter.wake, loop)
@@ -103,7 +103,7 @@ def test_a_task_that_was_cancelled_is_not_woken(loop, run):
 
 def test_it_can_be_woken_before_anybody_waits(loop, run):
     async def main():
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
         waiter.wake(loop)
         await waiter
         assert waiter.done()
@@ -115,7 +115,7 @@ def test_the_task_goes_on_in_its_own_context(loop, run):
     name = contextvars.ContextVar("name", default="nobody's")
 
     async def main():
-        waiter, seen = Waiter(loop=loop), []
+        waiter, seen = EagerFuture(loop=loop), []
 
         async def wait():
             name.set("the task's")
@@ -138,7 +138,7 @@ def test_the_task_goes_on_in_its_own_context(loop, run):
 
 def test_what_ends_the_program_leaves_the_callback(loop, run):
     async def main():
-        waiter = Waiter(loop=loop)
+        waiter = EagerFuture(loop=loop)
 
         async def wait():
             await waiter

@@ -522,7 +522,7 @@ def simulate(rng):
         client.network.close()
     opened = [event for event in events if event in ("open", "close")]
     assert opened == ["open", "close"] * (len(opened) // 2)
-    assert client.state is State.CLOSED and client._session is None
+    assert client.state is State.CLOSED and client._connection is None
     assert all(isinstance(event, (str, ConnectionClosed)) for event in events), events
 
 

@@ -102,12 +102,12 @@ def fill(client, message="x" * 100):
 def test_a_burst_that_finds_no_room_is_looked_through_once():
     """Once for each message took a minute for 20,000 of them."""
     with Joined(small=True) as it:
-        session = it.client._session
+        connection = it.client._connection
         it.loop.call_soon(lambda: [it.client.send("x" * 100) for _ in range(20000)])
         it.loop.run_once(0)
-        assert sum(handle._callback == session.trim for handle in it.loop._ready) == 1
+        assert sum(handle._callback == connection.trim for handle in it.loop._ready) == 1
         it.spin()
-        assert len(session._flight) > 10000
+        assert len(connection._flight) > 10000
         assert not it.loop._ready
 
 
@@ -123,7 +123,7 @@ def test_what_waits_behind_pongs_is_unsent_until_it_is_written():
             data += it.peer.recv(1000)
             it.loop.run_once(0)
         assert it.client.buffered_amount > 100000
-        it.client._session.link.abort()
+        it.client._connection.transport.abort()
         it.spin()
         assert [message[0] for message in kept] == ["B", "l"]
         assert sum(opcode == PONG for opcode, _ in parsed(data)) > 0
@@ -133,8 +133,8 @@ def test_a_message_in_pieces_is_unsent_until_its_last_byte_is_written():
     size = 300000
     with Joined(small=True) as it:
         it.call(lambda: it.client.send(bytes(size)))
-        link, got = it.client._session.link, 0
-        while link.buffered:
+        transport, got = it.client._connection.transport, 0
+        while transport.buffered:
             got += len(it.peer.recv(1000))
             it.loop.run_once(0)
         it.peer.setblocking(True)
@@ -198,8 +198,8 @@ def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain()
     drained = []
     with Joined(small=True, on_drain=lambda client: drained.append(1)) as it:
         it.call(lambda: it.client.send(bytes(1 << 20)))
-        assert it.client._session.link.blocked
-        it.call(lambda: it.client._session.link._broken(BrokenPipeError("no")))
+        assert it.client._connection.transport.blocked
+        it.call(lambda: it.client._connection.transport._broken(BrokenPipeError("no")))
         assert not it.client._full and not drained
 
 
@@ -209,10 +209,10 @@ def test_what_is_sent_behind_a_pong_that_could_not_be_written_is_unsent(data):
         raise BrokenPipeError
 
     with Joined() as joined:
-        joined.client._session.link._send = fail
+        joined.client._connection.transport._send = fail
         joined.peer.send(frame(PING, b""))
         joined.loop.run_once(0)
-        assert joined.client._session.link.broken
+        assert joined.client._connection.transport.broken
         joined.loop.call_soon(joined.client.send, data)
         joined.loop.run_once(0)
         joined.peer.close()
@@ -282,7 +282,7 @@ def test_pausing_after_each_message_makes_the_server_wait():
         held = sent - len(got)
         it.take()
         # What the sockets hold, and one batch.
-        assert sum(1 for _ in it.client._session._unread) * 1000 < 200000, held
+        assert sum(1 for _ in it.client._connection._unread) * 1000 < 200000, held
 
 
 def test_what_an_exception_leaves_comes_before_what_is_read_next():

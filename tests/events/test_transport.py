@@ -9,9 +9,9 @@ import fakes
 import pytest
 
 from wsmini.callbacks.loop import Loop
-from wsmini.events.transport import Link
+from wsmini.events.transport import EventTransport
 from wsmini.opening.sockets import CHUNK, READ, SocketStream, Wait
-from wsmini.opening.steps import drive
+from wsmini.opening.steps import run_on_loop
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import frame
@@ -55,7 +55,7 @@ class Stream(SocketStream):
 
 @contextlib.contextmanager
 def join(send=None, gather=False, rest=b"", **options):
-    """A link over a socket pair, in a loop whose clock moves when there is nothing to do."""
+    """A transport over a socket pair, in a loop whose clock moves when there is nothing to do."""
     clock = fakes.Clock()
     ours, theirs = socket.socketpair()
     with theirs, Loop(clock=clock, wall=clock.wall, selector=fakes.Selector(clock)) as loop:
@@ -63,14 +63,16 @@ def join(send=None, gather=False, rest=b"", **options):
         if send is not None:
             stream.send = send
         opened = fakes.opened(stream, rest=rest)
-        link = Link(loop, opened, Options("ws://localhost", **options), handler, gather=gather)
-        link.start()
+        transport = EventTransport(
+            loop, opened, Options("ws://localhost", **options), handler, gather=gather
+        )
+        transport.start()
         yield SimpleNamespace(
-            loop=loop, clock=clock, link=link, peer=theirs, seen=handler.seen, handler=handler,
-            stream=stream,
+            loop=loop, clock=clock, transport=transport, peer=theirs, seen=handler.seen,
+            handler=handler, stream=stream,
         )  # fmt: skip
-        link.abort()
-        while not link.closed:
+        transport.abort()
+        while not transport.closed:
             loop.run_once()
 
 
@@ -106,7 +108,7 @@ def received(joined, size):
 
 
 def run_until_the_end(joined):
-    while not joined.link.closed:
+    while not joined.transport.closed:
         joined.loop.run_once()
 
 
@@ -126,18 +128,18 @@ def test_a_silent_peer_is_pinged_and_then_given_up(joined):
 
 def test_a_close_without_an_answer_ends_after_close_timeout(joined):
     start = joined.clock.now
-    joined.link.close(1000, "")
+    joined.transport.close(1000, "")
     run_until_the_end(joined)
     assert joined.clock.now - start == pytest.approx(10)
-    assert joined.link.protocol.close_exc().code == 1006
+    assert joined.transport.protocol.close_exc().code == 1006
 
 
 def test_messages_are_gathered_into_one_write(joined):
     for _ in range(10):
-        joined.link.send(Opcode.BINARY, b"x" * 20)
-    assert joined.link.buffered == 260
+        joined.transport.send(Opcode.BINARY, b"x" * 20)
+    assert joined.transport.buffered == 260
     joined.loop.run_once()
-    assert joined.link.queue.written == 260 and len(joined.peer.recv(1000)) == 260
+    assert joined.transport.queue.written == 260 and len(joined.peer.recv(1000)) == 260
 
 
 @pytest.mark.parametrize("gather, writes", [(True, [28]), (False, [7, 7, 7, 7])])
@@ -151,7 +153,7 @@ def test_what_is_sent_on_a_message_is_written_together_or_at_once(whole, gather,
 
     def answer(*_):
         for _ in range(4):
-            joined.link.send(Opcode.TEXT, b"x")
+            joined.transport.send(Opcode.TEXT, b"x")
         seen.append("done")
 
     with join(send=send, gather=gather) as joined:
@@ -176,18 +178,18 @@ def test_a_message_that_comes_alone_is_told_with_its_time_if_there_is_a_keepaliv
         assert joined.seen == [("x", time)]
         joined.loop.call_at(1019.5, joined.loop.stop)
         joined.loop.run_forever()
-        assert joined.link.protocol.doubtful is False
+        assert joined.transport.protocol.doubtful is False
         joined.loop.call_at(1021.5, joined.loop.stop)
         joined.loop.run_forever()
-        assert joined.link.protocol.doubtful is (ping_interval is not None)
+        assert joined.transport.protocol.doubtful is (ping_interval is not None)
 
 
 def test_a_close_with_its_reason_is_read_though_writing_fails(joined):
     joined.peer.send(frame(Opcode.CLOSE, b"\x03\xf0why"))
     joined.peer.close()
-    joined.link.send(Opcode.TEXT, b"too late")
+    joined.transport.send(Opcode.TEXT, b"too late")
     run_until_the_end(joined)
-    exc = joined.link.protocol.close_exc()
+    exc = joined.transport.protocol.close_exc()
     assert (exc.code, exc.reason) == (1008, "why")
 
 
@@ -206,7 +208,7 @@ def test_an_opening_is_driven_to_its_end(outcome):
             ours.close()
 
     with theirs, Loop() as loop:
-        drive_ = drive(loop, steps(), lambda *result: results.append(result))
+        drive_ = run_on_loop(loop, steps(), lambda *result: results.append(result))
         assert results == []
         loop.run_once()
         if outcome == "cancel":
@@ -239,11 +241,11 @@ def test_an_opening_is_driven_at_once_with_one_timer_for_one_deadline():
     theirs.send(b"x")
     with ours, theirs, Loop() as loop:
         real, loop.call_later = loop.call_later, call_later
-        drive(loop, steps(), lambda *result: results.append(result), at_once=True)
+        run_on_loop(loop, steps(), lambda *result: results.append(result), at_once=True)
         assert len(timers) == 1
         while not results:
             loop.run_once()
-        drive(loop, iter_of_nothing(), lambda *result: results.append(result), at_once=True)
+        run_on_loop(loop, iter_of_nothing(), lambda *result: results.append(result), at_once=True)
     assert results == [("done", None), (None, None)]
     assert len(timers) == 3
 
@@ -255,24 +257,24 @@ def iter_of_nothing():
 
 @pytest.mark.parametrize("size, count", [(1000, 2000), (100000, 20), (1 << 20, 3)])
 def test_what_the_peer_does_not_take_waits_and_its_drain_is_told(plain, size, count):
-    link = plain.link
+    transport = plain.transport
     for _ in range(count):
-        link.send(Opcode.BINARY, bytes(size))
-    assert link.buffered > 0 and "drain" not in plain.seen
+        transport.send(Opcode.BINARY, bytes(size))
+    assert transport.buffered > 0 and "drain" not in plain.seen
     header = 8 if size < 65536 else 14
     wire = received(plain, count * (size + header))
     assert len(wire) == count * (size + header) and wire[:1] == b"\x82"
     run_until(plain, lambda: "drain" in plain.seen)
-    assert link.buffered == 0 and plain.seen == ["drain"]
+    assert transport.buffered == 0 and plain.seen == ["drain"]
 
 
 def test_a_pong_goes_between_two_frames_and_a_close_behind_them(plain):
-    link = plain.link
+    transport = plain.transport
     for _ in range(4):
-        link.send(Opcode.BINARY, bytes(200000))
+        transport.send(Opcode.BINARY, bytes(200000))
     plain.peer.send(frame(Opcode.PING, b"p"))
     wire = received(plain, 2 * 200014)
-    link.close(1000, "")
+    transport.close(1000, "")
     wire += received(plain, 4 * 200014 + 7 + 8 - len(wire))
     opcodes, at = [], 0
     while at < len(wire):
@@ -283,8 +285,8 @@ def test_a_pong_goes_between_two_frames_and_a_close_behind_them(plain):
 
 
 def test_a_paused_link_delivers_nothing_and_stops_reading(plain):
-    link = plain.link
-    link.pause()
+    transport = plain.transport
+    transport.pause()
     plain.peer.setblocking(False)
     taken = 0
     with contextlib.suppress(BlockingIOError):
@@ -292,15 +294,15 @@ def test_a_paused_link_delivers_nothing_and_stops_reading(plain):
             taken += plain.peer.send(frame(Opcode.BINARY, bytes(1000)))
             plain.loop.run_once(0)
     assert plain.seen == [] and taken < 1 << 22
-    link.resume()
+    transport.resume()
     run_until(plain, lambda: len(plain.seen) >= taken // 1004)
     assert set(plain.seen) == {bytes(1000)}
 
 
 def test_pings_are_told_before_the_messages_behind_them(plain):
     round_trips = []
-    plain.link.ping(b"a", round_trips.append)
-    plain.link.pong(b"b")
+    plain.transport.ping(b"a", round_trips.append)
+    plain.transport.pong(b"b")
     assert len(received(plain, 14)) == 14
     plain.clock.now += 0.5
     plain.peer.send(frame(Opcode.PING, b"c") + frame(Opcode.PONG, b"a") + frame(Opcode.TEXT, b"d"))
@@ -311,7 +313,7 @@ def test_pings_are_told_before_the_messages_behind_them(plain):
 
 def test_a_probe_gives_up_sooner_than_the_keepalive(plain):
     start = plain.clock.now
-    plain.link.probe()
+    plain.transport.probe()
     run_until_the_end(plain)
     assert 20 <= plain.clock.now - start < 21
 
@@ -334,13 +336,13 @@ def test_what_a_handler_s_exception_leaves_comes_later():
 
 def test_a_message_in_chunks_and_the_rest_skipped(plain):
     chunks = []
-    plain.link._on_chunk = chunks.append
-    plain.link.streaming = True
+    plain.transport._on_chunk = chunks.append
+    plain.transport.streaming = True
     whole = frame(Opcode.TEXT, b"x" * 1000)
     plain.peer.send(whole[:500])
     plain.loop.run_once()
     assert chunks == [("x" * 496, False)]
-    plain.link.skip()
+    plain.transport.skip()
     plain.peer.send(whole[500:] + frame(Opcode.TEXT, b"next"))
     plain.loop.run_once()
     assert (len(chunks), plain.seen) == (1, ["next"])
@@ -348,8 +350,8 @@ def test_a_message_in_chunks_and_the_rest_skipped(plain):
 
 def test_chunks_have_a_limit(plain):
     chunks = []
-    plain.link._on_chunk = lambda chunk: chunks.append(len(chunk[0]))
-    plain.link.streaming = True
+    plain.transport._on_chunk = lambda chunk: chunks.append(len(chunk[0]))
+    plain.transport.streaming = True
     plain.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     whole = frame(Opcode.BINARY, bytes(1 << 20))
     plain.peer.send(whole[:1010])
@@ -366,13 +368,13 @@ def test_a_handler_that_wants_its_turn_gets_one_batch_at_a_time(plain):
         batches.append(messages)
         return True
 
-    batches, link = [], plain.link
+    batches, transport = [], plain.transport
     plain.handler._on_messages = on_messages
     ping = frame(Opcode.PING)
     plain.peer.send(ping.join(frame(Opcode.TEXT, text) for text in (b"a", b"b", b"c")))
     plain.loop.run_once()
     assert batches == [["a"]]
-    link.pump()
+    transport.pump()
     assert batches == [["a"], ["b"]]
     plain.peer.send(frame(Opcode.TEXT, b"d"))
     run_until(plain, lambda: len(batches) == 4)
@@ -390,19 +392,19 @@ def failing(exc):
 def test_a_write_that_fails_ends_the_connection_if_reading_does_not_tell_why():
     with join(send=failing(BrokenPipeError("no"))) as joined:
         start = joined.clock.now
-        joined.link.send(Opcode.TEXT, b"lost")
-        assert joined.link.broken and not joined.link.closed
-        joined.link.send(Opcode.TEXT, b"lost too")
+        joined.transport.send(Opcode.TEXT, b"lost")
+        assert joined.transport.broken and not joined.transport.closed
+        joined.transport.send(Opcode.TEXT, b"lost too")
         run_until_the_end(joined)
         assert joined.clock.now - start == pytest.approx(1)
-        assert isinstance(joined.link.protocol.close_exc().__cause__, BrokenPipeError)
+        assert isinstance(joined.transport.protocol.close_exc().__cause__, BrokenPipeError)
 
 
 def test_a_queued_write_that_fails_does_too():
     with join(send=failing(BrokenPipeError("no")), gather=True) as joined:
-        joined.link.send(Opcode.TEXT, b"lost")
+        joined.transport.send(Opcode.TEXT, b"lost")
         run_until_the_end(joined)
-        assert isinstance(joined.link.protocol.close_exc().__cause__, BrokenPipeError)
+        assert isinstance(joined.transport.protocol.close_exc().__cause__, BrokenPipeError)
 
 
 @pytest.mark.parametrize("gather", [False, True])
@@ -413,19 +415,19 @@ def test_tls_that_has_to_read_before_it_writes(gather):
         def want_read(data, flags=0):
             raise BlockingIOError
 
-        joined.link._send = want_read
-        joined.link.send(Opcode.TEXT, b"later")
+        joined.transport._send = want_read
+        joined.transport.send(Opcode.TEXT, b"later")
         joined.loop.run_once(0)
-        assert joined.link.buffered == 11
-        joined.link._send = send
+        assert joined.transport.buffered == 11
+        joined.transport._send = send
         joined.peer.send(frame(Opcode.TEXT, b"what TLS wanted"))
         assert len(received(joined, 11)) == 11
         run_until(joined, lambda: joined.seen[-1:] == ["what TLS wanted"] or "drain" in joined.seen)
-        assert joined.link.buffered == 0 and not stream.unsent
+        assert joined.transport.buffered == 0 and not stream.unsent
 
 
 def test_who_sends_is_told_when_tls_has_read_what_it_wanted(joined, monkeypatch):
-    link, send, stream, size = joined.link, joined.stream.send, joined.stream, 100000
+    transport, send, stream, size = joined.transport, joined.stream.send, joined.stream, 100000
 
     def want_read(data, flags=0):
         stream.unsent = True
@@ -436,14 +438,14 @@ def test_who_sends_is_told_when_tls_has_read_what_it_wanted(joined, monkeypatch)
         return True
 
     monkeypatch.setattr(Stream, "flush", flush)
-    link._send = want_read
-    link.send(Opcode.BINARY, bytes(size))
+    transport._send = want_read
+    transport.send(Opcode.BINARY, bytes(size))
     joined.loop.run_once(0)
-    assert link.buffered == size + 14 and not link.blocked
-    link._send = send
+    assert transport.buffered == size + 14 and not transport.blocked
+    transport._send = send
     joined.peer.send(frame(Opcode.TEXT, b"what TLS wanted"))
     run_until(joined, lambda: "drain" in joined.seen)
-    assert link.buffered == 0
+    assert transport.buffered == 0
 
 
 def test_the_end_of_the_stream_and_an_error_of_it(plain):
@@ -451,19 +453,19 @@ def test_the_end_of_the_stream_and_an_error_of_it(plain):
     plain.peer.close()
     run_until_the_end(plain)
     assert plain.seen == ["last", "end"]
-    assert isinstance(plain.link.protocol.close_exc().__cause__, EOFError)
+    assert isinstance(plain.transport.protocol.close_exc().__cause__, EOFError)
     with join() as joined:
-        joined.link._recv = failing(ConnectionResetError("reset"))
+        joined.transport._recv = failing(ConnectionResetError("reset"))
         joined.peer.send(b"x")
         run_until_the_end(joined)
-        assert isinstance(joined.link.protocol.close_exc().__cause__, ConnectionResetError)
+        assert isinstance(joined.transport.protocol.close_exc().__cause__, ConnectionResetError)
 
 
 def test_a_connection_that_was_left_paused_ends_after_close_timeout():
     with join(close_timeout=3) as joined:
-        joined.link.pause()
+        joined.transport.pause()
         joined.peer.send(frame(Opcode.TEXT, b"unread") + frame(Opcode.CLOSE, b"\x03\xe8"))
         start = joined.clock.now
-        joined.link.close(1000, "")
+        joined.transport.close(1000, "")
         run_until_the_end(joined)
         assert joined.clock.now - start == pytest.approx(3)

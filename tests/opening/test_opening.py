@@ -39,7 +39,7 @@ from wsmini.opening import opening
 from wsmini.opening import sockets as net
 from wsmini.opening.auth import basic, parse_challenges
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, run, wait
+from wsmini.opening.sockets import READ, run_blocking, wait
 from wsmini.options import Options
 from wsmini.sansio.handshake import accept_key
 from wsmini.testing import frame, scripted_server
@@ -111,7 +111,7 @@ def options_for(url, **options):
 
 def open_(url, **options):
     """Open a connection and close it; what the opening resulted in."""
-    opened = run(Opening(options_for(url, **options)).steps())
+    opened = run_blocking(Opening(options_for(url, **options)).steps())
     opened.stream.close()
     return opened
 
@@ -213,7 +213,7 @@ def test_a_response_byte_by_byte():
             peer.send_raw(bytes([byte]))
 
     with scripted_server(script) as server:
-        opened = run(Opening(options_for(server.url)).steps())
+        opened = run_blocking(Opening(options_for(server.url)).steps())
         with opened.stream.sock as sock:
             sock.setblocking(True)
             rest = opened.rest
@@ -369,7 +369,7 @@ def test_a_platform_without_unix_sockets(monkeypatch):
 def test_a_socket_that_is_connected_already():
     with site({"/x": None}) as server:
         sock = socket.create_connection((server.host, server.port))
-        opened = run(Opening(options_for("ws://h.example/x", sock=sock)).steps())
+        opened = run_blocking(Opening(options_for("ws://h.example/x", sock=sock)).steps())
         with sock:
             assert opened.stream.sock is sock
     assert server.requests[0].headers["Host"] == "h.example"
@@ -648,9 +648,9 @@ def test_a_callable_is_asked_for_headers_once_an_attempt():
             server.url, additional_headers=lambda: {"Authorization": next(tokens), "X-Own": "mine"}
         )
         for _ in range(2):
-            run(Opening(options).steps()).stream.close()
+            run_blocking(Opening(options).steps()).stream.close()
         pages["/a"] = redirect(f"ws://127.0.0.1:{other.port}/")
-        run(Opening(options).steps()).stream.close()
+        run_blocking(Opening(options).steps()).stream.close()
     sent = [request.headers["Authorization"] for request in server.requests]
     assert sent == ["a", "a", "b", "b", "c", "c"]
     assert not has_secrets(other.requests[0])
@@ -676,7 +676,7 @@ def test_an_attempt_without_headers_fails_before_anything_is_sent(given, kind):
         listener.setblocking(False)
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
         with pytest.raises(kind) as caught:
-            run(Opening(options_for(url, additional_headers=headers)).steps())
+            run_blocking(Opening(options_for(url, additional_headers=headers)).steps())
         with pytest.raises(BlockingIOError):
             listener.accept()
     if isinstance(given, Exception):
@@ -1536,7 +1536,7 @@ def test_secrets_are_never_shown():
         )
         attempt = Opening(options)
         with pytest.raises(InvalidStatus) as info:
-            run(attempt.steps())
+            run_blocking(attempt.steps())
     everything = "\n".join(
         [told.all(), *traceback.format_exception(None, info.value, None), repr(info.value)]
     )

@@ -30,7 +30,7 @@ from wsmini.opening.sockets import (
     receive_response,
     receive_some,
     resolve,
-    run,
+    run_blocking,
     send_all,
     shown_address,
     wait,
@@ -217,7 +217,7 @@ def test_running_to_the_end(pair):
         seen.append((yield Wait({other: READ}, time.monotonic() + PATIENCE)))
         return "result"
 
-    assert run(steps()) == "result"
+    assert run_blocking(steps()) == "result"
     assert seen == [[one], [other]]
 
 
@@ -230,7 +230,7 @@ def test_a_deadline_resumes_with_nothing_ready(pair):
             ready = yield Wait({pair[0]: READ}, deadline)
             seen.append((list(ready), time.monotonic() >= deadline))
 
-    assert run(steps()) is None
+    assert run_blocking(steps()) is None
     assert seen == [([], True)] * 3
 
 
@@ -239,7 +239,7 @@ def test_running_what_never_waits():
         return 5
         yield
 
-    assert run(steps()) == 5
+    assert run_blocking(steps()) == 5
 
 
 def test_an_exception_comes_out_of_run(pair):
@@ -253,7 +253,7 @@ def test_an_exception_comes_out_of_run(pair):
             closed.append(True)
 
     with pytest.raises(ZeroDivisionError):
-        run(steps())
+        run_blocking(steps())
     assert closed
 
 
@@ -271,7 +271,7 @@ def test_an_interrupted_wait_ends_the_steps(monkeypatch, pair):
 
     monkeypatch.setattr(net, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(steps())
+        run_blocking(steps())
     assert closed
 
 
@@ -294,7 +294,7 @@ def no_lookups(monkeypatch):
 )
 def test_addresses_need_no_lookup(monkeypatch, host, family, expected):
     no_lookups(monkeypatch)
-    (found,) = run(resolve(host, 443))
+    (found,) = run_blocking(resolve(host, 443))
     assert found[0] == family
     assert found[1] == socket.SOCK_STREAM
     assert found[4][:2] == (expected, 443)
@@ -306,7 +306,7 @@ def test_the_zone_of_an_address_is_kept(monkeypatch):
     no_lookups(monkeypatch)
     index, name = socket.if_nameindex()[0]
     try:
-        (found,) = run(resolve(f"fe80::1%{name}", 443))
+        (found,) = run_blocking(resolve(f"fe80::1%{name}", 443))
     except socket.gaierror:
         pytest.skip("this host has no link-local addresses")
     assert found[4][3] == index
@@ -362,7 +362,7 @@ def resolver(monkeypatch):
 
 def test_names_are_looked_up_in_a_thread(resolver):
     resolver.go_on.set()
-    assert run(resolve("example.com", 80)) == ANSWER
+    assert run_blocking(resolve("example.com", 80)) == ANSWER
     assert resolver.asked == [(b"example.com", 80)]  # bytes: no idna codec
     (thread,) = resolver.threads
     assert thread is not threading.current_thread()
@@ -396,7 +396,7 @@ def test_a_failed_lookup_raises_where_it_was_asked_for(resolver, exception):
     resolver.answer = exception
     resolver.go_on.set()
     with pytest.raises(type(exception)) as caught:
-        run(resolve("example.com", 80))
+        run_blocking(resolve("example.com", 80))
     assert caught.value is exception
     resolver.end()
     assert not resolver.open_sockets()
@@ -413,7 +413,7 @@ def test_a_failed_lookup_leaves_no_cycle(resolver):
     gc.disable()
     try:
         with contextlib.suppress(Failure):
-            run(resolve("example.com", 80))
+            run_blocking(resolve("example.com", 80))
         resolver.end()
         resolver.answer = None
         resolver.threads.clear()
@@ -449,14 +449,14 @@ def test_lookups_are_bounded(resolver):
     for steps in begun[::2]:
         steps.close()  # The threads still hang.
     with pytest.raises(OSError, match=f"{net.MAX_LOOKUPS} name lookups are going on"):
-        run(resolve("one.more", 80))
-    assert run(resolve("127.0.0.1", 80))  # needs none
+        run_blocking(resolve("one.more", 80))
+    assert run_blocking(resolve("127.0.0.1", 80))  # needs none
     while len(resolver.threads) < net.MAX_LOOKUPS:
         time.sleep(0)
     resolver.end()
-    assert [run(steps) for steps in begun[1::2]] == [ANSWER] * (net.MAX_LOOKUPS // 2)
+    assert [run_blocking(steps) for steps in begun[1::2]] == [ANSWER] * (net.MAX_LOOKUPS // 2)
     assert lookups() == 0
-    assert run(resolve("one.more", 80)) == ANSWER
+    assert run_blocking(resolve("one.more", 80)) == ANSWER
     resolver.end()
     assert not resolver.open_sockets()
 
@@ -467,14 +467,14 @@ def test_a_thread_that_cannot_start(resolver, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(OSError, match="can't start new thread, which a name lookup needs"):
-        run(resolve("example.com", 80))
+        run_blocking(resolve("example.com", 80))
     assert lookups() == 0
     assert not resolver.open_sockets()
 
 
 def test_a_name_that_is_not_ascii_is_refused_before_anything_is_asked(resolver):
     with pytest.raises(ValueError):
-        run(resolve("exämple.com", 80))
+        run_blocking(resolve("exämple.com", 80))
     assert not resolver.asked
 
 
@@ -513,7 +513,7 @@ def connected_to(sock, server):
 
 
 def test_connecting(server):
-    sock = run(connect_tcp([address_of(server)]))
+    sock = run_blocking(connect_tcp([address_of(server)]))
     assert not sock.getblocking()
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert connected_to(sock, server)
@@ -527,7 +527,7 @@ def test_connecting_over_ipv6():
     except OSError:
         pytest.skip("this host has no IPv6")
     try:
-        sock = run(connect_tcp(run(resolve("::1", server.getsockname()[1]))))
+        sock = run_blocking(connect_tcp(run_blocking(resolve("::1", server.getsockname()[1]))))
         assert connected_to(sock, server)
     finally:
         context.__exit__(None, None, None)
@@ -535,13 +535,13 @@ def test_connecting_over_ipv6():
 
 def test_no_addresses():
     with pytest.raises(OSError, match="no address") as caught:
-        run(connect_tcp([]))
+        run_blocking(connect_tcp([]))
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 def test_one_refusal(refused):
     with pytest.raises(ConnectionRefusedError) as caught:
-        run(connect_tcp([refused]))
+        run_blocking(connect_tcp([refused]))
     assert caught.value.errno == errno.ECONNREFUSED
     assert os.strerror(errno.ECONNREFUSED) in str(caught.value)
 
@@ -558,17 +558,17 @@ def test_after_a_refusal_the_next_address_is_tried_at_once(refused, server, cloc
 
 def test_when_all_fail_the_message_names_each(refused, refused_too):
     with pytest.raises(ConnectionRefusedError) as caught:
-        run(connect_tcp([refused, refused_too]))
+        run_blocking(connect_tcp([refused, refused_too]))
     for address in (refused, refused_too):
         assert f"127.0.0.1:{address[4][1]}: {os.strerror(errno.ECONNREFUSED)}" in str(caught.value)
 
 
 def test_addresses_that_cannot_even_be_tried(refused, server):
     broken = (-1, socket.SOCK_STREAM, 0, "", ("x", 1))
-    sock = run(connect_tcp([broken, broken, address_of(server)], delay=100))
+    sock = run_blocking(connect_tcp([broken, broken, address_of(server)], delay=100))
     assert connected_to(sock, server)
     with pytest.raises(OSError, match="x:1: .*; 127.0.0.1:[0-9]+: "):
-        run(connect_tcp([broken, refused]))
+        run_blocking(connect_tcp([broken, refused]))
 
 
 def test_the_next_address_waits_for_its_turn(servers, clock):
@@ -685,14 +685,14 @@ def blackhole():
 
 def test_a_blackholed_address_costs_the_delay_only(blackhole, server):
     start = time.monotonic()
-    sock = run(connect_tcp([blackhole, address_of(server)], delay=0.1))
+    sock = run_blocking(connect_tcp([blackhole, address_of(server)], delay=0.1))
     elapsed = time.monotonic() - start
     assert connected_to(sock, server)
     assert 0.1 <= elapsed < PROMPT  # a second attempt to reach the first would take longer
 
 
 def test_a_blackholed_address_never_delays_the_first_one(blackhole, server):
-    sock = run(connect_tcp([address_of(server), blackhole], delay=100))
+    sock = run_blocking(connect_tcp([address_of(server), blackhole], delay=100))
     assert connected_to(sock, server)
 
 
@@ -700,20 +700,22 @@ def test_a_blackholed_address_never_delays_the_first_one(blackhole, server):
 
 
 def test_the_source_address(server):
-    with run(connect_tcp([address_of(server)], source_address=("127.0.0.1", 0))) as sock:
+    with run_blocking(connect_tcp([address_of(server)], source_address=("127.0.0.1", 0))) as sock:
         assert sock.getsockname()[0] == "127.0.0.1"
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
-    with run(connect_tcp([address_of(server)], source_address=("127.0.0.1", port))) as sock:
+    with run_blocking(
+        connect_tcp([address_of(server)], source_address=("127.0.0.1", port))
+    ) as sock:
         assert sock.getsockname() == ("127.0.0.1", port)
 
 
 def test_a_source_address_that_is_not_ours(server):
     # 192.0.2.0/24 is for documentation (RFC 5737).
     with pytest.raises(OSError) as caught:
-        run(connect_tcp([address_of(server)], source_address=("192.0.2.1", 0)))
+        run_blocking(connect_tcp([address_of(server)], source_address=("192.0.2.1", 0)))
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
@@ -721,7 +723,7 @@ def test_a_source_address_that_is_not_ours(server):
 def test_addresses_of_another_family_than_the_source_are_passed_over(server):
     other = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", 9, 0, 0))
     steps = connect_tcp([other, address_of(server)], 100, source_address=("127.0.0.1", 0))
-    assert connected_to(run(steps), server)
+    assert connected_to(run_blocking(steps), server)
 
 
 def test_socket_options_are_set_on_every_attempt(refused, server):
@@ -729,16 +731,16 @@ def test_socket_options_are_set_on_every_attempt(refused, server):
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),  # over what wsmini sets
     ]
-    with run(connect_tcp([refused, address_of(server)], options=options)) as sock:
+    with run_blocking(connect_tcp([refused, address_of(server)], options=options)) as sock:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_option_that_cannot_be_set(server):
     with pytest.raises(OSError):
-        run(connect_tcp([address_of(server)], options=[(socket.SOL_SOCKET, 9999, 1)]))
+        run_blocking(connect_tcp([address_of(server)], options=[(socket.SOL_SOCKET, 9999, 1)]))
     with pytest.raises(TypeError):
-        run(connect_tcp([address_of(server)], options=[(socket.SOL_SOCKET, "x", 1)]))
+        run_blocking(connect_tcp([address_of(server)], options=[(socket.SOL_SOCKET, "x", 1)]))
 
 
 def test_configuring_what_is_not_tcp(pair):
@@ -768,18 +770,18 @@ def test_connecting_to_a_unix_socket(unix_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(unix_path)
         server.listen(1)
-        sock = run(connect_tcp([unix_address(unix_path)]))
+        sock = run_blocking(connect_tcp([unix_address(unix_path)]))
         assert connected_to(sock, server)
 
 
 @has_unix
 def test_a_unix_socket_that_is_not_there(unix_path):
     with pytest.raises(FileNotFoundError):
-        run(connect_tcp([unix_address(unix_path)]))
+        run_blocking(connect_tcp([unix_address(unix_path)]))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(unix_path)
         with pytest.raises(ConnectionRefusedError):
-            run(connect_tcp([unix_address(unix_path)]))
+            run_blocking(connect_tcp([unix_address(unix_path)]))
 
 
 @has_unix
@@ -795,7 +797,7 @@ def test_a_unix_socket_whose_queue_is_full_is_not_taken_for_connected(unix_path)
             if sock.connect_ex(unix_path) == errno.EAGAIN:
                 break
         with pytest.raises(BlockingIOError):
-            run(connect_tcp([unix_address(unix_path)]))
+            run_blocking(connect_tcp([unix_address(unix_path)]))
 
 
 SHOWN_ADDRESSES = {  # address -> text
@@ -855,7 +857,7 @@ def test_sending_all_waits_for_room(pair):
 
     thread = threading.Thread(target=receive)
     thread.start()
-    assert run(steps) is None
+    assert run_blocking(steps) is None
     thread.join(PATIENCE)
     assert b"".join(received) == data
 
@@ -865,16 +867,16 @@ def test_what_a_peer_said_before_it_hung_up_can_still_be_received(pair):
     other.send(b"the reason")
     other.close()
     stream = SocketStream(one)
-    assert isinstance(run(send_all(stream, b"a request")), ConnectionError)
-    assert run(receive_some(stream)) == b"the reason"
+    assert isinstance(run_blocking(send_all(stream, b"a request")), ConnectionError)
+    assert run_blocking(receive_some(stream)) == b"the reason"
 
 
 def test_a_peer_that_hung_up_without_a_word_is_a_connection_error(pair):
     pair[1].close()
     stream = SocketStream(pair[0])
-    broken = run(send_all(stream, b"a request"))
+    broken = run_blocking(send_all(stream, b"a request"))
     with pytest.raises(ConnectionError) as raised:
-        run(receive_response(stream, ResponseParser(), broken))
+        run_blocking(receive_response(stream, ResponseParser(), broken))
     assert raised.value is broken
 
 
@@ -886,7 +888,7 @@ def test_the_head_of_a_response_alone():
 
 
 def test_sending_nothing(pair):
-    assert run(send_all(SocketStream(pair[0]), b"")) is None
+    assert run_blocking(send_all(SocketStream(pair[0]), b"")) is None
 
 
 class Shy:

@@ -20,7 +20,7 @@ from helpers import CERTS, PATIENCE, SEED, splits
 
 from wsmini.opening import tls
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, WAITALL, WRITE, SocketStream, run, send_all
+from wsmini.opening.sockets import READ, WAITALL, WRITE, SocketStream, run_blocking, send_all
 from wsmini.opening.tls import TLSStream, default_context, unverified_context
 from wsmini.options import Options
 from wsmini.testing import scripted_server
@@ -279,7 +279,7 @@ def test_the_opening_says_what_to_try(cert):
     with scripted_server(lambda peer: None, ssl=server_context(cert)) as server:
         options = Options(f"wss://localhost:{server.port}", ssl=client_context(), proxy=None)
         with pytest.raises(ssl.SSLCertVerificationError) as info:
-            run(Opening(options).steps())
+            run_blocking(Opening(options).steps())
     exc = info.value
     assert (exc.phase, exc.address) == ("tls", f"localhost:{server.port}")
     assert WHY[cert] in exc.hint and exc.hint in str(exc)
@@ -294,7 +294,7 @@ def test_the_server_wants_a_client_certificate(version, own):
         ours = client_context(certificate=own)
         options = Options(f"wss://localhost:{server.port}", ssl=ours, proxy=None)
         with pytest.raises(OSError) as info:
-            run(Opening(options).steps())
+            run_blocking(Opening(options).steps())
     assert info.value.phase in ("tls", "upgrade")
     if isinstance(info.value, ssl.SSLError):  # and no reset came first
         assert "certificate" in info.value.hint or "CA" in info.value.hint
@@ -310,7 +310,7 @@ def test_plain_http_on_the_port():
     with scripted_server(lambda peer: peer.send_raw(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         options = Options(f"wss://localhost:{server.port}", proxy=None)
         with pytest.raises(ssl.SSLError) as info:
-            run(Opening(options).steps())
+            run_blocking(Opening(options).steps())
     assert "ws://" in info.value.hint
 
 
@@ -994,7 +994,7 @@ def test_one_thread_receives_while_another_sends():
     with ours:
         ours.setblocking(False)
         stream = TLSStream(SocketStream(ours), client_context(), "localhost", 443)
-        run(stream.handshake())
+        run_blocking(stream.handshake())
         ours.settimeout(PATIENCE)
         received = bytearray()
 
@@ -1024,7 +1024,7 @@ def test_over_real_sockets_a_session_is_resumed():
     with scripted_server(script, ssl=server_context()) as server:
         for _ in range(2):
             options = Options(f"wss://localhost:{server.port}", ssl=context, proxy=None)
-            opened = run(Opening(options).steps())
+            opened = run_blocking(Opening(options).steps())
             stream = opened.stream
             stream.sock.settimeout(PATIENCE)
             if not opened.rest:

@@ -14,7 +14,7 @@ from wsmini.sansio import messages
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.extensions import Extension
 from wsmini.sansio.frames import Frame, Opcode, header
-from wsmini.sansio.messages import MERGE, UNLIMITED, Chunks, MessageReader
+from wsmini.sansio.messages import MERGE, UNLIMITED, ByteQueue, MessageReader
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = Opcode
 FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
@@ -861,7 +861,7 @@ def test_many_short_fragments_are_gathered_in_one_piece():
 def test_chunks():
     rng = random.Random(SEED)
     for _ in range(50):
-        chunks, expected = Chunks(), b""
+        chunks, expected = ByteQueue(), b""
         for _ in range(rng.randrange(30)):
             chunk = bytes(rng.choice([0, 1, 10, MERGE - 1, MERGE, MERGE + 1]))
             chunks.add(chunk)
@@ -874,7 +874,7 @@ def test_chunks():
 
 
 def test_a_single_large_chunk_is_not_copied():
-    chunks, chunk = Chunks(), bytes(MERGE)
+    chunks, chunk = ByteQueue(), bytes(MERGE)
     chunks.add(chunk)
     assert chunks.take() is chunk
 

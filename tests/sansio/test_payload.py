@@ -6,7 +6,7 @@ import array
 
 import pytest
 
-from wsmini.sansio.payload import chunk_converter, converted, encoded
+from wsmini.sansio.payload import chunk_decoder, decode_message, encode_message
 
 ENCODED = [
     ("é", None, (1, b"\xc3\xa9")),
@@ -23,19 +23,19 @@ ENCODED = [
 
 @pytest.mark.parametrize("message, text, expected", ENCODED)
 def test_opcode_and_payload(message, text, expected):
-    assert encoded(message, text) == expected
+    assert encode_message(message, text) == expected
 
 
 def test_what_can_not_be_sent():
     with pytest.raises(TypeError, match="str or bytes-like, not int"):
-        encoded(1, None)
+        encode_message(1, None)
     with pytest.raises(UnicodeDecodeError):
-        encoded(b"\xff", True)
+        encode_message(b"\xff", True)
 
 
 def test_messages_in_the_type_that_is_asked_for():
-    assert converted("é", True) == converted("é".encode(), True) == "é"
-    assert converted("é", False) == converted("é".encode(), False) == "é".encode()
+    assert decode_message("é", True) == decode_message("é".encode(), True) == "é"
+    assert decode_message("é", False) == decode_message("é".encode(), False) == "é".encode()
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ def test_messages_in_the_type_that_is_asked_for():
     ],
 )
 def test_chunks(decode, chunks, expected):
-    convert = chunk_converter(decode)
+    convert = chunk_decoder(decode)
     assert [convert(chunk, at == 1) for at, chunk in enumerate(chunks)] == expected

@@ -9,7 +9,7 @@
 
 A connection belongs to the event loop in which it was opened, and to its thread. Any number of
 tasks may send, each message goes out whole; one at a time receives. No task runs for a connection:
-the loop calls its ``Link`` when there is something to do.
+the loop calls its ``EventTransport`` when there is something to do.
 
 Cancellation: a cancelled ``recv`` loses nothing. A cancelled ``send`` has sent nothing if it waited
 for its turn, else the loop sends the message to its end; a fragmented message that can't be
@@ -27,7 +27,7 @@ import asyncio
 from collections import deque
 from inspect import isawaitable, iscoroutinefunction
 
-from ..events.transport import Link
+from ..events.transport import EventTransport
 from ..exceptions import (
     ConcurrencyError,
     ConnectionClosed,
@@ -35,17 +35,17 @@ from ..exceptions import (
     InvalidHandshake,
     InvalidState,
 )
-from ..info import Facts
+from ..info import ConnectionInfo
 from ..opening.opening import Opening
-from ..opening.steps import drive
+from ..opening.steps import run_on_loop
 from ..options import read_options
 from ..policies import Attempts, check_loop
 from ..sansio.handshake import user_headers
-from ..sansio.payload import converted, encoded
+from ..sansio.payload import decode_message, encode_message
 from ..sansio.protocol import State
-from .future import Waiter
+from .future import EagerFuture
 from .selector_thread import host_loop
-from .stream import TWO_RECEIVERS, Chunks, iterate
+from .stream import TWO_RECEIVERS, MessageStream, iterate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ async def _open(options: Options) -> Connection:
     if callable(given):
         given = given()
         given = user_headers(await given if isawaitable(given) else given)
-    driven = drive(host, Opening(options, given).steps(), done, at_once=True)
+    driven = run_on_loop(host, Opening(options, given).steps(), done, at_once=True)
     try:
         opened = await future
     except asyncio.CancelledError:
@@ -266,7 +266,7 @@ class Ping:
         return self._future.result()
 
 
-class Connection(Facts):
+class Connection(ConnectionInfo):
     """An open WebSocket connection. Use ``connect()`` to make one.
 
     Attributes:
@@ -287,8 +287,8 @@ class Connection(Facts):
         self._loop, self._max_queue = loop, options.max_queue
         self._unread: Deque[Message] = deque()
         self._chunks: List[Tuple[Message, bool]] = []  # an empty deque takes 600 bytes
-        self._stream: Optional[Chunks] = None  # a recv_streaming() that goes on
-        self._receiver: Optional[Waiter] = None
+        self._stream: Optional[MessageStream] = None  # a recv_streaming() that goes on
+        self._receiver: Optional[EagerFuture] = None
         self._paused = self._dropping = False
         self._senders: List[asyncio.Future[None]] = []  # which wait for room,
         self._turn: Optional[asyncio.Future[None]] = None  # or for a fragmented message
@@ -296,11 +296,11 @@ class Connection(Facts):
         self._sent = 0
         self._pings: Set[asyncio.Future[float]] = set()
         self._closers: List[asyncio.Future[None]] = []  # which wait for the end
-        self._link = Link(host, opened, options, self)
-        self._protocol = self._link.protocol
-        self._link.start()
+        self._transport = EventTransport(host, opened, options, self)
+        self._protocol = self._transport.protocol
+        self._transport.start()
 
-    # -- for the link --
+    # -- for the transport --
 
     def _on_message(self, message: Message, now: float) -> None:
         if self._dropping:
@@ -312,7 +312,7 @@ class Connection(Facts):
             self._receiver.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
             self._paused = True
-            self._link.pause()
+            self._transport.pause()
 
     def _on_messages(self, messages: List[Message]) -> bool:
         """Who receives has its turn before more is parsed."""
@@ -327,7 +327,7 @@ class Connection(Facts):
     def _on_chunk(self, chunk: Tuple[Message, bool]) -> None:
         if self._dropping and len(self._chunks) >= self._max_queue:
             self._max_queue = 0
-            self._link.skip()
+            self._transport.skip()
             return
         self._chunks.append(chunk)
         if self._stream is not None:
@@ -338,7 +338,7 @@ class Connection(Facts):
     def _received(self, count: int) -> None:
         if count >= self._max_queue and not self._dropping:
             self._paused = True
-            self._link.pause()
+            self._transport.pause()
         _wake(self._receiver)
 
     def _on_ping(self, data: bytes) -> None:
@@ -350,7 +350,7 @@ class Connection(Facts):
     def _on_drain(self) -> None:
         for sender in self._senders:
             _wake(sender)
-        if self._link.broken or self._link.closed:
+        if self._transport.broken or self._transport.closed:
             _wake(self._turn)  # it may be in the hands of one that waits for something else
 
     def _on_end(self) -> None:
@@ -399,11 +399,11 @@ class Connection(Facts):
                 finally:  # an exception keeps this frame, which is not to keep the task
                     self._receiver = waiter = None
         message = unread.popleft()
-        return message if decode is None else converted(message, decode)
+        return message if decode is None else decode_message(message, decode)
 
     def _waiter_for(
-        self, queue: Collection[Any], stream: Optional[Chunks] = None
-    ) -> Optional[Waiter]:
+        self, queue: Collection[Any], stream: Optional[MessageStream] = None
+    ) -> Optional[EagerFuture]:
         """What to wait for as the receiver; ``None`` if there is something in *queue*.
 
         That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
@@ -417,13 +417,13 @@ class Connection(Facts):
             return None
         if self._paused:
             self._paused = False
-            self._link.resume()
-        self._link.pump()
+            self._transport.resume()
+        self._transport.pump()
         if queue:
             return None
-        if self._link.closed:
+        if self._transport.closed:
             raise self._protocol.close_exc()
-        self._receiver = waiter = Waiter(loop=self._loop)
+        self._receiver = waiter = EagerFuture(loop=self._loop)
         return waiter
 
     def _leave_stream(self) -> None:
@@ -433,9 +433,9 @@ class Connection(Facts):
             return
         if stream.taken:
             self._chunks.clear()
-            self._link.skip()
+            self._transport.skip()
         elif not self._chunks:
-            self._link.streaming = False
+            self._transport.streaming = False
         elif self._chunks[-1][1]:
             self._join_chunks()
 
@@ -494,7 +494,7 @@ class Connection(Facts):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        return Chunks(self, decode)
+        return MessageStream(self, decode)
 
     async def recv_into(self, buffer: Union[bytearray, memoryview]) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
@@ -550,25 +550,25 @@ class Connection(Facts):
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
-            opcode, data = encoded(message, text)
+            opcode, data = encode_message(message, text)
         else:
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
                 await self._send_fragments(message, text, compress)
                 return
-            opcode, data = encoded(view, text)
-        link, queue = self._link, self._link.queue
+            opcode, data = encode_message(view, text)
+        transport, queue = self._transport, self._transport.queue
         self._sent += 1
         waiting = queue.accepted - queue.written
         if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
             await self._wait_for_turn()
         try:
             # What isn't masked at once must not change until it is.
-            link.send(opcode, data if type(data) is bytes else bytes(data), compress)
+            transport.send(opcode, data if type(data) is bytes else bytes(data), compress)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
-        if link.write_error is not None or queue.accepted - queue.written > MAX_BUFFER:
+        if transport.write_error is not None or queue.accepted - queue.written > MAX_BUFFER:
             await self._wait_for_room()
 
     async def _wait_for_turn(self) -> None:
@@ -590,22 +590,22 @@ class Connection(Facts):
         Raises:
             ConnectionClosed: if the connection is lost.
         """
-        link = self._link
-        while link.buffered > MAX_BUFFER and not link.closed and not link.broken:
+        transport = self._transport
+        while transport.buffered > MAX_BUFFER and not transport.closed and not transport.broken:
             await self._wait_among(self._senders)
-        if link.broken or link.closed:
+        if transport.broken or transport.closed:
             raise await self._settled() from self._protocol.failure
 
     async def _settled(self) -> ConnectionClosed:
         """The exception for the end; after the answer to our Close frame, if one is to come."""
-        if not self._protocol.finished and not self._link.closed:
+        if not self._protocol.finished and not self._transport.closed:
             self._read_to_end()
             await self._wait_for_end()
         return self._protocol.close_exc()
 
     def _read_to_end(self) -> None:
         self._dropping, self._paused = True, False
-        self._link.resume()
+        self._transport.resume()
 
     async def _send_fragments(
         self, message: Any, text: Optional[bool], compress: Optional[bool]
@@ -613,7 +613,7 @@ class Connection(Facts):
         parts, first = iterate(message), 0
         try:
             async for part in parts:
-                opcode, data = encoded(part, text)
+                opcode, data = encode_message(part, text)
                 if not first:
                     await self._wait_for_turn()
                     self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
@@ -625,7 +625,7 @@ class Connection(Facts):
                 await self._send_fragment(first, b"", True, compress)
         except BaseException as exc:
             if first and self._protocol.sending:
-                self._link.close(1011, "message abandoned")
+                self._transport.close(1011, "message abandoned")
                 self._protocol.abandon_message()
                 if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
                     await self.close()
@@ -640,10 +640,10 @@ class Connection(Facts):
         self, opcode: int, data: bytes, fin: bool, compress: Optional[bool]
     ) -> None:
         try:
-            self._link.send_fragment(opcode, data, fin, compress)
+            self._transport.send_fragment(opcode, data, fin, compress)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
-        if self._link.buffered > MAX_BUFFER or self._link.broken:
+        if self._transport.buffered > MAX_BUFFER or self._transport.broken:
             await self._wait_for_room()
 
     # -- control --
@@ -671,7 +671,7 @@ class Connection(Facts):
 
         payload = data.encode() if isinstance(data, str) else data
         try:
-            self._link.ping(payload, answered)
+            self._transport.ping(payload, answered)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
         self._pings.add(future)
@@ -687,7 +687,7 @@ class Connection(Facts):
             ConnectionClosed, ValueError: as ``ping``.
         """
         try:
-            self._link.pong(data.encode() if isinstance(data, str) else data)
+            self._transport.pong(data.encode() if isinstance(data, str) else data)
         except ConnectionClosed:
             raise await self._settled() from self._protocol.failure
 
@@ -709,16 +709,16 @@ class Connection(Facts):
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         if self._loop.is_closed():
-            self._link.drop()
+            self._transport.drop()
             return
-        self._link.close(code, reason)
-        if self._link.closed:
+        self._transport.close(code, reason)
+        if self._transport.closed:
             return
         self._read_to_end()
         try:
             await self._wait_for_end()
         except asyncio.CancelledError:
-            self._link.abort()
+            self._transport.abort()
             raise
 
     async def wait_closed(self) -> None:
@@ -730,7 +730,7 @@ class Connection(Facts):
         await self._wait_for_end()
 
     async def _wait_for_end(self) -> None:
-        if not self._link.closed:
+        if not self._transport.closed:
             await self._wait_among(self._closers)
 
     async def _wait_among(self, waiting: List[asyncio.Future[None]]) -> None:
@@ -761,7 +761,7 @@ class Connection(Facts):
         elif issubclass(exc_type, Exception):
             await self.close(1011)
         else:
-            timer = self._loop.call_later(LEAVING, self._link.abort)
+            timer = self._loop.call_later(LEAVING, self._transport.abort)
             try:
                 await self.close(1001)
             finally:

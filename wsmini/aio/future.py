@@ -25,7 +25,7 @@ _asyncio = vars(asyncio)  # nest_asyncio leaves its mark there
 _add_done_callback = _Future.add_done_callback  # super() would take as long as that
 
 
-class Waiter(_Future):
+class EagerFuture(_Future):
     """A future that one task awaits, at once; to be made with *loop*."""
 
     __slots__ = ("_resume",)  # what a task has given; there is none before

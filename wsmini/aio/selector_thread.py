@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-# The hosts are kept by the links: they keep their loops, which must not be kept from here.
-_hosts: MutableMapping[asyncio.AbstractEventLoop, weakref.ref[SelectingLoop]] = (
+# The hosts are kept by the transports: they keep their loops, which must not be kept from here.
+_hosts: MutableMapping[asyncio.AbstractEventLoop, weakref.ref[SelectorThreadLoop]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -44,7 +44,7 @@ def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
         return host
     if _watches(loop):
         return loop
-    host = SelectingLoop(loop)
+    host = SelectorThreadLoop(loop)
     _hosts[loop] = weakref.ref(host)
     return host
 
@@ -69,7 +69,7 @@ def _watches(loop: asyncio.AbstractEventLoop) -> bool:
     return _able[kind]
 
 
-class SelectingLoop:
+class SelectorThreadLoop:
     """The host loop for *loop*, which can't watch sockets."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -177,7 +177,7 @@ class SelectingLoop:
             self._wake()
 
 
-def _run(ref: weakref.ref[SelectingLoop], wakeup: socket.socket) -> None:
+def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
     """Watch until the other end of *wakeup* is closed; in the thread."""
     wakeup.setblocking(False)
     with wakeup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..exceptions import ConcurrencyError, ConnectionClosed
-from ..sansio.payload import chunk_converter, converted
+from ..sansio.payload import chunk_decoder, decode_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 TWO_RECEIVERS = "another task is receiving already"
 
 
-class Chunks:
+class MessageStream:
     """One message, chunk by chunk, for ``recv_streaming``."""
 
     __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws", "taken")
 
     def __init__(self, ws: Connection, decode: Optional[bool]) -> None:
-        self._ws, self._decode, self._convert = ws, decode, chunk_converter(decode)
+        self._ws, self._decode, self._convert = ws, decode, chunk_decoder(decode)
         self._begun = self._fin = self.taken = False
 
-    def __aiter__(self) -> Chunks:
+    def __aiter__(self) -> MessageStream:
         return self
 
     async def __anext__(self) -> Message:
@@ -42,8 +42,8 @@ class Chunks:
             if ws._unread:
                 self._begun = self._fin = True
                 message = ws._unread.popleft()
-                return message if self._decode is None else converted(message, self._decode)
-            ws._stream, ws._link.streaming, self._begun = self, True, True
+                return message if self._decode is None else decode_message(message, self._decode)
+            ws._stream, ws._transport.streaming, self._begun = self, True, True
         try:
             await self._wait()
         except ConnectionClosed:

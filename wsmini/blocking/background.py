@@ -32,7 +32,7 @@ import time
 import weakref
 from _thread import get_ident
 
-from ..clock import sleep_watch
+from ..clock import suspend_detector
 from ..opening.sockets import READ, WRITE, wait
 from ..sansio.protocol import State
 
@@ -193,7 +193,7 @@ class Keeper:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._sleeps_until = self._leaves_at = 0.0
-        self._slept = sleep_watch(monotonic())
+        self._slept = suspend_detector(monotonic())
 
     def add(self, wire: Wire) -> None:
         """Take on *wire*; the caller holds ``_lock``."""

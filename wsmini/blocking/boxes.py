@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Chunk = Tuple[Message, bool]  # and whether it ends the message
 
 
-class Inbox:
+class MessageQueue:
     """What was received, parsed or not, and not taken by the consumer yet.
 
     Others than the consumer keep what they meet, up to *limit* messages and chunks, and about as
@@ -104,7 +104,7 @@ class Inbox:
             self._chunks.clear()
 
 
-class Outbox:
+class WriteBuffer:
     """Frames that are encoded, in order, and not taken by the stream yet. For the writer."""
 
     __slots__ = ("_queue", "_stream", "_view")

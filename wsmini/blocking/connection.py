@@ -16,12 +16,12 @@ from itertools import chain
 from time import monotonic
 
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
-from ..info import Facts
+from ..info import ConnectionInfo
 from ..opening.opening import Opening
-from ..opening.sockets import HEED, deadline_after, patience, run
+from ..opening.sockets import HEED, deadline_after, patience, run_blocking
 from ..options import read_options
 from ..sansio.frames import close_payload
-from ..sansio.payload import chunk_converter, converted, encoded
+from ..sansio.payload import chunk_decoder, decode_message, encode_message
 from ..sansio.protocol import ClientProtocol
 from .stacks import interrupted, others_inside
 from .transport import Wire
@@ -74,7 +74,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
 
 def open_connection(settings: Options) -> Connection:
     """What ``connect()`` does, with options that were checked before."""
-    opened = run(Opening(settings).steps())
+    opened = run_blocking(Opening(settings).steps())
     try:
         return Connection(opened, settings)
     except BaseException:
@@ -121,7 +121,7 @@ class Ping:
         return self._round_trip
 
 
-class Connection(Facts):
+class Connection(ConnectionInfo):
     """An open WebSocket connection. Use ``connect()`` to make one.
 
     Attributes:
@@ -182,7 +182,7 @@ class Connection(Facts):
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
         for message in self._wire.ready:
-            return message if decode is None else converted(message, decode)
+            return message if decode is None else decode_message(message, decode)
         wire = self._wire
         try:
             message = self._receive(None if timeout is None else deadline_after(timeout))
@@ -190,7 +190,7 @@ class Connection(Facts):
             wire.interrupted()
             raise
         wire.handing = 0
-        return message if decode is None else converted(message, decode)
+        return message if decode is None else decode_message(message, decode)
 
     def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
         """Wait for a message, as the consumer; *room*: how many bytes it may have.
@@ -292,9 +292,9 @@ class Connection(Facts):
             self._streaming = True
             for message in wire.ready:
                 fin = True
-                yield message if decode is None else converted(message, decode)
+                yield message if decode is None else decode_message(message, decode)
                 return
-            convert = chunk_converter(decode)
+            convert = chunk_decoder(decode)
             while not fin:
                 chunk, fin = wire.receive_chunk(begun)
                 begun = True
@@ -372,14 +372,14 @@ class Connection(Facts):
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
-            opcode, data = encoded(message, text)
+            opcode, data = encode_message(message, text)
         else:
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
                 self._send_fragments(message, text, compress, timeout)
                 return
-            opcode, data = encoded(view, text)
+            opcode, data = encode_message(view, text)
         wire, protocol, deadline = self._wire, self._protocol, None
         if timeout is not None:
             deadline = deadline_after(timeout)
@@ -463,7 +463,7 @@ class Connection(Facts):
         first = 0
         try:
             for part in message:
-                opcode, data = encoded(part, text)
+                opcode, data = encode_message(part, text)
                 if not first:
                     self._start_sending(deadline)
                     first = opcode

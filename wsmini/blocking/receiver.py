@@ -28,7 +28,7 @@ from ..opening.sockets import (
     wait,
 )
 from ..sansio.protocol import State
-from .boxes import Inbox, Outbox
+from .boxes import MessageQueue, WriteBuffer
 from .locks import Locks
 
 TYPE_CHECKING = False
@@ -65,8 +65,8 @@ class Receiving(Locks):
 
         super().__init__()
         self.stream, self.protocol = stream, protocol
-        self.inbox = Inbox(protocol, self.mutex, options.max_queue)
-        self.outbox = Outbox(stream)
+        self.inbox = MessageQueue(protocol, self.mutex, options.max_queue)
+        self.outbox = WriteBuffer(stream)
         self.fragments: Optional[threading.Condition] = None  # a fragmented message has been sent
         self.ready: Iterator[Message] = iter(())  # messages that the consumer has taken
         self._busy_poll = options.busy_poll

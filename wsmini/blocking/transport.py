@@ -7,14 +7,15 @@ Who may do what, and what may interleave:
 * **The receiver** is the thread that holds ``receiving``. Only it reads from the stream, feeds the
   protocol and lets the keepalive tick. Usually it is the consumer. A thread that waits for
   something else (a pong, the end of the closing handshake, room to write) steps in as long as there
-  is no receiver, and keeps the messages it meets in the ``Inbox``, about ``max_queue`` at most;
-  then it stops reading, and TCP makes the peer wait. A consumer that comes goes first: ``wanted``.
+  is no receiver, and keeps the messages it meets in the ``MessageQueue``, about ``max_queue`` at
+  most; then it stops reading, and TCP makes the peer wait. A consumer that comes goes first:
+  ``wanted``.
 * **The writer** is the thread that holds ``sending``. Only it writes to the stream, whole frames
   one after the other, so frames never mix. It may block, polling for room. What is encoded but not
-  taken by the stream stays in the ``Outbox``, and the next writer begins with that: an exception in
-  a wait (``KeyboardInterrupt``) leaves no frame half written; one in writing ends the connection.
-  A send with a timeout waits for room before it encodes, so that nothing has to be taken back,
-  least of all a compressor's state.
+  taken by the stream stays in the ``WriteBuffer``, and the next writer begins with that: an
+  exception in a wait (``KeyboardInterrupt``) leaves no frame half written; one in writing ends the
+  connection. A send with a timeout waits for room before it encodes, so that nothing has to be
+  taken back, least of all a compressor's state.
 * **The protocol** isn't thread-safe. Whatever changes its state (parsing, closing, pings, ticks)
   holds ``mutex``, never while waiting. Encoding a message needs ``sending`` only: it looks at the
   state and changes nothing that the receiver uses.

@@ -9,9 +9,9 @@ Everything happens in the thread that runs the loop. Other threads leave what th
       └─────────────────────┴──────  is over  ─────┴──────────▲─────────┘
       └────────────────── the policy says when ───────────────┘
 
-What belongs to one connection is in its ``Session``, which is thrown away with it. Whatever is
-waited for can be cancelled at once: the opening (``Drive.cancel``), the delay (a timer), and the
-closing handshake (``Link.abort``).
+What belongs to one connection is in its ``ClientConnection``, which is thrown away with it.
+Whatever is waited for can be cancelled at once: the opening (``LoopRun.cancel``), the delay (a
+timer), and the closing handshake (``EventTransport.abort``).
 
 A message is *unsent* until the socket has taken all of it. What is unsent when a connection ends
 goes back to the front of the outbox as far as that has room, and the rest into ``Client.unsent``.
@@ -26,12 +26,12 @@ from functools import partial
 from ..events.transport import NEVER
 from ..exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
 from ..opening.opening import Opening
-from ..opening.steps import drive
+from ..opening.steps import run_on_loop
 from ..options import read_options
 from ..policies import Backoff, tell_attempts
 from ..sansio.frames import MAX_CONTROL, Opcode, close_payload
 from ..sansio.protocol import State
-from .connection import Session
+from .connection import ClientConnection
 from .loop import Loop
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from ..opening.opening import Opened
     from ..opening.sockets import Steps
-    from ..opening.steps import Drive
+    from ..opening.steps import LoopRun
     from ..options import ConnectOptions
     from ..policies import Policy, Retries
     from ..sansio.http11 import Request, Response
@@ -160,13 +160,13 @@ class Client:
         self._attempts: Optional[Retries] = None
         self._attempt = 0
         self._failed_in_a_row = 0  # attempts, since the last connection
-        self._waits: Union[Drive, Timer, None] = None  # for what CONNECTING or WAITING waits
-        self._session: Optional[Session] = None
+        self._waits: Union[LoopRun, Timer, None] = None  # for what CONNECTING or WAITING waits
+        self._connection: Optional[ClientConnection] = None
         # Seconds that a callback may take: nobody answers the peer's pings meanwhile.
         interval, timeout = self._options.ping_interval, self._options.ping_timeout
         allowed = interval if timeout is None else timeout
         self._slow_after = NEVER if interval is None or allowed is None else allowed
-        self._full = False  # on_drain is due when the session has written all
+        self._full = False  # on_drain is due when the connection has written all
 
     # -- life --
 
@@ -212,8 +212,8 @@ class Client:
         if not self._running or self.loop is None:
             return
         self._close(GOING_AWAY, "")
-        if self._session is not None:
-            self._session.link.abort()
+        if self._connection is not None:
+            self._connection.transport.abort()
         while self._running:
             self.loop.run_once()
 
@@ -254,15 +254,15 @@ class Client:
 
     def _stop(self) -> None:
         self._close(GOING_AWAY, "")
-        if self._session is not None and self.loop is not None:
-            self._session.limit_close(STOP_GRACE)
+        if self._connection is not None and self.loop is not None:
+            self._connection.limit_close(STOP_GRACE)
 
     def _close(self, code: int, reason: str) -> None:
         self._serve()  # what was sent before goes first
         self._wanted = False
-        if self.state is _OPEN and self._session is not None:
+        if self.state is _OPEN and self._connection is not None:
             self._move(_CLOSING)
-            self._session.close(code, reason)
+            self._connection.close(code, reason)
         elif self.state in (_CONNECTING, _WAITING):
             if self._waits is not None:
                 self._waits.cancel()
@@ -279,7 +279,7 @@ class Client:
         if self.loop is None:
             raise AssertionError("only a started client connects")
         self._move(_CONNECTING)
-        self._waits = drive(self.loop, self._steps(), self._opened)
+        self._waits = run_on_loop(self.loop, self._steps(), self._opened)
 
     def _steps(self) -> Steps[Opened]:
         return Opening(self._options).steps()
@@ -299,18 +299,18 @@ class Client:
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
         self._attempt = self._failed_in_a_row = 0
         self._unsent = None
-        session = self._session = Session(self, self.loop, opened, self._options)
+        connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
         try:
             self._call("on_open")
         finally:
-            if self._session is session:
+            if self._connection is connection:
                 self._send_kept()
 
     def _ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
-        """The connection is closed; for its session."""
-        self._session = None
+        """The connection is closed; for its connection."""
+        self._connection = None
         self._move(_CLOSED)
         if unsent:
             with self._mutex:
@@ -358,8 +358,8 @@ class Client:
         if self.state is _WAITING and self._waits is not None:
             self._waits.cancel()
             self._connect()
-        elif self._session is not None:
-            self._session.link.probe()
+        elif self._connection is not None:
+            self._connection.transport.probe()
 
     # -- callbacks --
 
@@ -431,10 +431,10 @@ class Client:
             item: Item = (1, message.encode(), compress)
         else:
             item = _item(message, text, compress)
-        loop, session = self.loop, self._session
+        loop, connection = self.loop, self._connection
         waiting = self._queued
-        if session is not None:  # and what the link has buffered
-            queue = session.link.queue
+        if connection is not None:  # and what the transport has buffered
+            queue = connection.transport.queue
             waiting += queue.accepted - queue.written
         if waiting and waiting + len(item[1]) > self._max_send_buffer:
             self._call_in_loop(self._fill)
@@ -442,7 +442,7 @@ class Client:
         if loop is not None and loop.thread == get_ident():
             if self._requests:
                 self._serve()  # what other threads have sent before
-            if session is None or not session.send(item):
+            if connection is None or not connection.send(item):
                 self._keep(item)
         else:
             self._send_from_elsewhere(item)
@@ -450,13 +450,13 @@ class Client:
     def _fill(self) -> None:
         """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
         self._full = True
-        if self.loop is not None and self._session is not None:
-            self._session.trim_soon()
+        if self.loop is not None and self._connection is not None:
+            self._connection.trim_soon()
 
     def _send_from_elsewhere(self, item: Item) -> None:
         """Leave *item* to the loop's thread."""
         loop = self.loop
-        if self._session is None:
+        if self._connection is None:
             self._check_outbox()
         with self._mutex:
             is_first = not self._requests
@@ -469,8 +469,8 @@ class Client:
 
     def _check_outbox(self) -> None:
         """Raise unless a message can be kept."""
-        if self._session is not None and not (self._max_outbox and self._wanted):
-            raise self._session.link.protocol.close_exc()
+        if self._connection is not None and not (self._max_outbox and self._wanted):
+            raise self._connection.transport.protocol.close_exc()
         if not self._max_outbox:
             raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         if len(self._outbox) + len(self._requests) >= self._max_outbox:
@@ -491,21 +491,21 @@ class Client:
 
     def _serve(self) -> None:
         """Send what other threads have left, but not before what is in the outbox."""
-        if self._outbox and self._session is not None:
+        if self._outbox and self._connection is not None:
             return  # _send_kept comes back here
         with self._mutex:
             items, self._requests = self._requests, _NO_ITEMS
             self._queued -= sum(len(item[1]) for item in items)
-        session = self._session
+        connection = self._connection
         for item in items:
-            if session is None or not session.send(item):
+            if connection is None or not connection.send(item):
                 self._store([item])
         self._trim_outbox()
 
     def _send_kept(self) -> None:
         """Send what is in the outbox, on the new connection."""
-        session, items, count, size = self._session, self._outbox, 0, 0
-        while session is not None and count < len(items) and session.send(items[count]):
+        connection, items, count, size = self._connection, self._outbox, 0, 0
+        while connection is not None and count < len(items) and connection.send(items[count]):
             size += len(items[count][1])
             count += 1
         if count:
@@ -513,8 +513,8 @@ class Client:
                 self._queued -= size
                 del items[:count]
         self._serve()
-        if self._full and session is not None:
-            session.trim_soon()  # somebody may wait for on_drain since before
+        if self._full and connection is not None:
+            connection.trim_soon()  # somebody may wait for on_drain since before
 
     def _trim_outbox(self) -> None:
         """Hand back what has no room; all, if there won't be a connection."""
@@ -540,8 +540,8 @@ class Client:
     @property
     def buffered_amount(self) -> int:
         """How many bytes were accepted by ``send`` and not yet by the socket. Thread-safe."""
-        session = self._session
-        return self._queued + (0 if session is None else session.link.buffered)
+        connection = self._connection
+        return self._queued + (0 if connection is None else connection.transport.buffered)
 
     def ping(self, data: Union[str, bytes, None] = None) -> None:
         """Send a ping; ``on_pong`` tells the answer. Thread-safe.
@@ -553,15 +553,15 @@ class Client:
         payload = data.encode() if isinstance(data, str) else data
         if payload is not None and len(payload) > MAX_CONTROL:
             raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
-        if self._session is None:
+        if self._connection is None:
             raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
-        self._call_in_loop(self._session.ping, payload)
+        self._call_in_loop(self._connection.ping, payload)
 
     @property
     def latency(self) -> float:
         """The last round trip in seconds; 0 if none was measured."""
-        session = self._session
-        return 0.0 if session is None else session.link.protocol.latency
+        connection = self._connection
+        return 0.0 if connection is None else connection.transport.protocol.latency
 
     @property
     def ssl_object(self) -> Optional[ssl.SSLObject]:
@@ -569,8 +569,8 @@ class Client:
 
         To be asked, in the loop's thread, for ``getpeercert()``, ``version()`` and ``cipher()``.
         """
-        session = self._session
-        return None if session is None else session.ssl_object
+        connection = self._connection
+        return None if connection is None else connection.ssl_object
 
     # -- backpressure --
 
@@ -579,16 +579,16 @@ class Client:
         self._call_in_loop(self._pause)
 
     def _pause(self) -> None:
-        if self._session is not None and self.state is _OPEN:  # closing has lifted it for good
-            self._session.pause()
+        if self._connection is not None and self.state is _OPEN:  # closing has lifted it for good
+            self._connection.pause()
 
     def resume(self) -> None:
         """Go on after ``pause()``; closing and reconnecting do that too. Thread-safe."""
         self._call_in_loop(self._resume)
 
     def _resume(self) -> None:
-        if self._session is not None:
-            self._session.resume()
+        if self._connection is not None:
+            self._connection.resume()
 
     def _call_in_loop(self, method: Callable[..., None], *args: Any) -> None:
         """Call *method* now if this is the loop's thread, else soon."""

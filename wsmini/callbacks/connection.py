@@ -1,10 +1,10 @@
-"""One connection of a callback client: its link, and what goes through it both ways."""
+"""One connection of a callback client: its transport, and what goes through it both ways."""
 
 from __future__ import annotations
 
 from itertools import chain
 
-from ..events.transport import NEVER, Link
+from ..events.transport import NEVER, EventTransport
 from ..exceptions import ConnectionClosed
 
 TYPE_CHECKING = False
@@ -27,12 +27,12 @@ _NOTHING: Iterator[Any] = iter(())
 _NO_FLIGHT: List[Tuple[int, Item]] = []
 
 
-class Session:
+class ClientConnection:
     """It lasts as long as the connection; all of it is for the loop's thread."""
 
     __slots__ = (
-        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trims", "_unread", "link",
-        "ssl_object",
+        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trims", "_unread",
+        "ssl_object", "transport",
     )  # fmt: skip
 
     def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
@@ -40,24 +40,24 @@ class Session:
         self._unread: Iterator[Message] = _NOTHING
         self._paused = self._ended = False
         self._timer: Optional[Timer] = None
-        # What the link has accepted: how many bytes it will have written when each is sent.
+        # What the transport has accepted: how many bytes it will have written when each is sent.
         self._flight = _NO_FLIGHT
         self._trims = False  # soon
         self.ssl_object = opened.ssl_object
-        self.link = Link(loop, opened, options, self, gather=True)
-        self.link.start()
+        self.transport = EventTransport(loop, opened, options, self, gather=True)
+        self.transport.start()
 
     # -- for the client --
 
     def send(self, item: Item) -> bool:
         """Send it; ``False`` if the connection is closing."""
-        link, flight = self.link, self._flight
+        transport, flight = self.transport, self._flight
         opcode, data, compress = item
         try:
-            link.send(opcode, data, compress)
+            transport.send(opcode, data, compress)
         except ConnectionClosed:
             return False
-        queue = link.queue
+        queue = transport.queue
         if not flight:
             self._flight = flight = []
         elif flight[-1][0] <= queue.written:
@@ -76,26 +76,26 @@ class Session:
     def trim(self) -> None:
         """Forget what is written; and tell the client if it waits for that."""
         self._trims = False
-        flight, written = self._flight, self.link.queue.written
+        flight, written = self._flight, self.transport.queue.written
         if flight and flight[-1][0] <= written:
             self._flight = flight = _NO_FLIGHT
         else:
             del flight[: _written(flight, written)]
-        link, client = self.link, self._client
-        if not client._full or link.closed or link.write_error is not None:
+        transport, client = self.transport, self._client
+        if not client._full or transport.closed or transport.write_error is not None:
             return
         if not flight:
             client._full = False
             client._call("on_drain")
-        elif not link.blocked:
-            self.trim_soon()  # it is on its way; if there is no room, the link will tell
+        elif not transport.blocked:
+            self.trim_soon()  # it is on its way; if there is no room, the transport will tell
 
     def ping(self, data: Optional[bytes]) -> None:
-        self.link.ping(data)
+        self.transport.ping(data)
 
     def pause(self) -> None:
         self._paused = True
-        self.link.pause()
+        self.transport.pause()
 
     def resume(self) -> None:
         if self._paused:
@@ -108,20 +108,20 @@ class Session:
             self._deliver()
         finally:
             if self._unread is _NOTHING and not self._paused:
-                self.link.resume()
+                self.transport.resume()
             elif not self._paused:
                 self._loop.call_soon(self._go_on)
 
     def close(self, code: int, reason: str) -> None:
         self.resume()
-        self.link.close(code, reason)
+        self.transport.close(code, reason)
 
     def limit_close(self, grace: float) -> None:
         """Leave the server in *grace* seconds, whether it has answered or not."""
         if self._timer is None:
-            self._timer = self._loop.call_later(grace, self.link.abort)
+            self._timer = self._loop.call_later(grace, self.transport.abort)
 
-    # -- for the link --
+    # -- for the transport --
 
     def _on_message(self, message: Message, now: float) -> None:
         """As ``_on_messages``, for one; without what costs time where there is nothing else."""
@@ -169,9 +169,9 @@ class Session:
             client._watch("on_message", start)
         if self._ended and not self._paused:
             self._ended = False
-            written = self.link.queue.written
+            written = self.transport.queue.written
             unsent = [item for end, item in self._flight if end > written]
-            client._ended(self.link.protocol.close_exc(), unsent)
+            client._ended(self.transport.protocol.close_exc(), unsent)
 
     def _on_ping(self, data: bytes) -> None:
         self._client._call("on_ping", data)
@@ -180,7 +180,7 @@ class Session:
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
-        if self.link.write_error is not None:
+        if self.transport.write_error is not None:
             return
         self._client._full = True
         self.trim()

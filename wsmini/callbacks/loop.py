@@ -32,7 +32,7 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from ..clock import sleep_watch
+from ..clock import suspend_detector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Loop:
         self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
         self._old_wakeup = -1
         self._sleep_handlers: Dict[Callback, None] = {}
-        self._slept = sleep_watch(clock(), wall)
+        self._slept = suspend_detector(clock(), wall)
         # What is watched by descriptor, with its reader and its writer; and, to be found at once,
         # the handle of what has but one of them.
         self._files: Dict[int, Tuple[File, Optional[Handle], Optional[Handle]]] = {}

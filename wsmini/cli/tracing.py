@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..blocking.connection import Connection
 from ..opening.opening import Opening
-from ..opening.sockets import run
+from ..opening.sockets import run_blocking
 from ..options import read_options
 from ..sansio.frames import Opcode, mask
 
@@ -31,7 +31,7 @@ def connect_traced(
     If *frames* are wanted, it gets a line for each, too, and ``<`` or ``>`` for its direction.
     """
     settings = read_options(url, options)
-    opened = run(Opening(settings).steps())
+    opened = run_blocking(Opening(settings).steps())
     try:
         tls = getattr(opened.stream, "ssl_object", None)
         for line in tls_facts(tls) if tls is not None else ():

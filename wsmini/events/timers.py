@@ -1,15 +1,16 @@
-"""One timer of an event loop for all the links that are due at the same moment; and their sleep.
+"""One timer of an event loop for all the transports that are due at the same moment; and their
+sleep.
 
 Thousands of idle connections look after their peers at times that are rounded, so that many share
-one. A timer for each would cost as much memory as the rest of the link's keepalive, and the loop a
-heap of thousands.
+one. A timer for each would cost as much memory as the rest of the transport's keepalive, and the
+loop a heap of thousands.
 """
 
 from __future__ import annotations
 
 from _weakref import ref  # weakref itself would bring other modules along
 
-from ..clock import sleep_watch
+from ..clock import suspend_detector
 from ..opening.steps import LATER
 
 TYPE_CHECKING = False
@@ -25,19 +26,19 @@ if TYPE_CHECKING:
         def probe(self) -> None: ...
 
 
-class Rounds:
+class SharedTimers:
     """The times at which somebody is due on one loop. Only for the loop's thread.
 
     When the machine turns out to have slept, all of them are told to ``probe()``; but where the
     loop itself tells whoever asks, as ``wsmini.Loop`` does, this is left to them.
 
-    The links and the loop's timers keep it; it must not be kept otherwise, as it keeps these.
+    The transports and the loop's timers keep it; it must not be kept otherwise, as it keeps these.
     """
 
     def __init__(self, loop: HostLoop) -> None:
         self._due: Dict[float, Tuple[Cancellable, Dict[Member, None]]] = {}
         told = hasattr(loop, "add_sleep_handler")
-        self._slept = None if told else sleep_watch(loop.time())
+        self._slept = None if told else suspend_detector(loop.time())
 
     def add(self, loop: HostLoop, when: float, member: Member) -> None:
         """Call ``member.on_time()`` at *when* of the loop's time, or after a day if that is sooner.
@@ -70,18 +71,18 @@ class Rounds:
             loop.call_soon(member.on_time)  # one may raise
 
 
-_rounds: Dict[ref[HostLoop], ref[Rounds]] = {}
+_timers: Dict[ref[HostLoop], ref[SharedTimers]] = {}
 
 
-def rounds_of(loop: HostLoop) -> Rounds:
+def shared_timers(loop: HostLoop) -> SharedTimers:
     """Those of *loop*."""
-    known = _rounds.get(ref(loop))
+    known = _timers.get(ref(loop))
     rounds = None if known is None else known()
     if rounds is None:
-        rounds = Rounds(loop)
-        _rounds[ref(loop, _forget)] = ref(rounds)
+        rounds = SharedTimers(loop)
+        _timers[ref(loop, _forget)] = ref(rounds)
     return rounds
 
 
 def _forget(loop: ref[HostLoop]) -> None:
-    _rounds.pop(loop, None)
+    _timers.pop(loop, None)

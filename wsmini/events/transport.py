@@ -15,9 +15,10 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   what is sent while the handler is at work goes out together when it is done, and what is sent in
   one iteration of the loop otherwise. The protocol's own frames go in front of what waits, between
   two frames; but its Close frame goes last (RFC 6455, 5.5.1).
-* **Time**: a link waits for one moment, the keepalive's next look, or the end of ``close_timeout``.
-  What is received doesn't touch that. Looks are moved to full sixteenths of a second, so that those
-  of many links come in one wake-up and share a timer (``Rounds``), and the answers in another.
+* **Time**: a transport waits for one moment, the keepalive's next look, or the end of
+  ``close_timeout``. What is received doesn't touch that. Looks are moved to full sixteenths of a
+  second, so that those of many transports come in one wake-up and share a timer
+  (``SharedTimers``), and the answers in another.
 * **The end.** When the protocol has finished, the server may close the TCP connection first, for a
   while (RFC 6455, 7.1.1). Then the socket is closed, and ``_on_end`` comes, once, last, from the
   loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
@@ -41,7 +42,7 @@ from ..opening.steps import LATER
 from ..opening.writebuffer import Queue
 from ..sansio.frames import Opcode
 from ..sansio.protocol import ClientProtocol, State
-from .timers import rounds_of
+from .timers import shared_timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from ..sansio.protocol import Frames
 
     class Handler(Protocol):
-        """Who gets what a link receives; its exceptions go to the loop.
+        """Who gets what a transport receives; its exceptions go to the loop.
 
         The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
         ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
@@ -74,19 +75,19 @@ if TYPE_CHECKING:
 
 # Seconds.
 NEVER = float("inf")
-TOGETHER = 16  # times a second, many idle links look after their peers in one wake-up
+TOGETHER = 16  # times a second, many idle transports look after their peers in one wake-up
 SETTLE = 1.0  # to find out why writing has failed
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 
 
-class Link:
+class EventTransport:
     """An open connection on an event loop. See above; *gather*: write once an
     iteration of the loop, not at once.
 
     Attributes:
         protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
-        stream: the stream, which the link owns.
+        stream: the stream, which the transport owns.
         queue: what waits to be written; its ``accepted`` and ``written`` count bytes.
         write_error: how writing has failed, or ``None``.
         streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
@@ -97,7 +98,7 @@ class Link:
     __slots__ = (
         "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
         "_fd", "_flushing", "_gather", "_handler", "_hides", "_loop", "_more", "_on_chunk",
-        "_paused", "_processing", "_reading", "_recv", "_rounds", "_send", "_size", "_tick_at",
+        "_paused", "_processing", "_reading", "_recv", "_timers", "_send", "_size", "_tick_at",
         "_timer_at", "_writing", "closed", "protocol", "queue", "stream", "streaming",
         "write_error",
     )  # fmt: skip
@@ -141,7 +142,7 @@ class Link:
         # Whether the stream has taken less than it was given, and who sends is to hear of its end.
         self._blocked = self._drain_due = False
         self.write_error: Optional[OSError] = None
-        self._rounds = rounds_of(loop)
+        self._timers = shared_timers(loop)
         self._timer_at = self._close_by = NEVER
         self._close_timeout = options.close_timeout
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
@@ -595,7 +596,7 @@ class Link:
         self._stop_reading()
         blocked = self._blocked or bool(self.queue)
         self._stop_waiting_for_room()
-        self._rounds.discard(self._timer_at, self)
+        self._timers.discard(self._timer_at, self)
         if self._processing is not None:
             self._processing.cancel()
         if not blocked and self.write_error is None:
@@ -615,12 +616,12 @@ class Link:
         due = min(due, self._close_by)
         if due >= self._timer_at or self.closed:
             return
-        self._rounds.discard(self._timer_at, self)
+        self._timers.discard(self._timer_at, self)
         self._timer_at = due
-        self._rounds.add(self._loop, due, self)
+        self._timers.add(self._loop, due, self)
 
     def on_time(self) -> None:
-        """For ``Rounds``: what was waited for may be due."""
+        """For ``SharedTimers``: what was waited for may be due."""
         if self.closed:
             return
         self._timer_at, now = NEVER, self._loop.time()

@@ -291,7 +291,7 @@ class Authenticator:
         "_pair",
         "_preemptive",
         "_retried",
-        "_rounds",
+        "_timers",
         "_sent",
         "challenge_name",
         "name",
@@ -346,8 +346,8 @@ class Authenticator:
         Raises:
             TypeError, ValueError: if a callable returned what can't be sent.
         """
-        self._rounds += 1
-        if self._rounds > MAX_ROUNDS:
+        self._timers += 1
+        if self._timers > MAX_ROUNDS:
             return None
         challenges = parse_challenges(values)
         if self._credentials is None:
@@ -361,7 +361,7 @@ class Authenticator:
 
     def _start(self) -> None:
         """Begin a request."""
-        self._rounds = 0
+        self._timers = 0
         self._sent = 0  # strength of the last answer
         self._guessed = False  # whether that was to a challenge of an earlier request
         self._retried = False  # whether a nonce was too old

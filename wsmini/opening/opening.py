@@ -217,7 +217,7 @@ class Opening:
             steps.close()
 
     def _open(self) -> Steps[Opened]:
-        """Rounds, until one opens the connection."""
+        """SharedTimers, until one opens the connection."""
         while True:
             uri = self._way[-1]
             stream = yield from self._connect(uri)

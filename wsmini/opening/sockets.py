@@ -2,7 +2,7 @@
 
 What takes time here is a generator that yields a ``Wait`` and is resumed with the sockets that are
 ready, none if the time is over. Who waits (a private selector, a loop, asyncio) is the front end's
-business; ``run`` is the simplest: it blocks.
+business; ``run_blocking`` is the simplest: it blocks.
 
 Threads: a name that isn't an address is looked up in a daemon thread, because ``getaddrinfo`` can
 hang for as long as it likes. The thread owns one end of a socket pair and closes it when it has an
@@ -148,8 +148,8 @@ def _wait_select(
     return list(dict.fromkeys(sock for group in ready for sock in group))
 
 
-def run(steps: Steps[T]) -> T:
-    """Drive *steps* to their end in this thread, and return their result."""
+def run_blocking(steps: Steps[T]) -> T:
+    """LoopRun *steps* to their end in this thread, and return their result."""
     try:
         wanted = next(steps)
         while True:

@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 LATER = 86400.0  # seconds; who waits longer wakes once a day: some loops have limits
 
 
-def drive(loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False) -> Drive:
+def run_on_loop(loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False) -> LoopRun:
     """Run *steps* on *loop*, and call ``done(result, exception)`` once.
 
     From the loop, later; but with *at_once*, the first step is made, and may be the last, in here.
     """
-    return Drive(loop, steps, done, at_once)
+    return LoopRun(loop, steps, done, at_once)
 
 
-class Drive:
+class LoopRun:
     """Steps that are under way."""
 
     __slots__ = ("_call", "_deadline", "_done", "_loop", "_registered", "_steps")

@@ -47,7 +47,7 @@ _KNOWN_OPCODES = frozenset(Opcode)
 _from_bytes = int.from_bytes
 
 
-class Chunks:
+class ByteQueue:
     """Bytes gathered chunk by chunk; a million short ones cost no more than a long one."""
 
     __slots__ = ("_chunks", "size")
@@ -117,7 +117,7 @@ class MessageReader:
         # The frame that has begun: its first byte and how much of its payload is missing.
         self._in_frame, self._head, self.missing = False, 0, 0
         # Whether extensions decode the message's frames, and the payload of the frame till then.
-        self._gathered = Chunks()
+        self._gathered = ByteQueue()
         self._coded, self._payload = False, self._gathered  # unless there are extensions
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0
@@ -135,7 +135,7 @@ class MessageReader:
         elif extensions:
             self._fast_limit = -1  # extensions of the user's see every frame
         if extensions:
-            self._payload = Chunks()
+            self._payload = ByteQueue()
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the network.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .messages import Message
 
 
-def encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
+def encode_message(message: object, text: Optional[bool]) -> Tuple[int, Data]:
     """The opcode and the payload for a message or a fragment."""
     if isinstance(message, str):
         return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
@@ -28,16 +28,16 @@ def encoded(message: object, text: Optional[bool]) -> Tuple[int, Data]:
     return (Opcode.TEXT if text else Opcode.BINARY), message
 
 
-def converted(message: Message, decode: bool) -> Message:
+def decode_message(message: Message, decode: bool) -> Message:
     if decode:
         return message if isinstance(message, str) else message.decode()
     return message.encode() if isinstance(message, str) else message
 
 
-def chunk_converter(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
+def chunk_decoder(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
     """What turns the chunks of one message into the type that is asked for."""
     if not decode:
-        return lambda chunk, fin: chunk if decode is None else converted(chunk, False)
+        return lambda chunk, fin: chunk if decode is None else decode_message(chunk, False)
     import codecs
 
     decoder = codecs.getincrementaldecoder("utf-8")()
