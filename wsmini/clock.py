@@ -1,25 +1,46 @@
-"""Whether the machine has slept, or the process was stopped: whoever waits asks when it wakes up.
+"""Time: deadlines, and whether the machine has slept.
 
 The monotonic clock stands still while most machines sleep, and timers with it: what was due in ten
 seconds is due ten seconds after the lid is opened. The peer has seen an hour pass, and may be gone.
-Nothing wakes up for this; it is noticed at the first wake-up that comes.
+Nothing wakes up for this; whoever waits asks at the first wake-up that comes.
 """
 
 from __future__ import annotations
 
 import time
+from _thread import TIMEOUT_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional
 
-    Asked = Callable[[float, float], bool]
+    HasSlept = Callable[[float, float], bool]
 
+NEVER = float("inf")
 SLEPT = 5.0  # seconds that nobody accounts for
 
 
-def suspend_detector(now: float, wall: Optional[Callable[[], float]] = None) -> Asked:
-    """What tells, for one that waits, whether it has slept.
+def deadline_after(timeout: float) -> float:
+    """When *timeout* seconds have passed.
+
+    Raises:
+        TypeError: if that isn't a number.
+    """
+    try:
+        return time.monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+
+
+def lock_timeout(deadline: Optional[float]) -> float:
+    """Seconds until *deadline*, as locks take them: -1 for no limit."""
+    if deadline is None:
+        return -1.0
+    return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
+
+
+def suspend_detector(now: float, wall: Optional[Callable[[], float]] = None) -> HasSlept:
+    """What tells one that waits whether the machine has slept, or the process was stopped.
 
     Args:
         now: the time by its clock: seconds that never go backwards.
@@ -33,9 +54,9 @@ def suspend_detector(now: float, wall: Optional[Callable[[], float]] = None) -> 
     wall_time = time.time if wall is None else wall
     offset = wall_time() - now  # a closure, as a loop calls this in each iteration
 
-    def slept(now: float, until: float) -> bool:
+    def has_slept(now: float, until: float) -> bool:
         nonlocal offset
         before, offset = offset, wall_time() - now
         return offset - before >= SLEPT or now - until >= SLEPT
 
-    return slept
+    return has_slept

@@ -960,8 +960,8 @@ def test_behind_an_abandoned_message_no_message_is_sent():
         with pytest.raises(ConnectionClosedError):
             protocol.send_fragment(TEXT, b"b", True)
     assert not protocol.sending
-    protocol.close(1011)
-    assert written(protocol) == [(0x88, b"\x03\xf3")]
+    protocol.close(1000)
+    assert written(protocol) == [(0x88, b"\x03\xf3message abandoned")]
     with pytest.raises(ConnectionClosedError):
         protocol.send_fragment(TEXT, b"b", True)
 

@@ -625,8 +625,7 @@ class Connection(ConnectionInfo):
                 await self._send_fragment(first, b"", True, compress)
         except BaseException as exc:
             if first and self._protocol.sending:
-                self._transport.close(1011, "message abandoned")
-                self._protocol.abandon_message()
+                self._transport.abandon_message()
                 if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
                     await self.close()
             raise

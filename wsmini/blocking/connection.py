@@ -1,30 +1,31 @@
 """The blocking API: ``connect()`` and ``Connection``.
 
 A ``Connection`` has no thread of its own. Any number of threads may send, each message goes out
-whole; one at a time receives. Who may touch the socket when is told in ``wire``; this module is
-what a program sees of it.
+whole; one at a time receives. Who may touch the socket when is told in ``transport``; this module
+is what a program sees of it.
 
-Unread messages are in ``Wire.ready``, an iterator that ``recv`` and iteration share: whoever comes
-takes the next one, so none is lost when one gives way to the other.
+Unread messages are in ``Receiver.ready``, an iterator that ``recv`` and iteration share: whoever
+comes takes the next one, so none is lost when one gives way to the other. An exception of a signal
+handler that comes while a message is on its way from there to the caller fails the connection.
 """
 
 from __future__ import annotations
 
-import socket
-from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import chain
 from time import monotonic
 
+from ..clock import deadline_after
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..opening.opening import Opening
-from ..opening.sockets import HEED, deadline_after, patience, run_blocking
+from ..opening.sockets import run_blocking
 from ..options import read_options
 from ..sansio.frames import close_payload
 from ..sansio.payload import chunk_decoder, decode_message, encode_message
-from ..sansio.protocol import ClientProtocol
-from .stacks import interrupted, others_inside
-from .transport import Wire
+from ..sansio.protocol import ClientProtocol, State
+from .receiver import IN_A_HANDLER, Receiver
+from .sender import Sender
+from .transport import BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from ..sansio.frames import Data
     from ..sansio.messages import Message
 
-TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
+OPEN = State.OPEN
+
 _SENDABLE = (str, bytes, bytearray, memoryview)
 
 
@@ -85,15 +87,18 @@ def open_connection(settings: Options) -> Connection:
 class Ping:
     """A ping that was sent."""
 
-    __slots__ = ("_round_trip", "_wire")
+    __slots__ = ("_receiver", "_round_trip")
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
         self._round_trip: Optional[float] = None
 
     def _receive_pong(self, round_trip: float) -> None:
         self._round_trip = round_trip
-        self._wire.notify()
+        self._receiver.transport.waiters.notify()
+
+    def _is_over(self) -> bool:
+        return self._round_trip is not None or self._receiver.transport.closed
 
     def wait(self, timeout: Optional[float] = None) -> float:
         """Wait for the pong. Thread-safe.
@@ -106,18 +111,16 @@ class Ping:
         Raises:
             TimeoutError: if it didn't come within *timeout* seconds; call again to wait on.
             ConnectionClosed: if the connection was closed before.
+            ConcurrencyError: in a signal handler that has interrupted a call of this connection.
         """
-        wire = self._wire
+        receiver = self._receiver
+        if receiver.transport.is_interrupted():
+            raise ConcurrencyError(IN_A_HANDLER)
         deadline = None if timeout is None else deadline_after(timeout)
-        try:
-            done = wire.wait_until(lambda: self._round_trip is not None or wire.closed, deadline)
-        except BaseException:
-            wire.interrupted()
-            raise
-        if not done:
+        if not receiver.wait_until(self._is_over, deadline):
             raise TimeoutError(f"no pong within {timeout} s")
         if self._round_trip is None:
-            raise wire.protocol.close_exc()
+            raise receiver.protocol.close_exc()
         return self._round_trip
 
 
@@ -143,14 +146,20 @@ class Connection(ConnectionInfo):
             ping_timeout=options.ping_timeout,
         )
         self._protocol.open(opened.extensions, monotonic())
-        self._wire = Wire(opened.stream, self._protocol, options, opened.rest)
-        self._acquire_sending = self._wire.sending.acquire
-        self._release_sending = self._wire.sending.release
-        self._put = self._wire.outbox.put
-        self._consuming = allocate_lock()  # held in recv and recv_streaming
-        self._start_receiving = self._consuming.acquire
-        self._streaming = False  # whether a recv_streaming() goes on, perhaps suspended
-        self._fragments_by = 0  # the thread that is sending a fragmented message
+        self._transport = BlockingTransport(
+            opened.stream, self._protocol, options, options.busy_poll
+        )
+        self._receiver = Receiver(self._transport, options, opened.rest)
+        self._sender = Sender(self._transport, self._receiver)
+        # Bound here once, for send().
+        self._write = self._transport.buffer.write
+        self._is_sending = self._transport.sending._is_owned
+        self._acquire_sending = self._transport.sending.acquire
+        self._release_sending = self._transport.sending.release
+        if options.ping_interval is not None:
+            from .background import watch  # with threading, when there is a connection
+
+            watch(self._receiver)
 
     # -- receiving --
 
@@ -181,62 +190,19 @@ class Connection(ConnectionInfo):
             ConcurrencyError: if another thread is receiving.
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
         """
-        for message in self._wire.ready:
-            return message if decode is None else decode_message(message, decode)
-        wire = self._wire
-        try:
-            message = self._receive(None if timeout is None else deadline_after(timeout))
-        except BaseException:
-            wire.interrupted()
-            raise
-        wire.handing = 0
-        return message if decode is None else decode_message(message, decode)
-
-    def _receive(self, deadline: Optional[float], room: Optional[int] = None) -> Message:
-        """Wait for a message, as the consumer; *room*: how many bytes it may have.
-
-        For who then sets ``wire.handing`` to 0, or calls ``wire.interrupted()`` if it raises.
-        """
-        wire = self._wire
-        if not self._start_receiving(False):
-            self._start_consuming()
-        try:
-            if room is not None:
-                return self._receive_within(room, deadline)
-            wire.handing = get_ident()
-            for message in wire.ready:
-                return message  # another thread has made it ready since
-            wire.handing = 0
-            return wire.receive(deadline)
-        finally:
-            self._consuming.release()
-
-    def _receive_within(self, room: int, deadline: Optional[float]) -> bytes:
-        """A message as bytes, which stays where it is unless it fits."""
-        wire = self._wire
-        wire.handing = get_ident()
-        message = next(wire.ready, None)
-        if message is None:
-            wire.handing = 0
-            message = wire.receive(deadline)
-        data = message.encode() if isinstance(message, str) else message
-        if len(data) > room:
-            wire.ready, wire.handing = iter([message, *wire.ready]), 0
-            raise ValueError(f"a message of {len(data)} bytes doesn't fit into {room}")
-        return data
-
-    def _start_consuming(self) -> None:
-        """Become the consumer.
-
-        Raises:
-            ConcurrencyError: if there is one.
-        """
-        wire = self._wire
-        while not self._consuming.acquire(False):
-            if self._streaming or others_inside(wire) or interrupted(wire):
-                raise ConcurrencyError(TWO_RECEIVERS)
-            if wire.forgotten(self._consuming):
-                return  # left locked, see "Signals" in locks, and taken over
+        deadline = None
+        while True:
+            try:
+                for message in self._receiver.ready:
+                    return message if decode is None else decode_message(message, decode)
+            except UnicodeDecodeError:
+                raise
+            except BaseException as exc:
+                self._receiver.fail(exc)  # perhaps there was a message on its way
+                raise
+            if timeout is not None and deadline is None:
+                deadline = deadline_after(timeout)
+            self._receiver.fill(deadline)
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -249,17 +215,13 @@ class Connection(ConnectionInfo):
         return chain.from_iterable(self._batches())
 
     def _batches(self) -> Iterator[Iterator[Message]]:
+        receiver = self._receiver
         while True:
-            yield self._wire.ready
+            yield receiver.ready
             try:
-                messages = iter((self._receive(None),))
+                receiver.fill(None)
             except ConnectionClosedOK:
                 return
-            except BaseException:
-                self._wire.interrupted()
-                raise
-            self._wire.handing = 0
-            yield messages
 
     if TYPE_CHECKING:
 
@@ -286,25 +248,26 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        wire, fin, begun = self._wire, False, False
-        self._start_consuming()
+        receiver, fin, begun = self._receiver, False, False
+        token = receiver.start_consuming()
         try:
-            self._streaming = True
-            for message in wire.ready:
-                fin = True
-                yield message if decode is None else decode_message(message, decode)
-                return
             convert = chunk_decoder(decode)
             while not fin:
-                chunk, fin = wire.receive_chunk(begun)
+                chunk, fin = receiver.receive_chunk(begun)
                 begun = True
-                yield convert(chunk, fin)
+                chunk = convert(chunk, fin)
+                receiver.handed_on()
+                yield chunk
+        except UnicodeDecodeError:
+            receiver.handed_on()  # it is lost, and the next message isn't
+            raise
+        except BaseException as exc:
+            receiver.fail_if_handing(exc)
+            raise
         finally:
-            wire.interrupted()
-            if not fin:
-                wire.skip()
-            self._streaming = False
-            self._consuming.release()
+            if begun and not fin:
+                receiver.skip()
+            receiver.stop_consuming(token)
 
     def recv_into(
         self, buffer: Union[bytearray, memoryview], timeout: Optional[float] = None
@@ -326,15 +289,27 @@ class Connection(ConnectionInfo):
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
-        deadline = None if timeout is None else deadline_after(timeout)
+        receiver, deadline, waiting = self._receiver, None, False
+        if timeout is not None:
+            deadline = deadline_after(timeout)
         try:
-            data = self._receive(deadline, len(view))
-            view[: len(data)] = data  # type: ignore[assignment]  # bytes, with room
-        except BaseException:
-            self._wire.interrupted()
+            message = next(receiver.ready, None)
+            while message is None:
+                waiting = True
+                receiver.fill(deadline)
+                waiting = False
+                message = next(receiver.ready, None)
+            data = message.encode() if isinstance(message, str) else message
+            if len(data) > len(view):
+                receiver.ready = chain((message,), receiver.ready)
+                waiting = True  # for a larger buffer
+                raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
+            view[: len(data)] = data  # with room for it
+            return len(data)
+        except BaseException as exc:
+            if not waiting:
+                receiver.fail(exc)
             raise
-        self._wire.handing = 0
-        return len(data)
 
     # -- sending --
 
@@ -377,154 +352,39 @@ class Connection(ConnectionInfo):
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
-                self._send_fragments(message, text, compress, timeout)
+                self._sender.send_fragments(message, text, compress, timeout)
                 return
             opcode, data = encode_message(view, text)
-        wire, protocol, deadline = self._wire, self._protocol, None
-        if timeout is not None:
-            deadline = deadline_after(timeout)
-        encoding = False
-        try:
-            if deadline is not None or not self._acquire_sending(False):
-                self._start_sending(deadline)
-            elif protocol.sending:
-                self._start_between_fragments(deadline)
-            try:
-                if deadline is not None:
-                    wire.wait_for_room(deadline)
-                encoding = True
-                written = self._put(protocol.send_message(opcode, data, compress))
-                encoding = False
-                if not written:
-                    wire.wait_written(deadline)
-            except BaseException as exc:
-                wire.fail_sending(exc, encoding)
-                raise
-            self._release_sending()
-            if protocol.has_output:
-                wire.push(deadline)
-        except BaseException:
-            wire.interrupted()
-            raise
-
-    def _start_sending(self, deadline: Optional[float]) -> None:
-        """Become the writer, when no fragmented message of another thread is under way.
-
-        Raises:
-            TimeoutError: if *deadline* passes first.
-            ConcurrencyError: if it is of the same thread.
-        """
-        if not self._acquire_sending(False):
-            if not self._wire.lock(self._wire.sending, deadline):
-                raise TimeoutError("another thread's message wasn't taken in time")
-        if self._protocol.sending:
-            self._start_between_fragments(deadline)
-
-    def _start_between_fragments(self, deadline: Optional[float]) -> None:
-        """Wait, as the writer, for the end of a fragmented message; or stop being the writer."""
-        try:
-            self._wait_for_fragments(deadline)
-        except BaseException:
-            self._release_sending()
-            self._wire.flush_output()
-            raise
-
-    def _wait_for_fragments(self, deadline: Optional[float]) -> None:
-        if self._fragments_by == get_ident():
-            raise ConcurrencyError("this thread is in the middle of sending a fragmented message")
-        import threading
-
-        wire = self._wire
-        if wire.fragments is None:
-            wire.fragments = threading.Condition(wire.sending)
-        while self._protocol.sending and not wire.closed:
-            if deadline is not None and monotonic() >= deadline:
-                raise TimeoutError("another thread's fragmented message didn't end in time")
-            wire.flush_as_writer()  # which this thread stops being now
-            wire.fragments.wait(HEED if deadline is None else min(HEED, patience(deadline)))
-
-    def _send_fragments(
-        self,
-        message: Iterable[Union[str, Data]],
-        text: Optional[bool],
-        compress: Optional[bool],
-        timeout: Optional[float],
-    ) -> None:
-        """Send a fragment for each part, and an empty one to end the message.
-
-        Other threads may send control frames between the fragments, but no messages.
-        """
-        if isinstance(message, dict) or not hasattr(message, "__iter__"):
-            raise TypeError(
-                "a message is str, bytes-like or an iterable of these,"
-                f" not {type(message).__name__}"
-            )
-        deadline = None if timeout is None else deadline_after(timeout)
-        first = 0
-        try:
-            for part in message:
-                opcode, data = encode_message(part, text)
-                if not first:
-                    self._start_sending(deadline)
-                    first = opcode
-                elif opcode == first:
-                    self._wire.lock(self._wire.sending, None)
-                else:
-                    raise TypeError("the fragments of a message are all str or all bytes-like")
-                self._send_fragment(opcode, data, False, compress, deadline)
-            if first:
-                self._wire.lock(self._wire.sending, None)
-                self._send_fragment(first, b"", True, compress, deadline)
-        except BaseException as exc:
-            self._wire.interrupted()
-            # Not if it couldn't begin, and another thread's has begun since.
-            if first and self._protocol.sending and self._fragments_by == get_ident():
-                self._abandon_message(exc)
-            raise
-
-    def _send_fragment(
-        self,
-        opcode: int,
-        data: Data,
-        fin: bool,
-        compress: Optional[bool],
-        deadline: Optional[float],
-    ) -> None:
-        """Send a fragment, as the writer, and stop being it."""
-        wire, protocol, encoding = self._wire, self._protocol, False
-        try:
-            if not protocol.sending:
-                self._fragments_by = get_ident()
-                if deadline is not None:
-                    wire.wait_for_room(deadline)
-            encoding = True
-            written = self._put(protocol.send_fragment(opcode, data, fin, compress))
-            encoding = False
-            if not written:
-                wire.wait_written(deadline)
-            if fin and wire.fragments is not None:
-                wire.fragments.notify_all()
-        except BaseException as exc:
-            wire.fail_sending(exc, encoding)
-            raise
-        self._release_sending()
-        if protocol.has_output:
-            wire.push(deadline)
-
-    def _abandon_message(self, exc: BaseException) -> None:
-        """A message that began and can't be completed: nothing else can be sent any more."""
-        wire = self._wire
-        with wire.sending:
-            with wire.mutex:
-                self._protocol.close(1011, "message abandoned")
-            self._protocol.abandon_message()
-            if wire.fragments is not None:
-                wire.fragments.notify_all()
-        if isinstance(exc, ConnectionClosed):
+        if self._is_sending():  # a signal handler that has interrupted that
+            self._sender.send_soon(opcode, data, compress)
             return
-        if not isinstance(exc, Exception):
-            wire.hurry()  # the program is leaving
-        self.close()
+        transport, protocol, sender = self._transport, self._protocol, self._sender
+        deadline = None if timeout is None else deadline_after(timeout)
+        busy, written = False, True
+        try:
+            if timeout is not None or not self._acquire_sending(False):
+                written = sender.start(deadline)
+            elif protocol.state is not OPEN or protocol.sending:
+                self._release_sending()
+                written = sender.start(None)
+            if not written:
+                sender.send_soon(opcode, data, compress)
+                return
+            busy = True
+            written = self._write(protocol.encode_message(opcode, data, compress), len(data))
+            busy = False
+            if not written:
+                written = sender.wait_written(deadline)
+            self._release_sending()
+        except BaseException as exc:
+            transport.stop_writing(exc, busy)
+            if isinstance(exc, ConnectionClosed) and protocol.state is not OPEN:
+                raise sender.close_exc_when_known() from protocol.failure
+            raise
+        if not written:
+            raise sender.why_not_written()
+        if protocol.has_output:
+            self._receiver.flush_or_wait(deadline)
 
     # -- control --
 
@@ -542,7 +402,7 @@ class Connection(ConnectionInfo):
             ValueError: if *data* is too long, or a ping with it isn't answered yet.
             SendBufferFull: if 1024 pings aren't answered yet.
         """
-        waiter = Ping(self._wire)
+        waiter = Ping(self._receiver)
         payload = data.encode() if isinstance(data, str) else data
         self._send_control(self._protocol.ping, payload, monotonic(), waiter._receive_pong)
         return waiter
@@ -560,14 +420,12 @@ class Connection(ConnectionInfo):
 
     def _send_control(self, queue: Callable[..., None], *args: object) -> None:
         try:
-            with self._wire.mutex:
-                queue(*args)
-            self._wire.push()
+            self._transport.change(queue, *args)
         except ConnectionClosed:
-            raise self._wire.settled() from self._protocol.failure
-        except BaseException:
-            self._wire.interrupted()
-            raise
+            if self._protocol.state is OPEN:
+                raise  # of another connection, in a signal handler
+            raise self._sender.close_exc_when_known() from self._protocol.failure
+        self._receiver.flush_or_wait()
 
     # -- closing --
 
@@ -588,26 +446,14 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
-        wire = self._wire
-        if interrupted(wire):
-            close_payload(code, reason)  # what can't be sent is told here
-            self._close_elsewhere(code, reason)
+        transport = self._transport
+        close_payload(code, reason)  # what can't be sent is told here
+        transport.change(self._protocol.close, code, reason)
+        if transport.closed:
             return
-        try:
-            wire.close(code, reason)
-        except BaseException:
-            wire.interrupted()
-            raise
-
-    def _close_elsewhere(self, code: int, reason: str) -> None:
-        """Close in a thread: this one is interrupted in what would have to go on meanwhile."""
-        try:
-            start_new_thread(self._wire.close, (code, reason))
-        except RuntimeError:  # there are no more threads: end it without a handshake
-            try:
-                self._wire.stream.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # not connected any more
+        transport.flush()
+        if not transport.is_interrupted():
+            self._receiver.wait_closed()
 
     def __enter__(self) -> Connection:
         return self
@@ -628,5 +474,5 @@ class Connection(ConnectionInfo):
             self.close(1011)
         else:
             if exc_type is not GeneratorExit:
-                self._wire.hurry()
+                self._transport.shorten_close()
             self.close(1001)  # the program is leaving

@@ -1,16 +1,16 @@
-"""The receiving half of a connection, blocking. Who may call what when is told in ``wire``.
+"""Receiving, blocking: from the stream to the consumer, or to the queue for it, up to the end.
 
-Sockets are blocking where a flag (``net.DONTWAIT``) makes single calls not wait: then a receive
-without a timeout is one system call. ``SO_RCVTIMEO`` ends that call from time to time for signals
-and for the keepalive, which then goes on with exact polling.
+Who may do what when is told in ``transport``; what signal handlers do to it, in ``interrupts``.
 """
 
 from __future__ import annotations
 
-import errno
+import socket
 import time
-from _thread import get_ident
+from itertools import repeat
 
+from ..clock import NEVER, lock_timeout
+from ..exceptions import ConcurrencyError
 from ..opening.sockets import (
     CHUNK,
     DONTWAIT,
@@ -24,243 +24,397 @@ from ..opening.sockets import (
     SLOW_CLOSE,
     WAITALL,
     WRITE,
-    set_receive_timeout,
-    wait,
 )
 from ..sansio.protocol import State
-from .boxes import MessageQueue, WriteBuffer
-from .locks import Locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from typing import Callable, Iterator, List, Optional
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-    from ..opening.sockets import Stream
     from ..options import Options
     from ..sansio.messages import Message
-    from ..sansio.protocol import ClientProtocol
-    from .boxes import Chunk
+    from .transport import BlockingTransport
+
+    Chunk = Tuple[Message, bool]  # and whether it ends the message
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
+READS = 64  # in a row, of a connection that the background thread looks after
 
 # Seconds.
-NEVER = float("inf")
-MAX_WAIT = 86400.0  # poll() counts milliseconds in an int; who waits longer wakes once a day
+CHECK = 1.0  # until a connection that has a receiver is looked at again
+GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
+SETTLE = 1.0  # for the receiver to find out why writing has failed
 SLACK = 0.05  # for a receive behind its deadline, as long as bytes are there
+
+TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
+IN_A_HANDLER = "a signal handler, or the like, can't receive in the middle of what it interrupts"
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 monotonic = time.monotonic
 
-_NO_FLAGS = (0,)
+_LAST, _NO_FLAGS = (-1,), (0,)
 
 
-class Receiving(Locks):
-    """What a ``Wire`` is built on. *rest* is what came behind the handshake."""
+class MessageQueue:
+    """Messages that others than the consumer have met, until it takes them.
 
-    def __init__(
-        self, stream: Stream, protocol: ClientProtocol, options: Options, rest: bytes
-    ) -> None:
-        import threading
+    They keep up to *limit* messages and chunks, and about as many more as one read brings. Beyond
+    that, while closing, what comes is dropped, and then everything, so that messages never go
+    missing in the middle.
 
-        super().__init__()
-        self.stream, self.protocol = stream, protocol
-        self.inbox = MessageQueue(protocol, self.mutex, options.max_queue)
-        self.outbox = WriteBuffer(stream)
-        self.fragments: Optional[threading.Condition] = None  # a fragmented message has been sent
-        self.ready: Iterator[Message] = iter(())  # messages that the consumer has taken
+    Attributes:
+        messages: whole ones.
+        chunks: of a message that is being streamed.
+        dropping: whether everything is dropped from now on.
+    """
+
+    __slots__ = ("_limit", "chunks", "dropping", "messages")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.messages: List[Message] = []
+        self.chunks: List[Chunk] = []
+        self.dropping = False
+
+    def __len__(self) -> int:
+        return len(self.messages) + len(self.chunks)
+
+    def has_room(self) -> bool:
+        return len(self) < self._limit
+
+    def clear(self) -> None:
+        self.messages.clear()
+        self.chunks.clear()
+
+
+class Receiver:
+    """See above. *rest* is what came behind the handshake.
+
+    Attributes:
+        ready: messages that are parsed, for the consumer: ``recv`` and iteration share this
+            iterator, and whoever comes takes the next one.
+        queue: what others have met.
+        wanted: whether a consumer waits to become the receiver.
+    """
+
+    __slots__ = (
+        "__weakref__", "_acquire", "_busy_poll", "_consumer", "_handing", "_is_receiving",
+        "_read_not_fed", "_release", "_size", "_unstored", "_waiting", "protocol", "queue", "ready",
+        "stream", "transport", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, transport: BlockingTransport, options: Options, rest: bytes) -> None:
+        self.transport = transport
+        self.protocol, self.stream = transport.protocol, transport.stream
+        # Bound here once, for fill().
+        self._acquire, self._release = transport.receiving.acquire, transport.receiving.release
+        self._is_receiving = transport.receiving._is_owned
+        self._waiting = transport.waiters.locks
+        self.ready: Iterator[Message] = iter(())
+        self.queue = MessageQueue(options.max_queue)
+        self.wanted = False
         self._busy_poll = options.busy_poll
-        self._close_timeout, self._close_by = options.close_timeout, NEVER
-        self.closed = False
-        self.wanted = False  # by a consumer that waits to become the receiver
         self._size = READ_SIZE
-        self.tick_at = NEVER if options.ping_interval is None else monotonic()
-        self._write_error: Optional[OSError] = None
-        self._changed = threading.Condition()
-        self._waiting = 0
-        self._blocks = self._set_up_socket(options.ping_interval)
+        # The consumer's token; a dictionary, for setdefault() is atomic.
+        self._consumer: Dict[int, object] = {}
+        self._handing = False  # whether the consumer has a chunk in local variables only
+        # What was read last, until the protocol is fed with it. A receive puts it here without a
+        # bytecode between, so that an exception of a signal handler can't lose it.
+        self._read_not_fed: List[bytes] = []
+        self._unstored = False  # whether the receiver has something in local variables only
         if rest:
-            protocol.receive_data(rest, monotonic())
+            self.protocol.receive_data(rest, monotonic())
 
-    def _set_up_socket(self, interval: Optional[float]) -> bool:
-        """Make the socket blocking if that serves; whether it does."""
-        sock = self.stream.sock
-        if not DONTWAIT or self._busy_poll:
-            sock.setblocking(False)
-            return False
-        sock.setblocking(True)
-        return set_receive_timeout(sock, HEED if interval is None else min(HEED, interval / 4))
+    # -- being the consumer, and the receiver --
 
-    def poll(self, events: int, until: float) -> bool:
-        """Poll the socket; the caller is the receiver or the writer, so it can't be closed."""
-        sock = self.stream.sock
-        if sock.fileno() < 0:
-            raise OSError(errno.EBADF, "the socket was closed behind the connection's back")
-        return bool(wait({sock: events}, min(until - monotonic(), MAX_WAIT)))
-
-    # -- for the consumer --
-
-    def receive(self, deadline: Optional[float]) -> Message:
-        """Block until there is a message; those that come with it are ``ready`` then.
+    def fill(self, deadline: Optional[float]) -> None:
+        """Block until there are messages in ``ready``, where there are none: as the consumer.
 
         Raises:
             TimeoutError: if *deadline* passes; nothing is lost.
             ConnectionClosed: if there won't be any more.
+            ConcurrencyError: if there is another consumer.
         """
-        if self.inbox.messages:
-            return self._take()
-        if not self.receiving.acquire(False):
-            if not self._become_receiver(deadline, lambda: self.inbox.messages):
-                return self._take()
+        if self._is_receiving():
+            raise ConcurrencyError(IN_A_HANDLER)
+        token: List[None] = []
         try:
-            if self.inbox.messages:
-                return self._take()
-            batch = self._receive(deadline)
-            if len(batch) > 1:
-                ready = iter(batch)
-                message = next(ready)
-                self.ready = ready
-                self.handing, self._critical = self._critical, 0
-                return message
-            self.handing, self._critical = self._critical, 0
-            return batch.pop()  # and no second reference to what may be large
-        finally:
-            if self._critical:
-                self.end_if_lost()
-            self.receiving.release()
-            if self._waiting:
-                self.notify()
+            if self._consumer.setdefault(0, token) is not token:
+                raise ConcurrencyError(TWO_RECEIVERS)
+            kept = self.queue.messages
+            if kept:
+                in_time = self._take_queue()
+            elif self._acquire(False) or self._wait_for_receiver(deadline):
+                in_time = self._take_queue() if kept else self._receive(deadline)
+                self._release()
+            else:
+                in_time = self._take_queue()
+            del self._consumer[0]
+        except BaseException as exc:
+            self.stop_receiving(exc)
+            self.fail_if_handing(exc)
+            self.stop_consuming(token)
+            raise
+        if self._waiting:
+            self.transport.waiters.notify()
+        if not in_time:
+            raise TimeoutError("no message was complete in time; nothing is lost")
 
-    def _become_receiver(self, deadline: Optional[float], kept: Callable[[], object]) -> bool:
+    def start_consuming(self) -> object:
+        """Become the consumer until ``stop_consuming``, which takes the token that this returns.
+
+        Raises:
+            ConcurrencyError: if there is one.
+        """
+        token: List[None] = []
+        if self.transport.is_interrupted():
+            raise ConcurrencyError(IN_A_HANDLER)
+        if self._consumer.setdefault(0, token) is not token:
+            raise ConcurrencyError(TWO_RECEIVERS)
+        return token
+
+    def stop_consuming(self, token: object) -> None:
+        if self._consumer.get(0) is token:
+            del self._consumer[0]
+
+    def _take_queue(self) -> bool:
+        """Make what was kept ready, if anything; then there is room again."""
+        kept = self.queue.messages
+        if not kept:
+            return False
+        self._handing = True
+        batch = kept[:]  # to which another thread may append meanwhile
+        del kept[: len(batch)]
+        self.ready = iter(batch)
+        self._handing = False
+        return True
+
+    def _wait_for_receiver(self, deadline: Optional[float]) -> bool:
         """Wait until a thread that has stepped in has read what it is reading.
 
-        Returns ``False`` if it *kept* something before it saw that it should make room: it may be
-        reading on, and wait for more than is needed.
+        Returns ``False`` if *deadline* passed, or if it kept something before it saw that it should
+        make room: it may be reading on, and wait for more than is needed.
         """
         self.wanted = True
+        queue, receiving = self.queue, self.transport.receiving
+        acquired = not len(queue) and receiving.acquire(True, lock_timeout(deadline))
+        self.wanted = False
+        return acquired
+
+    def as_receiver(self, work: Callable[..., object], *args: object) -> object:
+        """What *work* returns, called as the receiver; ``None`` if a thread is that now.
+
+        Also if there is no room for messages, or a consumer wants to be it.
+        """
+        transport, receiving = self.transport, self.transport.receiving
+        if receiving._is_owned() or transport.mutex._is_owned() or not self._may_step_in():
+            return None
         try:
-            if kept():
-                return False
-            if not self.lock(self.receiving, deadline):
-                raise TimeoutError("no message was complete in time; nothing is lost")
-            return True
-        finally:
-            self.wanted = False
-            self.notify()
+            if not receiving.acquire(False):
+                return None
+            result = work(*args)
+            receiving.release()
+        except BaseException as exc:
+            self.stop_receiving(exc)
+            raise
+        if transport.waiters.locks:
+            transport.waiters.notify()
+        return result
 
-    def release_receiving(self) -> None:
-        """Stop being the receiver; who waits for something may go on as one."""
-        if self._critical:
-            self.end_if_lost()
-        self.receiving.release()
-        if self._waiting:
-            self.notify()
+    def _may_step_in(self) -> bool:
+        if self.wanted:
+            return False
+        return self.queue.has_room() or self.protocol.state is not OPEN
 
-    def _take(self) -> Message:
-        self.handing = get_ident()
-        message = self.inbox.take()
-        self.notify()  # there is room
-        return message
+    def stop_receiving(self, exc: BaseException) -> None:
+        """Stop being the receiver, if this is it, because of *exc*, and wake who may go on as one.
 
-    def _receive(self, deadline: Optional[float]) -> List[Message]:
-        protocol, reader, inbox, late = self.protocol, self.protocol.reader, self.inbox, False
+        What it had in its hands is lost, and so is the connection: nothing may follow the gap.
+        """
+        transport = self.transport
+        self.wanted = False
+        if transport.receiving._is_owned():
+            if transport.mutex._is_owned():
+                transport.mutex.release()
+            if self._unstored or self.stream.busy:
+                self._unstored = False
+                self.fail(exc)
+            transport.receiving.release()
+        transport.waiters.notify()
+
+    def fail(self, exc: BaseException) -> None:
+        """Something that was received is lost, because of *exc*: deliver nothing any more."""
+        transport = self.transport
+        for _ in self.ready:
+            pass  # an iteration may have this iterator in its hands
+        self.queue.clear()
+        self.queue.dropping = True
+        self._read_not_fed.clear()
+        transport.fail(exc)
+        transport.change(self.protocol.abandon, exc)
+
+    # -- receiving messages --
+
+    def _receive(self, deadline: Optional[float]) -> bool:
+        """Make messages ready; ``False`` if *deadline* passed first.
+
+        Raises:
+            ConnectionClosed: if there won't be any more.
+        """
+        protocol, reader, late = self.protocol, self.protocol.reader, False
         while True:
             if reader.pending or protocol.finished:
-                self._critical = get_ident()
-                if inbox.dropping:
-                    batch = inbox.parse()
-                else:  # the same without a call
-                    with self.mutex:
-                        batch = protocol.next_messages()
-                if protocol.has_output or self.stream.unsent:
-                    self.flush()
-                if batch:
-                    return batch
-                self._critical = 0
-                if protocol.finished:
-                    self.end(deadline)
+                if self._parse():
+                    return True
+                if protocol.finished and not reader.pending:
+                    if not self.end(deadline):
+                        return False
                     raise protocol.close_exc()
             if late:
-                raise TimeoutError("no message was complete in time; nothing is lost")
+                return False
             if deadline is None:
-                message = self._read_simply()
-                if message is not None:
-                    if protocol.has_output or self.stream.unsent:
-                        self.flush()
-                    return [message]
-            else:
-                self._read(deadline)
+                if self._read_message():
+                    return True
+            elif self._read(deadline):
                 late = monotonic() >= deadline + SLACK
+            else:
+                late = True
 
-    def _read_simply(self) -> Optional[Message]:
+    def _parse(self) -> bool:
+        """Make what is parsed in one go ready; whether there was anything."""
+        protocol, transport, mutex = self.protocol, self.transport, self.transport.mutex
+        if mutex._is_owned():
+            raise ConcurrencyError(IN_A_HANDLER)
+        self._unstored = True
+        mutex.acquire()
+        if self.queue.dropping:
+            self._drop()
+        batch = protocol.next_messages()
+        mutex.release()
+        if batch:
+            # No second reference to one that may be large.
+            self.ready = iter(batch) if len(batch) > 1 else map(batch.pop, _LAST)
+        self._unstored = False
+        if protocol.has_output or self.stream.unsent or transport.requests:
+            transport.carry_out_requests()
+        return bool(batch)
+
+    def _answer(self) -> None:
+        """Write what the protocol says to what was parsed, and do what handlers have asked for."""
+        transport = self.transport
+        if self.protocol.has_output or self.stream.unsent or transport.requests:
+            transport.carry_out_requests()
+
+    def _read_message(self) -> bool:
         """What ``_read(None)`` nearly always does, in one go: a blocking read.
 
         Returns:
-            The message, if that is what was read, the thread being ``_critical``; or ``None``.
+            Whether a message, and nothing else, was what came; it is ready then.
         """
-        protocol, landed = self.protocol, self._landed
-        odd = landed or not self._blocks or self.outbox.blocked() or self.inbox.dropping
+        protocol, transport, landed = self.protocol, self.transport, self._read_not_fed
+        odd = landed or not transport.blocks or transport.buffer.waits or self.queue.dropping
         if odd or protocol.reader.missing >= LARGE or protocol.state is not OPEN:
             self._read(None)
-            return None
+            return False
         try:
-            landed.extend(map(self.stream.recv, (self._size,), _NO_FLAGS))  # see _land
-        except BlockingIOError:
-            pass
+            landed.extend(map(self.stream.recv, (self._size,), _NO_FLAGS))
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise
         except OSError as exc:
             self._lost(exc)
-            return None
+            return False
         if not landed:  # SO_RCVTIMEO: it is time for the keepalive
             self._read(None, polling=True)
-            return None
+            return False
         data = landed[0]
         if len(data) >= READ_SIZE or self._size != READ_SIZE:
             self._adapt(0, len(data))
-        self._critical = get_ident()
+        self._unstored = True
         landed.clear()
-        message = None
-        if data:
-            now = monotonic()
-            message = protocol.receive_message(data, now)
-            if message is None:
-                protocol.receive_data(data, now)
-                self._critical = 0
-        else:
+        if not data:
             self._lost(EOFError(NO_CLOSE))
-            self._critical = 0
-        return message
+            self._unstored = False
+            return False
+        now = monotonic()
+        message = protocol.receive_message(data, now)
+        if message is None:
+            protocol.receive_data(data, now)
+            self._unstored = False
+            return False
+        self.ready = iter((message,))
+        self._unstored = False
+        if protocol.has_output or self.stream.unsent:
+            transport.flush()
+        return True
+
+    # -- receiving chunks --
 
     def receive_chunk(self, begun: bool) -> Chunk:
         """Block until there is some of the next message; and whether that ends it.
+
+        For the consumer, which says with ``handed_on()`` that it has handed it on.
 
         Args:
             begun: whether the message has begun with an earlier call.
 
         Raises:
-            ConnectionClosed: as ``receive``.
+            ConnectionClosed: if there won't be any more.
         """
-        kept = self.inbox.take_chunk(begun)
-        while kept is None:
-            if self.receiving.acquire(False) or self._become_receiver(None, self.inbox.__len__):
-                try:
-                    kept = self.inbox.take_chunk(begun) or self._receive_chunk()
-                    self._critical = 0
-                finally:
-                    self.release_receiving()
-            else:
-                kept = self.inbox.take_chunk(begun)
-        self.notify()  # there is room
-        return kept
+        transport, receiving = self.transport, self.transport.receiving
+        if transport.is_interrupted():
+            raise ConcurrencyError(IN_A_HANDLER)
+        try:
+            self._handing = False
+            chunk = self._take_chunk(begun)
+            while chunk is None:
+                if receiving.acquire(False) or self._wait_for_receiver(None):
+                    chunk = self._take_chunk(begun) or self._receive_chunk()
+                    receiving.release()
+                else:
+                    chunk = self._take_chunk(begun)
+        except BaseException as exc:
+            self.stop_receiving(exc)
+            raise
+        transport.waiters.notify()  # there is room
+        return chunk
+
+    def handed_on(self) -> None:
+        self._handing = False
+
+    def fail_if_handing(self, exc: BaseException) -> None:
+        """The consumer is ended by *exc*; if it had a chunk in its hands, that is lost."""
+        if self._handing:
+            self._handing = False
+            self.fail(exc)
+
+    def _take_chunk(self, begun: bool) -> Optional[Chunk]:
+        """What was kept of the message that has *begun*, or of the next one."""
+        queue, chunk = self.queue, None
+        self._handing = True
+        if queue.chunks:
+            chunk = queue.chunks.pop(0)
+        elif queue.messages and not begun:
+            chunk = queue.messages.pop(0), True
+        if chunk is None:
+            self._handing = False
+        return chunk
 
     def _receive_chunk(self) -> Chunk:
-        protocol = self.protocol
+        protocol, mutex = self.protocol, self.transport.mutex
         while True:
-            self._critical = get_ident()
-            chunk = self.inbox.parse_chunk()
-            self.flush_output()
+            self._unstored = True
+            mutex.acquire()
+            if self.queue.dropping:
+                self._drop()
+            chunk = protocol.next_chunk()
+            mutex.release()
+            if chunk is not None:
+                self._handing = True
+            self._unstored = False
+            self._answer()
             if chunk is not None:
                 return chunk
-            self._critical = 0
             if protocol.finished:
                 self.end(None)
                 raise protocol.close_exc()
@@ -268,53 +422,281 @@ class Receiving(Locks):
 
     def skip(self) -> None:
         """Leave the rest of the message that ``receive_chunk`` has begun."""
-        self.inbox.skip()
-        self.notify()
+        self.transport.change(self._skip)
+        self.transport.waiters.notify()
+
+    def _skip(self) -> None:
+        self.protocol.skip()
+        self.queue.chunks.clear()
+
+    # -- for others than the consumer --
+
+    def keep(self) -> bool:
+        """Parse, as the receiver, and keep what there is; whether there was anything."""
+        protocol, queue, mutex = self.protocol, self.queue, self.transport.mutex
+        self._unstored = True
+        mutex.acquire()
+        kept = len(queue)
+        queue.dropping = queue.dropping or not queue.has_room()
+        if queue.dropping:
+            self._drop()
+        elif protocol.streaming:
+            chunk = protocol.next_chunk()
+            queue.chunks.extend([chunk] if chunk else ())
+        else:
+            queue.messages.extend(protocol.next_messages())
+        mutex.release()
+        self._unstored = False
+        self._answer()
+        return len(queue) > kept
+
+    def _drop(self) -> None:
+        self.protocol.skip()
+        while self.protocol.next_messages():
+            pass
+
+    def receive_now(self) -> bool:
+        """Receive without waiting, keeping the messages; whether there was anything."""
+        if not self.protocol.pending and not self._read_now():
+            return False
+        return self.keep() or not self.protocol.pending
+
+    def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+        """Block until *done()*, receiving if nobody does; ``False`` if *deadline* passes first.
+
+        Who makes *done* true notifies the waiters, or is the receiver. Beyond ``max_queue`` unread
+        messages, it waits for somebody to take them; while closing, it drops them.
+        """
+        transport = self.transport
+        while not done():
+            if self.as_receiver(self._step_in, done, deadline) is None:
+                blocked = transport.buffer.waits and not transport.closed
+                if blocked and transport.as_writer(self._wait_for_room, deadline) is not None:
+                    transport.flush()
+                else:
+                    timeout = GLANCE if blocked else HEED
+                    if deadline is not None:
+                        timeout = min(timeout, lock_timeout(deadline))
+                    transport.waiters.wait(lambda: done() or self._has_no_receiver(), timeout)
+            if deadline is not None and monotonic() >= deadline:
+                return done()
+        return True
+
+    def _has_no_receiver(self) -> bool:
+        """Whether this thread may step in now."""
+        return self.as_receiver(bool) is not None
+
+    def _step_in(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+        """Read once as the receiver, keeping the messages; ``True``."""
+        protocol = self.protocol
+        if done():
+            return True
+        if protocol.finished or protocol.state is CLOSED:
+            self.end(deadline)  # what isn't parsed stays for the consumer
+        elif protocol.pending or self._read(deadline):
+            self.keep()
+        return True
+
+    def _wait_for_room(self, deadline: Optional[float]) -> bool:
+        """Wait for room to write a moment, as the writer; ``True``."""
+        transport, soon = self.transport, monotonic() + GLANCE
+        if not transport.closed:
+            if transport.poll(WRITE, soon if deadline is None else min(soon, deadline)):
+                self.protocol.heard(monotonic())
+        return True
+
+    def flush_or_wait(self, deadline: Optional[float] = None) -> None:
+        """Flush; and stay until it is done if another thread receives, for that may sleep."""
+        transport = self.transport
+        transport.flush()
+        while transport.buffer.waits and not transport.closed:
+            late = deadline is not None and monotonic() >= deadline
+            if late or transport.is_interrupted() or self._has_no_receiver():
+                return
+            if transport.as_writer(self._wait_for_room, deadline) is None:
+                return  # who is writing goes on with it
+            transport.flush()
+
+    def service(self) -> Tuple[int, float]:
+        """Do what the receiver would do, without waiting, if there is none: in the background.
+
+        Returns:
+            For which events of the socket to wait, and when to look again in any case.
+        """
+        now = monotonic()
+        found = None if self.wanted else self._as_background_receiver(now)
+        if found is not None:
+            return found
+        if now >= self.transport.tick_at + CHECK:
+            self._tick_for_receiver(now)
+        return 0, now + CHECK
+
+    def _as_background_receiver(self, now: float) -> Optional[Tuple[int, float]]:
+        receiving = self.transport.receiving
+        if receiving._is_owned():
+            return None
+        try:
+            if not receiving.acquire(False):
+                return None
+            found = self._look(now)
+            receiving.release()
+        except BaseException as exc:
+            self.stop_receiving(exc)
+            raise
+        self.transport.waiters.notify()
+        return found
+
+    def _look(self, now: float) -> Tuple[int, float]:
+        protocol, transport = self.protocol, self.transport
+        more = self._read_ahead()
+        unread = not more and self._has_unread()
+        if unread:
+            protocol.heard(now)  # a peer whose bytes wait unread isn't dead
+        if now >= transport.tick_at:
+            transport.tick(now)
+        if protocol.finished or protocol.state is CLOSED:
+            if self.end(now):
+                return 0, NEVER
+            lost = protocol.state is CLOSED  # its socket would be readable all the time
+            return 0 if lost else READ, min(transport.closing_deadline(), now + CHECK)
+        at = transport.tick_at
+        if protocol.state is not OPEN:
+            at = min(at, transport.closing_deadline())
+        if unread or more:
+            return 0, now if more else min(at, now + CHECK)  # there may be room then
+        return READ | WRITE if transport.buffer.waits else READ, at
+
+    def _read_ahead(self) -> bool:
+        """Keep what is there, as far as there is room; whether to go on, after the others."""
+        for _ in repeat(None, READS):
+            if self.wanted or self._is_full() or not self.receive_now():
+                return False
+        return True
+
+    def _is_full(self) -> bool:
+        """Whether nothing is to be read: there is no room, or nothing more can come."""
+        protocol = self.protocol
+        if protocol.finished or protocol.state is CLOSED:
+            return True
+        return protocol.state is OPEN and not self.queue.has_room()
+
+    def _has_unread(self) -> bool:
+        """Whether something waits for room."""
+        protocol = self.protocol
+        if protocol.state is not OPEN or protocol.finished or self.queue.has_room():
+            return False
+        return self.stream.buffered() or self.transport.poll(READ, 0.0)
+
+    def _tick_for_receiver(self, now: float) -> None:
+        """Give a dead peer up whose receiver waits for a later moment, since before ``probe``."""
+        transport, protocol = self.transport, self.protocol
+        if transport.closed or self._read_not_fed or not protocol.doubtful:
+            return
+        if not transport.poll(READ, 0.0) and not transport.tick(now):
+            transport.shut_down()  # which wakes it
 
     # -- for the receiver --
 
     def _read(
         self, deadline: Optional[float], polling: bool = False, in_chunks: bool = False
-    ) -> None:
-        """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes."""
-        protocol = self.protocol
+    ) -> bool:
+        """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes.
+
+        Returns:
+            ``False`` if *deadline* passed first.
+        """
+        protocol, transport = self.protocol, self.transport
         missing, size, flags = protocol.missing, self._size, 0
         if in_chunks or protocol.streaming:
             missing, size = 0, min(size, CHUNK)
         elif missing >= LARGE:
             size, flags = min(missing, MAX_LARGE), WAITALL
+        at_leisure = deadline is None and protocol.state is OPEN and not polling
+        if transport.blocks and at_leisure and not transport.buffer.waits:
+            if self._receive_some(size, flags):
+                self._feed(missing)
+                return True  # else SO_RCVTIMEO
+        return self._read_polling(min(size, MAX_READ_SIZE), missing, deadline)
+
+    def _read_polling(self, size: int, missing: int, deadline: Optional[float]) -> bool:
+        """The same with the keepalive in time."""
+        spin_until = 0.0
+        if self._busy_poll:
+            spin_until = monotonic() + self._busy_poll
+            if deadline is not None:
+                spin_until = min(spin_until, deadline)
+        poll = not spin_until and not self.stream.buffered()
+        while True:
+            if poll:
+                ready = self._wait_readable(deadline)
+                if not ready:
+                    return ready is not None
+            if self._receive_some(size, DONTWAIT):
+                self._feed(missing)
+                return True
+            poll = not spin_until or monotonic() >= spin_until
+
+    def _wait_readable(self, deadline: Optional[float]) -> Optional[bool]:
+        """Wait until there may be something to read.
+
+        Returns:
+            ``False`` if there won't be; ``None`` if *deadline* passed first.
+        """
+        protocol, transport = self.protocol, self.transport
+        while True:
+            until = transport.tick_at if deadline is None else min(deadline, transport.tick_at)
+            if protocol.state is not OPEN:
+                until = min(until, transport.closing_deadline())
+            blocked = transport.buffer.waits
+            ready = transport.poll(READ | WRITE if blocked else READ, until)
+            if blocked:
+                transport.flush()
+            if ready:
+                return True
+            now = monotonic()
+            if now >= transport.tick_at and not transport.tick(now):
+                return False
+            if deadline is not None and now >= deadline:
+                return None
+            if protocol.state is not OPEN and now >= transport.closing_deadline():
+                transport.lose(TimeoutError(SLOW_CLOSE))
+                return False
+
+    def _read_now(self) -> bool:
+        if not self._receive_some(READ_SIZE, DONTWAIT):
+            return False
+        self._feed(0)
+        return True
+
+    def _receive_some(self, size: int, flags: int) -> bool:
+        """Read once; whether there is something to feed the protocol with, the end included."""
+        landed = self._read_not_fed
+        if landed:  # an exception may have come in between
+            return True
         try:
-            at_leisure = deadline is None and protocol.state is OPEN and not polling
-            if self._blocks and at_leisure and not self.outbox.blocked():
-                data = self._read_blocking(size, flags)
-            else:
-                data = self._read_polling(min(size, MAX_READ_SIZE), deadline)
+            landed.extend(map(self.stream.recv, (size,), (flags,)))
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise
+            return False
         except OSError as exc:
-            if isinstance(exc, TimeoutError) and exc.errno is None:
-                raise  # ours; the kernel's has ETIMEDOUT
             self._lost(exc)
-            return
+        return True
+
+    def _feed(self, missing: int) -> None:
+        """Feed what was read to the protocol; *missing* bytes were asked for."""
+        landed = self._read_not_fed
+        if not landed:
+            return  # the connection is lost
+        data = landed[0]
+        self._unstored = True
+        landed.clear()
         if data:
             self._adapt(missing, len(data))
-        if data is not None:
-            self._take_in(data)
-
-    def _land(self, size: int, flags: int) -> bytes:
-        """Read once. What was read stays in ``_landed`` until ``_take_in``, whatever happens."""
-        landed = self._landed
-        if not landed:  # an exception may have come in between
-            landed.extend(map(self.stream.recv, (size,), (flags,)))
-        return landed[0]
-
-    def _take_in(self, data: bytes) -> None:
-        """Feed what has landed to the protocol."""
-        self._critical = get_ident()
-        self._landed.clear()
-        if data:
             self.protocol.receive_data(data, monotonic())
         else:
             self._lost(EOFError(NO_CLOSE))
-        self._critical = 0
+        self._unstored = False
 
     def _adapt(self, missing: int, n: int) -> None:
         """Choose how much to ask for next time."""
@@ -325,121 +707,109 @@ class Receiving(Locks):
         elif n == self._size:
             self._size = min(2 * n, MAX_READ_SIZE)
 
-    def _read_blocking(self, size: int, flags: int) -> Optional[bytes]:
-        try:
-            return self._land(size, flags)
-        except BlockingIOError:
-            pass  # SO_RCVTIMEO; what comes next, Ctrl-C say, must not have this as its context
-        return self._read_polling(min(size, MAX_READ_SIZE), None)
-
-    def _read_polling(self, size: int, deadline: Optional[float]) -> Optional[bytes]:
-        """Bytes, with the keepalive in time; ``None`` if it gave the peer up.
-
-        Raises:
-            TimeoutError: if *deadline* passes.
-        """
-        spin_until = 0.0
-        if self._busy_poll:
-            spin_until = monotonic() + self._busy_poll
-            if deadline is not None:
-                spin_until = min(spin_until, deadline)
-        poll = not spin_until and not self.stream.buffered()
-        while True:
-            if poll and not self._wait_readable(deadline):
-                return None
-            try:
-                return self._land(size, DONTWAIT)
-            except BlockingIOError:
-                poll = not spin_until or monotonic() >= spin_until
-
-    def _wait_readable(self, deadline: Optional[float]) -> bool:
-        """Wait until there may be something to read; ``False`` if the keepalive gave up."""
-        while True:
-            until = self.tick_at if deadline is None else min(deadline, self.tick_at)
-            if self.protocol.state is not OPEN:
-                until = min(until, self.closing_deadline())
-            blocked = self.outbox.blocked()
-            ready = self.poll(READ | WRITE if blocked else READ, until)
-            if blocked:
-                self.flush()
-            if ready:
-                return True
-            now = monotonic()
-            if now >= self.tick_at and not self.tick(now):
-                return False
-            if deadline is not None and now >= deadline:
-                raise TimeoutError("no message was complete in time; nothing is lost")
-            if self.protocol.state is not OPEN and now >= self.closing_deadline():
-                self.cut(TimeoutError(SLOW_CLOSE))
-                return False
-
-    def receive_now(self) -> bool:
-        """Receive without waiting, keeping the messages; whether there was anything."""
-        if not self.protocol.pending:
-            try:
-                data = self._land(READ_SIZE, DONTWAIT)
-            except BlockingIOError:
-                return False
-            except OSError as exc:
-                self._lost(exc)
-            else:
-                self._take_in(data)
-        return self.keep() or not self.protocol.pending
-
-    def keep(self) -> bool:
-        """Parse, as the receiver, and keep what there is; whether there was anything."""
-        self._critical = get_ident()
-        found = self.inbox.keep()
-        self._critical = 0
-        return found
-
-    def tick(self, now: float) -> bool:
-        """Let the keepalive do what is due; whether to go on."""
-        with self.mutex:
-            again = self.protocol.tick(now)
-            self.tick_at = NEVER if again is None else again
-        self.flush()
-        return not self.protocol.finished
-
-    def probe(self, now: float) -> None:
-        """Ping at once, and look soon whether that is answered. For any thread."""
-        with self.mutex:
-            again = self.protocol.probe(now)
-            self.tick_at = NEVER if again is None else again
-        self.flush()
-
     def _lost(self, exc: BaseException) -> None:
-        with self.mutex:
-            # What a write met says more than the end that reading finds afterwards.
-            self.protocol.connection_lost(self._write_error or exc)
-
-    # -- what the rest is built on --
-
-    def closing_deadline(self) -> float:
-        """When the end has to be reached, counted from the first call."""
-        if self._close_by == NEVER and self._close_timeout is not None:
-            self._close_by = monotonic() + self._close_timeout
-        return self._close_by
-
-    def notify(self) -> None:
-        """Something has changed that ``wait_until`` may wait for."""
-        if self._waiting:
-            with self._changed:
-                self._changed.notify_all()
-
-    def flush_output(self) -> None:
-        """Flush, if there is something of the protocol's own."""
-        if self.protocol.has_output or self.stream.unsent:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the protocol's own frames, unless another thread is writing: it will then."""
-        raise NotImplementedError
-
-    def end(self, deadline: Optional[float]) -> None:
-        """Reach the end, as the receiver.
+        """Reading has met *exc*.
 
         Raises:
-            TimeoutError: if *deadline* passes before.
+            OSError: *exc* itself, if it isn't the network's.
         """
-        raise NotImplementedError
+        if isinstance(exc, OSError) and exc.errno is None:
+            raise exc
+        transport = self.transport
+        # What a write met says more than the end that reading finds afterwards.
+        transport.change(self.protocol.connection_lost, transport.buffer.error or exc)
+
+    # -- the end --
+
+    def end(self, deadline: Optional[float]) -> bool:
+        """Reach the end, as the receiver; ``False`` if *deadline* passes before.
+
+        With both Close frames there, or none to come, the socket is closed at once. Else what comes
+        is dropped until the server ends the connection, within ``close_timeout``.
+        """
+        close_by = self.transport.closing_deadline()
+        until = close_by if deadline is None else min(deadline, close_by)
+        while not self._is_over():
+            self._drain(until)
+            if monotonic() >= until:
+                break
+        if until < close_by and not self._is_over():
+            return False
+        self._stop_talking()
+        return self._close_socket(deadline)
+
+    def _stop_talking(self) -> None:
+        """End our side of TCP, and take what has come: unread, it would make the kernel reset the
+        connection, and the server might lose our Close frame."""
+        transport = self.transport
+        if self.protocol.state is CLOSED or transport.closed:
+            return
+        if transport.as_writer(self._say_goodbye) is not None:
+            for _ in repeat(None, READS):
+                if not self._receive_some(READ_SIZE, DONTWAIT) or not self._read_not_fed:
+                    break
+                if not self._read_not_fed.pop():
+                    break
+
+    def _say_goodbye(self) -> bool:
+        transport = self.transport
+        if not transport.buffer.waits and transport.buffer.error is None:
+            self.stream.say_goodbye()
+            try:
+                self.stream.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # not connected any more
+        return True
+
+    def _is_over(self) -> bool:
+        protocol, transport = self.protocol, self.transport
+        if protocol.abort or protocol.state is CLOSED:
+            return True
+        transport.flush()
+        both = protocol.rcvd is not None and protocol.sent is not None
+        return both and not transport.buffer.waits and not protocol.has_output
+
+    def _drain(self, until: float) -> None:
+        """Drop what comes, or wait for it."""
+        transport = self.transport
+        if self._receive_some(READ_SIZE, DONTWAIT):
+            if self._read_not_fed and not self._read_not_fed.pop():
+                self._lost(EOFError(NO_CLOSE))
+            return
+        transport.poll(READ | WRITE if transport.buffer.waits else READ, until)
+
+    def _close_socket(self, deadline: Optional[float]) -> bool:
+        """Close the socket, as the receiver; ``False`` if the writer isn't back by *deadline*."""
+        transport, sending = self.transport, self.transport.sending
+        if transport.closed or sending._is_owned():
+            return True  # the call that this one has interrupted goes on with it
+        try:
+            if not sending.acquire(False):
+                transport.shut_down()  # a blocked writer comes back
+                if not sending.acquire(True, lock_timeout(deadline)):
+                    return False
+            transport.change(self._closed)
+            sending.release()
+        except BaseException as exc:
+            transport.stop_writing(exc, busy=True)
+            raise
+        transport.waiters.notify()
+        return True
+
+    def _closed(self) -> None:
+        """Under all locks."""
+        transport = self.transport
+        self.protocol.connection_lost(transport.buffer.error)
+        transport.buffer.clear()
+        self.stream.close()
+        transport.closed = True
+        if transport.watched is not None:
+            transport.watched.over = True
+
+    def wait_closed(self) -> None:
+        """Wait for the end of the closing handshake that has begun; at most ``close_timeout``."""
+        transport = self.transport
+        if not self.wait_until(lambda: transport.closed, transport.closing_deadline()):
+            transport.lose(TimeoutError(SLOW_CLOSE))
+            # If the receiver is held up, it will find the end, and close.
+            self.wait_until(lambda: transport.closed, monotonic() + SETTLE)

@@ -39,7 +39,7 @@ from ..opening.sockets import (
     wait,
 )
 from ..opening.steps import LATER
-from ..opening.writebuffer import Queue
+from ..opening.writebuffer import WriteBuffer
 from ..sansio.frames import Opcode
 from ..sansio.protocol import ClientProtocol, State
 from .timers import shared_timers
@@ -130,7 +130,7 @@ class EventTransport:
             protocol.receive_data(opened.rest, now)
         self._on_chunk: Any = getattr(handler, "_on_chunk", None)
         self.streaming = False
-        self.queue = Queue()
+        self.queue = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
         self._paused = self._reading = self._writing = self._ending = self.closed = False
         # Whether the stream may hold more, after a read that brought something: TLS does, where
@@ -544,6 +544,12 @@ class EventTransport:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         self.protocol.close(code, reason)
+        self._flush_in_time()
+        self._look_for_end()
+
+    def abandon_message(self) -> None:
+        """Close, as the fragmented message that has begun can't be completed."""
+        self.protocol.abandon_message()
         self._flush_in_time()
         self._look_for_end()
 

@@ -24,7 +24,7 @@ import socket
 import struct
 import sys
 import time
-from _thread import TIMEOUT_MAX, get_ident
+from _thread import get_ident
 from collections import deque, namedtuple
 
 TYPE_CHECKING = False
@@ -83,6 +83,7 @@ MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones in
 HEED = 1.0
 # Poll takes its timeout as a C int of milliseconds; who waits for longer waits again.
 _LONGEST_WAIT = 2.0e6
+MAX_WAIT = 86400.0  # seconds; who waits longer wakes once a day
 
 _lookups: Set[socket.socket] = set()  # the threads' ends; changed by them without a lock
 
@@ -160,25 +161,6 @@ def run_blocking(steps: Steps[T]) -> T:
         return result
     finally:
         steps.close()  # after a KeyboardInterrupt in wait(), too
-
-
-def patience(deadline: Optional[float]) -> float:
-    """Seconds until *deadline*, as locks take them: -1 for no limit."""
-    if deadline is None:
-        return -1.0
-    return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
-
-
-def deadline_after(timeout: float) -> float:
-    """When *timeout* seconds have passed.
-
-    Raises:
-        TypeError: if that isn't a number.
-    """
-    try:
-        return time.monotonic() + timeout
-    except TypeError:
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
 
 
 def set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
@@ -395,6 +377,7 @@ class SocketStream:
     __slots__ = ("recv", "send", "sock")
 
     unsent = False  # whether accepted bytes wait for flush(): never here
+    busy = False  # whether recv() was left with bytes in its hands: never here
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -11,7 +11,7 @@ lock lets the same thread in again: between two calls, the engine is in order. `
 ``flush`` are called by one thread at a time, which holds the connection's send lock: ciphertext
 has to go out in the order in which it was made. What ``recv`` makes the engine want to say (a key
 update, say) waits, with ``unsent`` set, for the next ``flush``. An exception that a signal handler
-raises while bytes are on their way through ``recv`` is found by the next call (``_busy``), which
+raises while bytes are on their way through ``recv`` is found by the next call (``busy``), which
 fails: a connection never goes on with something missing.
 """
 
@@ -101,7 +101,7 @@ class TLSStream:
     """
 
     __slots__ = (
-        "_busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
+        "busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
         "_out", "_outgoing", "_server", "_session", "_tls", "sock", "unsent",
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ class TLSStream:
         self._failure: Optional[OSError] = None
         self._ended = False
         self._landed: List[bytes] = []  # ciphertext that was read and isn't in _incoming yet
-        self._busy = False  # whether recv() has bytes in local variables
+        self.busy = False  # whether recv() has bytes in local variables
         self.unsent = False
 
     @property
@@ -189,20 +189,20 @@ class TLSStream:
             BlockingIOError: if there are none, and the lower stream doesn't wait.
         """
         landed = self._landed
-        if self._busy or landed:
+        if self.busy or landed:
             raise InterruptedError("a signal handler's exception came in the middle of a record")
         at_first = min(size, RECORD) if flags & WAITALL and GATHERS else size
         while True:
             with self._lock:
-                self._busy = True
+                self.busy = True
                 try:
                     data = self._decrypted(at_first)
                 except OSError:
-                    self._busy = False
+                    self.busy = False
                     raise
             if data and at_first < size and self._failure is None:
                 data = self._gathered(data, size)
-            self._busy = False  # behind the lock, so that nothing is called before the return
+            self.busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return data
             # In one step, see "Signals" in wire.
@@ -211,9 +211,9 @@ class TLSStream:
                 landed.clear()
                 return b""  # without TLS's goodbye: WebSocket has its own
             with self._lock:
-                self._busy = True
+                self.busy = True
                 self._incoming.write(landed.pop())
-                self._busy = False
+                self.busy = False
 
     def _decrypted(self, size: int) -> Optional[bytes]:
         """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
@@ -253,7 +253,7 @@ class TLSStream:
         self._ended = not chunks[-1]
 
     def _gathered(self, first: bytes, size: int) -> bytes:
-        """*first*, and what else is here: *size* bytes at most. For ``recv``, being ``_busy``.
+        """*first*, and what else is here: *size* bytes at most. For ``recv``, being ``busy``.
 
         It is decrypted to where it stays. Two copies of a long message at a time are so much memory
         that it is given back and taken again for each, which takes as long as decrypting it.

@@ -1,34 +1,59 @@
-"""What a link has encoded and its stream hasn't taken yet."""
+"""What is encoded and the stream hasn't taken yet, in order; and how it gets written.
+
+A connection has one, in whichever front end. One thread at a time uses it, which the front end sees
+to; nothing here waits. What the protocol says by itself (pongs, keepalive pings) goes in front of
+what waits, between two frames; but its Close frame goes last (RFC 6455, 5.5.1).
+
+The network's errors end up in ``error``. Any other exception, of a signal handler, comes out and
+leaves ``busy`` set: nobody knows what was written then, so nothing may follow it.
+"""
 
 from __future__ import annotations
 
+from ..sansio.protocol import State
+from .sockets import DONTWAIT
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple, Union
+    from typing import Any, List, Optional, Tuple, Union
 
-    from ..sansio.protocol import Frames
+    from ..sansio.protocol import ClientProtocol, Frames
+    from .sockets import Stream
 
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
 
-# All the idle queues share these.
+OPEN = State.OPEN
+
+_BUFFERS = (bytes, bytearray)
+
+# All the idle ones share these.
 _NO_BYTES, _NO_PIECES = memoryview(b""), iter(())
 _NO_ITEMS: List[Tuple[Frames, int]] = []
 
 
-class Queue:
-    """Frames that are encoded and not taken by the stream yet, in order.
+class WriteBuffer:
+    """Frames on their way to *stream*, those of the program and those of *protocol* itself.
 
     Attributes:
         accepted, written: bytes that came in, and of these, that the stream has taken. A message
             that is encoded piece by piece counts with the size it had before. What the protocol
-            says by itself goes in front of what waits, and doesn't count.
+            says by itself doesn't count.
+        error: how writing has failed; nothing is written any more.
+        waits: whether something waits for room.
+        busy: whether somebody is writing, or was interrupted at it.
         tail: small frames, behind the others, in one buffer.
         items, view, cost: the others; false if there are none.
     """
 
-    __slots__ = ("_pieces", "accepted", "cost", "items", "tail", "view", "written")
+    __slots__ = (
+        "_pieces", "_protocol", "_send", "_stream", "accepted", "busy", "cost", "error", "items",
+        "tail", "view", "waits", "written",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Stream, protocol: ClientProtocol) -> None:
+        self._stream, self._protocol, self._send = stream, protocol, stream.send
+        self.error: Optional[OSError] = None
+        self.busy = self.waits = False
         self.accepted = self.written = 0
         self.items = _NO_ITEMS  # few, as small frames are joined
         self.tail: Union[bytes, bytearray] = b""
@@ -39,9 +64,85 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.view or self.cost or self.items or self.tail)
 
+    # -- writing --
+
+    def write(self, frames: Frames, size: int) -> bool:
+        """Write *frames* of a message of *size* bytes, or what the stream takes of them.
+
+        Returns:
+            Whether that was all; what is left is written by ``flush``.
+        """
+        odd = self.waits or self.error is not None
+        if odd or not isinstance(frames, _BUFFERS):
+            self.put(frames, size)
+            return self.flush()
+        # Nearly always: one system call, and it takes everything.
+        try:
+            sent = self._send(frames, DONTWAIT)
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise
+            sent = 0
+        except OSError as exc:
+            self.fail(exc)
+            return False
+        size = len(frames)
+        if sent == size and not self._stream.unsent:
+            return True
+        self.accepted += size
+        self.written += sent
+        self.view, self.cost = memoryview(frames)[sent:], size - sent
+        self.waits = True
+        return False
+
+    def flush(self) -> bool:
+        """Write what waits and what the protocol has to say; whether there was room for all."""
+        if self.error is not None:
+            return False
+        done, self.busy = False, True
+        try:
+            if not self._stream.unsent or self._stream.flush(DONTWAIT):
+                done = self._write_all()
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise
+        except OSError as exc:
+            self.fail(exc)
+        self.busy = False
+        self.waits = not done and self.error is None
+        return done
+
+    def _write_all(self) -> bool:
+        protocol, stream = self._protocol, self._stream
+        while True:
+            # A Close has to be the last frame.
+            if protocol.has_output and self.between_frames():
+                if protocol.state is OPEN or not self:
+                    self.view = memoryview(protocol.data_to_send())
+            head = self.head()
+            if head:
+                self.took(self._send(head, DONTWAIT))
+                if stream.unsent:
+                    return False
+            elif not protocol.has_output:
+                return True
+
+    def fail(self, exc: OSError) -> None:
+        """Writing has met *exc*: nothing is written any more.
+
+        Raises:
+            OSError: *exc* itself, if it isn't the network's.
+        """
+        if exc.errno is None:
+            raise exc
+        self.error = exc
+        self.clear()
+
+    # -- what waits --
+
     def put(self, frames: Frames, size: int) -> None:
         """Append *frames* of a message of *size* bytes."""
-        if type(frames) is not bytes and not isinstance(frames, (bytes, bytearray)):
+        if not isinstance(frames, _BUFFERS):
             self._seal()
             size += 1  # which tells an empty queue from an empty message's
             self.accepted += size
@@ -100,7 +201,7 @@ class Queue:
                 if not self.items:
                     break
             frames, self.cost = self.items.pop(0)
-            self._pieces = iter((frames,)) if isinstance(frames, (bytes, bytearray)) else frames
+            self._pieces = iter((frames,)) if isinstance(frames, _BUFFERS) else frames
             self._advance()
         return self.view
 
@@ -115,5 +216,6 @@ class Queue:
 
     def clear(self) -> None:
         """Forget it all; it will never be written."""
+        self.waits = False
         self.items, self.tail, self.cost = _NO_ITEMS, b"", 0
         self.view, self._pieces = _NO_BYTES, _NO_PIECES

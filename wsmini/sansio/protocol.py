@@ -176,7 +176,7 @@ class ClientProtocol:
     """
 
     __slots__ = (
-        "_abandoned", "_deflate", "_now", "_output", "_ping_interval", "_ping_timeout", "_pings",
+        "_deflate", "_now", "_output", "_ping_interval", "_ping_timeout", "_pings",
         "_pongs", "_sending_compressed", "abort", "extensions", "failure", "finished",
         "has_output", "keepalive", "latency", "listener", "rcvd",
         "rcvd_then_sent", "reader", "sending", "sent", "state",
@@ -204,7 +204,6 @@ class ClientProtocol:
         self._now = 0.0
         self.has_output = False
         self.sending = 0
-        self._abandoned = False
         self._sending_compressed: Optional[bool] = None
         # Lists: each empty deque would take 600 bytes of an idle connection.
         self._pongs: List[Union[bytes, bytearray]] = []
@@ -309,6 +308,11 @@ class ClientProtocol:
         self._output.clear()
         self.has_output = False
 
+    def abandon(self, exc: BaseException) -> None:
+        """Nothing is known any more of what was received: drop it, and deliver nothing again."""
+        self.connection_lost(exc)
+        self._finish()
+
     def receive_control(self, opcode: int, data: bytes) -> None:
         """For the reader: a control frame."""
         if opcode == Opcode.PING:
@@ -375,11 +379,14 @@ class ClientProtocol:
                 raise InvalidState("the connection isn't open yet")
             raise self.close_exc()
 
-    def _check_between_messages(self) -> None:
-        """Raise unless a message can be sent now."""
+    def check_can_send(self) -> None:
+        """Raise unless a message can be sent now.
+
+        Raises:
+            ConnectionClosed: if the connection isn't open any more.
+            InvalidState: if it isn't open yet, or a fragmented message isn't complete.
+        """
         self.check_open()
-        if self._abandoned:
-            raise self.close_exc()
         if self.sending:
             raise InvalidState("a fragmented message isn't complete yet")
 
@@ -387,11 +394,14 @@ class ClientProtocol:
         """A whole message as a frame to write: a buffer, or an iterator of them if it is long.
 
         Raises:
-            ConnectionClosed: if the connection isn't open any more.
-            InvalidState: if it isn't open yet, or a fragmented message isn't complete.
+            ConnectionClosed, InvalidState: as ``check_can_send``.
         """
-        if self.state is not _OPEN or self.sending or self._abandoned:
-            self._check_between_messages()
+        if self.state is not _OPEN or self.sending:
+            self.check_can_send()
+        return self.encode_message(opcode, data, compress)
+
+    def encode_message(self, opcode: int, data: Data, compress: Optional[bool] = None) -> Frames:
+        """The same behind ``check_can_send``: an exception that comes now isn't the protocol's."""
         if not self.extensions:
             head = FIN | opcode
         elif self._deflate is None:
@@ -411,11 +421,22 @@ class ClientProtocol:
         Raises:
             ConnectionClosed: as ``send_message``.
         """
+        self.check_can_send_fragment()
+        return self.encode_fragment(opcode, data, fin, compress)
+
+    def check_can_send_fragment(self) -> None:
+        """Raise as ``check_can_send`` does, unless a fragment can be sent now."""
         if self.sending:
             self.check_open()
-            opcode, compress = Opcode.CONT, self._sending_compressed
         else:
-            self._check_between_messages()
+            self.check_can_send()
+
+    def encode_fragment(
+        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+    ) -> Frames:
+        """``send_fragment`` behind ``check_can_send_fragment``."""
+        if self.sending:
+            opcode, compress = Opcode.CONT, self._sending_compressed
         frame = self._encode(Frame(opcode, data, fin), compress)
         if fin:
             self.sending = 0
@@ -424,12 +445,10 @@ class ClientProtocol:
         return self._masked(frame)
 
     def abandon_message(self) -> None:
-        """The fragmented message can't be completed: no message can be sent any more.
-
-        Only ``close`` makes sense after this. Does nothing if no fragment was sent.
-        """
+        """The fragmented message that has begun can't be completed: close with 1011."""
         if self.sending:
-            self.sending, self._abandoned = 0, True
+            self.close(1011, "message abandoned")
+            self.sending = 0
 
     def _encode(self, frame: Frame, compress: Optional[bool]) -> Frame:
         for extension in self.extensions:

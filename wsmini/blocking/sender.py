@@ -1,0 +1,282 @@
+"""Sending, blocking: whole messages and fragmented ones, in the order of who gets to write.
+
+Who may do what when is told in ``transport``. A send that a signal handler does while its thread is
+in another call of the connection never waits: what can't be written at once is left to that call.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import get_ident
+
+from ..clock import NEVER, deadline_after, lock_timeout
+from ..exceptions import ConnectionClosed, SendBufferFull
+from ..opening.sockets import HEED, READ, WRITE
+from ..sansio.payload import encode_message
+from ..sansio.protocol import State
+from .receiver import GLANCE, SETTLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Iterator, Optional, Tuple, Union
+
+    from ..sansio.frames import Data
+    from .receiver import Receiver
+    from .transport import BlockingTransport
+
+OPEN, CLOSED = State.OPEN, State.CLOSED
+monotonic = time.monotonic
+
+
+class Sender:
+    """See above; ``Connection.send`` has the short way for messages that are written at once."""
+
+    __slots__ = ("_fragments_by", "_receiver", "protocol", "transport")
+
+    def __init__(self, transport: BlockingTransport, receiver: Receiver) -> None:
+        self.transport, self.protocol = transport, transport.protocol
+        self._receiver = receiver
+        self._fragments_by = 0  # the thread that is sending a fragmented message
+
+    def send_soon(self, opcode: int, data: Data, compress: Optional[bool]) -> None:
+        """For a signal handler: leave a message to the call that it has interrupted.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            SendBufferFull: if many are left already.
+        """
+        self.protocol.check_open()
+        if not self.transport.defer(opcode, data, compress):
+            raise SendBufferFull("messages of signal handlers wait to be sent; there is no room")
+
+    def start(self, deadline: Optional[float]) -> bool:
+        """Become the writer, between two messages; not if this thread may be in the middle of one.
+
+        Raises:
+            TimeoutError: if *deadline* passes first.
+            ConnectionClosed: if the connection isn't open any more.
+        """
+        transport, protocol, sending = self.transport, self.protocol, self.transport.sending
+        while True:
+            if not sending.acquire(False):
+                if transport.is_interrupted():
+                    return False
+                if not sending.acquire(True, lock_timeout(deadline)):
+                    raise TimeoutError("another thread's message wasn't taken in time")
+            if not protocol.sending or transport.closed:
+                protocol.check_can_send()
+                if deadline is None or self._wait_for_room(deadline):
+                    return True
+                raise TimeoutError("the peer didn't take anything in time; nothing was sent")
+            if self._fragments_by == get_ident():
+                sending.release()
+                return False
+            transport.flush_as_writer()  # which this thread stops being now
+            sending.release()
+            if deadline is not None and monotonic() >= deadline:
+                raise TimeoutError("another thread's fragmented message didn't end in time")
+            timeout = HEED if deadline is None else min(HEED, lock_timeout(deadline))
+            transport.waiters.wait(self._between_messages, timeout)
+
+    def _between_messages(self) -> bool:
+        return not self.protocol.sending or self.transport.closed
+
+    def _wait_for_room(self, deadline: float) -> bool:
+        """Wait, as the writer, until the stream takes something of what comes next."""
+        transport = self.transport
+        while not transport.flush_as_writer() or not transport.poll(WRITE, 0.0):
+            if transport.buffer.error is not None:
+                return True  # writing will tell
+            if not self._wait_writable(deadline):
+                if monotonic() >= deadline:
+                    return False
+                raise self.protocol.close_exc()
+        return True
+
+    def wait_written(self, deadline: Optional[float]) -> bool:
+        """Wait, as the writer, until all is written; ``False`` if it won't be."""
+        transport = self.transport
+        while not transport.flush_as_writer():
+            if transport.buffer.error is not None:
+                return False
+            if transport.receiving._is_owned() or transport.mutex._is_owned():
+                return True  # by the call that this one has interrupted
+            if not self._wait_writable(deadline):
+                if deadline is not None and monotonic() >= deadline:
+                    transport.lose(
+                        TimeoutError("the peer didn't take a message in time; a part was sent")
+                    )
+                return False
+        return True
+
+    def _wait_writable(self, deadline: Optional[float]) -> bool:
+        """Wait for room, receiving meanwhile if nobody does.
+
+        Two ends that both send and don't read would wait for each other forever.
+
+        Returns:
+            ``False`` if *deadline* passed, or the connection has ended.
+        """
+        transport, protocol = self.transport, self.protocol
+        events, until = WRITE, min(transport.tick_at, NEVER if deadline is None else deadline)
+        progress = self._receiver.as_receiver(self._receiver.receive_now)
+        if progress is None:
+            until = min(until, monotonic() + GLANCE)
+        else:
+            events |= READ
+        if protocol.state is CLOSED:
+            return False
+        if protocol.state is not OPEN:
+            until = min(until, transport.closing_deadline())
+        progress = progress or transport.poll(events, until)
+        now = monotonic()
+        if transport.poll(WRITE, 0.0):  # there was no room before: the peer's TCP has taken some
+            protocol.heard(now)
+        if not progress and now >= transport.tick_at:
+            self._receiver.as_receiver(self._tick, now)
+            if protocol.abort:
+                return False
+        if protocol.state is not OPEN and now >= transport.closing_deadline():
+            transport.lose(
+                TimeoutError("the peer didn't take a message before the connection closed")
+            )
+            return False
+        return deadline is None or now < deadline
+
+    def _tick(self, now: float) -> None:
+        """Let the keepalive tick, as nobody receives; not while bytes of the peer wait unread."""
+        transport = self.transport
+        if transport.stream.buffered() or transport.poll(READ, 0.0):
+            transport.tick_at = now + GLANCE
+        else:
+            transport.tick(now)
+
+    def why_not_written(self) -> ConnectionClosed:
+        """The exception for who has stopped being the writer, as writing has failed.
+
+        The peer may have said why, in a Close frame that waits to be read.
+        """
+        transport, protocol, error = self.transport, self.protocol, self.transport.buffer.error
+        if transport.is_interrupted():
+            return protocol.close_exc()
+        if error is not None and not self._receiver.wait_until(self._ends, monotonic() + SETTLE):
+            transport.lose(error)
+        exc = self.close_exc_when_known() if error is None else protocol.close_exc()
+        exc.__cause__ = protocol.failure or error
+        return exc
+
+    def _ends(self) -> bool:
+        protocol, receiver = self.protocol, self._receiver
+        return protocol.finished or protocol.state is CLOSED or not receiver.queue.has_room()
+
+    def close_exc_when_known(self) -> ConnectionClosed:
+        """The exception for the end; after the answer to our Close frame, if one is to come."""
+        protocol, transport = self.protocol, self.transport
+        if not transport.is_interrupted():
+            self._receiver.wait_until(
+                lambda: protocol.state is CLOSED or protocol.finished, transport.closing_deadline()
+            )
+        return protocol.close_exc()
+
+    # -- fragmented messages --
+
+    def send_fragments(
+        self,
+        message: Iterable[Union[str, Data]],
+        text: Optional[bool],
+        compress: Optional[bool],
+        timeout: Optional[float],
+    ) -> None:
+        """Send a fragment for each part, and an empty one to end the message.
+
+        Other threads may send control frames between the fragments, but no messages.
+        """
+        if isinstance(message, dict) or not hasattr(message, "__iter__"):
+            raise TypeError(
+                "a message is str, bytes-like or an iterable of these,"
+                f" not {type(message).__name__}"
+            )
+        if self.transport.is_interrupted() or self._fragments_by == get_ident():
+            self._send_joined(message, text, compress)
+            return
+        deadline = None if timeout is None else deadline_after(timeout)
+        first = 0
+        try:
+            for opcode, data in _parts(message, text):
+                self._send_fragment(opcode, data, False, compress, deadline)
+                first = opcode
+            if first:
+                self._send_fragment(first, b"", True, compress, deadline)
+        except BaseException as exc:
+            # Not if it couldn't begin, and another thread's has begun since.
+            if self._fragments_by == get_ident():
+                self._abandon_message(exc)
+            raise
+
+    def _send_joined(
+        self, message: Iterable[Union[str, Data]], text: Optional[bool], compress: Optional[bool]
+    ) -> None:
+        """The same for a signal handler, which can't wait between fragments: as one frame."""
+        parts = list(_parts(message, text))
+        if parts:
+            self.send_soon(parts[0][0], b"".join(data for _, data in parts), compress)
+
+    def _send_fragment(
+        self,
+        opcode: int,
+        data: Data,
+        fin: bool,
+        compress: Optional[bool],
+        deadline: Optional[float],
+    ) -> None:
+        transport, protocol, busy = self.transport, self.protocol, False
+        try:
+            if self._fragments_by != get_ident():
+                self.start(deadline)
+                self._fragments_by = get_ident()
+            else:
+                transport.sending.acquire()
+                protocol.check_can_send_fragment()
+            busy = True
+            frames = protocol.encode_fragment(opcode, data, fin, compress)
+            written = transport.buffer.write(frames, len(data))
+            busy = False
+            written = written or self.wait_written(deadline)
+            if fin:
+                self._fragments_by = 0
+            transport.sending.release()
+        except BaseException as exc:
+            transport.stop_writing(exc, busy)
+            if isinstance(exc, ConnectionClosed) and protocol.state is not OPEN:
+                raise self.close_exc_when_known() from protocol.failure
+            raise
+        if not written:
+            raise self.why_not_written()
+        if fin:
+            transport.waiters.notify()
+        self._receiver.flush_or_wait(deadline)
+
+    def _abandon_message(self, exc: BaseException) -> None:
+        """A message that began and can't be completed: nothing else can be sent any more."""
+        transport, protocol = self.transport, self.protocol
+        if protocol.sending:
+            transport.change(protocol.abandon_message)
+        self._fragments_by = 0
+        transport.waiters.notify()
+        if isinstance(exc, ConnectionClosed) or protocol.state is OPEN:
+            return
+        if not isinstance(exc, Exception):
+            transport.shorten_close()  # the program is leaving
+        transport.flush()
+        self._receiver.wait_closed()
+
+
+def _parts(message: Iterable[Union[str, Data]], text: Optional[bool]) -> Iterator[Tuple[int, Data]]:
+    """The opcode and the payload of each fragment."""
+    first = 0
+    for part in message:
+        opcode, data = encode_message(part, text)
+        if first and opcode != first:
+            raise TypeError("the fragments of a message are all str or all bytes-like")
+        first = opcode
+        yield opcode, data

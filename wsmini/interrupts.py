@@ -1,0 +1,88 @@
+"""Signal handlers, finalizers and forks: what may interrupt a call, and how its locks live with it.
+
+A signal handler or a finalizer runs between two bytecodes of any call, in the same thread. It may
+call every method of the same connection, and it may raise anything. So:
+
+* **The locks of a connection know their owner** (``Lock``). A call looks at that before it takes
+  one: if its thread has the lock already, it has interrupted another call, and waiting would be
+  waiting for itself. It leaves a request instead, which the interrupted call carries out when it
+  lets go. No lock is ever taken twice by a thread.
+* **A lock is taken and released within one ``try``**, whose ``except`` releases what is still held.
+  (``with lock`` has places, between two bytecodes of Python 3.8 and 3.9, where an exception leaves
+  the lock locked; ``lock.acquire()`` in front of a ``try`` has them in all versions.) A thread that
+  didn't own the lock before it came to that ``try`` and does in its ``except`` has taken it there.
+* **What is half done is marked** by a flag before it is begun. An exception that passes with the
+  flag set fails the connection for good: it never goes on with something missing, or twice.
+* **The network's errors are taken where the system call is made.** The kernel's have an ``errno``;
+  an ``OSError`` without one (the built-in ``TimeoutError`` of many a handler, say) is passed on, as
+  any other exception is. A handler's ``OSError`` that has an ``errno`` can't be told from the
+  network's, and ends the connection. Our own deadlines are told by return values, and become
+  ``TimeoutError`` in the public method alone.
+* **Nobody waits while it holds the mutex**, the last lock in the order, so that anybody may wait
+  for the mutex of another thread.
+* **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
+  child replaces.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock, allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List
+
+    from typing_extensions import Protocol
+
+    class Lock(Protocol):
+        """A lock that knows which thread has it."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+        def release(self) -> None: ...
+        def _is_owned(self) -> bool: ...
+
+
+def new_lock() -> Lock:
+    """A lock that knows its owner. (It would let that in again: look first.)"""
+    lock: Any = RLock()  # its stub lacks _is_owned(), which threading.Condition uses, too
+    return lock  # type: ignore[no-any-return]
+
+
+class Waiters:
+    """Threads that wait until something changes. Needs no lock, so handlers may come anywhere.
+
+    Attributes:
+        locks: one for each thread that waits; nobody does if there are none.
+    """
+
+    __slots__ = ("locks",)
+
+    def __init__(self) -> None:
+        self.locks: List[object] = []
+
+    def wait(self, done: Callable[[], bool], timeout: float) -> None:
+        """Wait for ``notify``, *timeout* seconds at most, unless *done()* says it is there."""
+        lock = allocate_lock()
+        lock.acquire()
+        try:
+            self.locks.append(lock)  # first: what changes behind the look at done() is told
+            if not done():
+                lock.acquire(True, timeout)
+        finally:
+            if lock in self.locks:
+                self._forget(lock)
+
+    def _forget(self, lock: object) -> None:
+        try:
+            self.locks.remove(lock)
+        except ValueError:
+            pass  # notify() has taken it just now
+
+    def notify(self) -> None:
+        """Wake all that wait now."""
+        locks = self.locks
+        while locks:
+            try:
+                locks.pop().release()  # type: ignore[attr-defined]
+            except IndexError:
+                break  # another thread does the same
