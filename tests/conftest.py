@@ -118,7 +118,7 @@ def leaks(thread):
     """Whether *thread* should have ended, and doesn't."""
     if thread.daemon and not thread.name.startswith("wsmini-"):
         return False
-    if thread.name == "wsmini-keeper":  # it ends a while after the last connection
+    if thread.name == "wsmini-background":  # it ends a while after the last connection
         return sys.modules["wsmini.blocking.background"].watched() > 0
     deadline = time.monotonic() + GRACE
     while thread.ident is None and time.monotonic() < deadline:

@@ -102,9 +102,24 @@ def eventually(condition):
         time.sleep(0.001)
 
 
+def is_locked(lock):
+    """A function that tells whether *lock*, which knows its owner, is locked."""
+    return lambda: repr(lock).startswith("<locked")
+
+
+def is_receiving(ws):
+    """A function that tells whether a thread is the receiver of *ws*."""
+    return is_locked(ws._transport.receiving)
+
+
+def is_blocked(ws):
+    """A function that tells whether something waits for the peer to read."""
+    return lambda: ws._transport.buffer.waits
+
+
 def receiving(ws):
     """Wait until a thread is about to block in reading."""
-    eventually(ws._wire.receiving.locked)
+    eventually(is_receiving(ws))
 
 
 def feeding(sock, data):
@@ -126,7 +141,7 @@ def fill(ws):
 
 def stuff(ws):
     """Send empty messages until not even one of these has room; how many that were."""
-    sock, data = ws._wire.stream.sock, frame(Opcode.BINARY, masked=True)
+    sock, data = ws._transport.stream.sock, frame(Opcode.BINARY, masked=True)
     count = 0
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):

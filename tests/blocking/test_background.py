@@ -17,9 +17,8 @@ from helpers import PROMPT
 from pairs import PATIENCE, Task, closing, connection, eventually, feeding, fill, pair, receiving
 
 from wsmini import clock as slept
-from wsmini.blocking import background as keeper
-from wsmini.blocking import receiver as receiving_module
-from wsmini.blocking import transport as wire
+from wsmini.blocking import background, receiver, sender, transport
+from wsmini.blocking.receiver import Receiver
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
 from wsmini.opening.sockets import SocketStream
 from wsmini.sansio.frames import Opcode
@@ -33,20 +32,21 @@ TEXT, PING, PONG, CLOSE = Opcode.TEXT, Opcode.PING, Opcode.PONG, Opcode.CLOSE
 def soon():
     """Connections are looked at, and the thread ends, without delay: each test has its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeper, "CHECK", 0.02)
-        patch.setattr(keeper, "LINGER", 0.02)
-        patch.setattr(keeper, "GRID", 1000)
+        patch.setattr(background, "CHECK", 0.02)
+        patch.setattr(receiver, "CHECK", 0.02)
+        patch.setattr(background, "LINGER", 0.02)
+        patch.setattr(background, "GRID", 1000)
         yield
         eventually(has_gone)
 
 
 def keepers():
-    return [thread for thread in threading.enumerate() if thread.name == "wsmini-keeper"]
+    return [thread for thread in threading.enumerate() if thread.name == "wsmini-background"]
 
 
 def rouse():
     """Let it look at what has changed behind its back: a clock, or a connection that is over."""
-    running = keeper._keeper
+    running = background._background
     if running is not None:
         running._rouse()
 
@@ -99,7 +99,7 @@ def test_a_dead_peer_is_found_though_nobody_receives():
 def test_messages_are_read_ahead_up_to_max_queue_and_the_rest_waits():
     with pair(max_queue=4) as (ws, peer):
         for i in range(12):
-            eventually(lambda i=i: len(ws._wire.inbox) == min(i, 4))
+            eventually(lambda i=i: len(ws._receiver.queue) == min(i, 4))
             peer.send_message(str(i))
         assert [ws.recv() for _ in range(12)] == [str(i) for i in range(12)]
 
@@ -118,7 +118,7 @@ def test_what_waits_unread_is_a_sign_of_life(monkeypatch):
             # For several times as long as a dead peer would get.
             eventually(lambda: beats and beats[-1] - beats[0] > 0.2)
             assert ws.state is State.OPEN
-            assert 4 <= len(ws._wire.inbox) < 12
+            assert 4 <= len(ws._receiver.queue) < 12
             assert [int(ws.recv()) for _ in range(12)] == list(range(12))
             task.result()
             theirs.close()
@@ -170,20 +170,20 @@ def test_one_thread_looks_after_all_and_ends_with_the_last():
             ours, theirs = socket.socketpair()
             pairs.append((connection(SocketStream(ours)), theirs))
         assert len(keepers()) == 1
-        assert keeper.watched() >= 50
+        assert background.watched() >= 50
     finally:
         for ws, theirs in pairs:
             theirs.close()
             ws.close()
     eventually(lambda: not keepers())
-    assert keeper.watched() == 0
+    assert background.watched() == 0
     with pair() as (ws, peer):  # and another one starts
         peer.send_frame(PING, b"!")
         assert peer.recv_frame().data == b"!"
 
 
 def test_connections_one_after_the_other_have_the_same(monkeypatch):
-    monkeypatch.setattr(keeper, "LINGER", PATIENCE)
+    monkeypatch.setattr(background, "LINGER", PATIENCE)
     threads = set()
     for i in range(20):
         with pair():
@@ -205,9 +205,9 @@ def test_a_connection_that_is_dropped_is_not_kept():
     ours, theirs = socket.socketpair()
     with theirs:
         ws = connection(SocketStream(ours))
-        gone = weakref.ref(ws._wire)
+        gone = weakref.ref(ws._receiver)
         del ours
-        eventually(lambda: keeper.watched() == 1)
+        eventually(lambda: background.watched() == 1)
         del ws
         gc.collect()
         assert gone() is None
@@ -217,7 +217,12 @@ def test_a_connection_that_is_dropped_is_not_kept():
 
 def test_what_goes_wrong_with_one_connection_ends_that_and_no_other(monkeypatch):
     with pair() as (ws, peer), pair() as (other, other_peer):
-        monkeypatch.setattr(ws._wire, "receive_now", lambda: 1 / 0)
+        receive_now = Receiver.receive_now
+        monkeypatch.setattr(
+            Receiver,
+            "receive_now",
+            lambda self: 1 / 0 if self is ws._receiver else receive_now(self),
+        )
         peer.send_message("x")
         eventually(lambda: ws.state is State.CLOSED)
         monkeypatch.undo()
@@ -237,32 +242,33 @@ def test_a_socket_that_is_closed_while_it_is_about_to_be_waited_for_does_no_harm
                 raise failures.pop()
             return real(sockets, timeout)
 
-        real = keeper.wait
-        monkeypatch.setattr(keeper, "wait", wait)
+        real = background.wait
+        monkeypatch.setattr(background, "wait", wait)
         eventually(lambda: not failures)
         peer.send_frame(PING, b"!")
         assert peer.recv_frame().data == b"!"
 
 
 def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
-    monkeypatch.setattr(keeper, "CHECK", 3600.0)  # nothing is looked at but below
+    monkeypatch.setattr(background, "CHECK", 3600.0)
+    monkeypatch.setattr(receiver, "CHECK", 3600.0)  # nothing is looked at but below
     with pair() as (ws, _):
         reads = []
 
-        def receive_now():
+        def receive_now(self):
             reads.append(1)
             return len(reads) < 1000
 
-        monkeypatch.setattr(ws._wire, "receive_now", receive_now)
-        _, at = keeper.look(ws._wire)
-        assert len(reads) == keeper.READS
+        monkeypatch.setattr(Receiver, "receive_now", receive_now)
+        _, at = ws._receiver.service()
+        assert len(reads) == receiver.READS
         assert at <= time.monotonic()
-        ws._wire.wanted = True  # nor a consumer that comes meanwhile
-        monkeypatch.setattr(ws._wire, "receive_now", lambda: 1 / 0)
-        keeper._read_ahead(ws._wire)
+        ws._receiver.wanted = True  # nor a consumer that comes meanwhile
+        monkeypatch.setattr(Receiver, "receive_now", lambda self: 1 / 0)
+        ws._receiver._read_ahead()
         monkeypatch.undo()
-        ws._wire.wanted = False
-    keeper._keeper._rouse()  # or else it would sleep an hour
+        ws._receiver.wanted = False
+    background._background._rouse()  # or else it would sleep an hour
 
 
 def test_without_threads_connections_work(monkeypatch):
@@ -310,16 +316,16 @@ class Clocks:
 def clocks(monkeypatch):
     clocks = Clocks()
     monkeypatch.setattr(slept, "time", clocks)
-    for module in (keeper, receiving_module, wire):
+    for module in (background, receiver, sender, transport):
         monkeypatch.setattr(module, "monotonic", clocks.monotonic)
-    look = keeper.look
+    service = Receiver.service
 
-    def counted(wire):
-        looked = look(wire)
+    def counted(self):
+        served = service(self)
         clocks.looks.append(1)
-        return looked
+        return served
 
-    monkeypatch.setattr(keeper, "look", counted)
+    monkeypatch.setattr(Receiver, "service", counted)
     yield clocks
     eventually(has_gone)  # before the clocks are put back
 
@@ -348,7 +354,7 @@ def test_after_a_sleep_all_peers_are_probed_and_the_dead_ones_given_up(clocks, i
 
 def test_a_peer_whose_bytes_wait_for_a_receiver_that_is_held_up_is_not_dead(clocks):
     with pair(ping_interval=1000, ping_timeout=100) as (ws, peer):
-        with ws._wire.receiving:  # as by one that a signal handler has interrupted
+        with ws._transport.receiving:  # as by one that a signal handler has interrupted
             clocks.sleep()
             assert peer.recv_frame().opcode == PING
             peer.send_message("x")
@@ -364,7 +370,7 @@ def test_a_receiver_that_was_probed_and_hears_something_goes_on(clocks):
         clocks.sleep()
         assert peer.recv_frame().opcode == PING
         peer.send_frame(PONG)
-        eventually(lambda: not ws._wire.protocol.doubtful)
+        eventually(lambda: not ws._protocol.doubtful)
         clocks.let_pass(200)
         peer.send_message("x")
         assert task.result() == "x"
@@ -380,13 +386,13 @@ def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
             status = 1
             try:
                 signal.alarm(int(PATIENCE))
-                assert keeper.watched() == 0
+                assert background.watched() == 0
                 ours, theirs = socket.socketpair()
                 own = connection(SocketStream(ours))
                 theirs.send(frame(PING, b"child"))
                 theirs.settimeout(PATIENCE)
                 assert len(theirs.recv(100)) == 6 + 5
-                assert keeper.watched() == 1
+                assert background.watched() == 1
                 theirs.close()
                 own.close()
                 status = 0
@@ -403,22 +409,22 @@ def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_fork_where_the_keeper_waits_for_the_thread_that_forks(monkeypatch):
+def test_fork_where_the_background_waits_for_the_thread_that_forks(monkeypatch):
     """As in a signal handler that has interrupted whoever holds the mutex."""
-    monkeypatch.setattr(keeper, "PATIENCE", 0.05)
+    monkeypatch.setattr(background, "FORK_WAIT", 0.05)
     with pair() as (ws, peer):
         eventually(lambda: keepers())
         ident = keepers()[0].ident
-        with ws._wire.mutex:
+        with ws._transport.mutex:
             peer.send_frame(PING, b"!")
             eventually(lambda: sys._current_frames()[ident].f_code.co_name == "keep")
-            assert keeper._busy.locked()
+            assert background._busy.locked()
             child = os.fork()
             if not child:
-                os._exit(0 if keeper.watched() == 0 and not keeper._busy.locked() else 1)
+                os._exit(0 if background.watched() == 0 and not background._busy.locked() else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert peer.recv_frame().data == b"!"
-        assert not keeper._forking
+        assert not background._forking
     eventually(lambda: not keepers())
 
 

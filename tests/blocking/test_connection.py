@@ -15,6 +15,8 @@ from pairs import Task, closing, connection, pair
 
 import wsmini
 from wsmini.blocking.connection import connect
+from wsmini.blocking.receiver import Receiver
+from wsmini.blocking.transport import MAX_DEFERRED, BlockingTransport
 from wsmini.exceptions import (
     Close,
     ConcurrencyError,
@@ -23,6 +25,7 @@ from wsmini.exceptions import (
     ConnectionClosedOK,
     PayloadTooBig,
     ProtocolError,
+    SendBufferFull,
 )
 from wsmini.opening.sockets import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
@@ -506,19 +509,34 @@ def test_a_message_that_can_not_be_completed_ends_the_connection(message, error)
             ws.send("next")
 
 
-def test_sending_in_the_middle_of_ones_own_message_is_refused():
+def test_what_is_sent_in_the_middle_of_ones_own_message_goes_behind_it():
     with pair() as (ws, peer):
 
         def parts():
             yield "a"
-            for message in ("b", ["b"]):
-                with pytest.raises(ConcurrencyError):
-                    ws.send(message)
+            ws.send("b")
+            ws.send(["c", "d"])
             ws.pong(b"p")
-            yield "c"
+            yield "e"
 
         ws.send(parts())
-        assert [peer.recv_frame().data for _ in range(4)] == [b"a", b"p", b"c", b""]
+        received = [peer.recv_frame().data for _ in range(6)]
+        assert received == [b"a", b"p", b"e", b"", b"b", b"cd"]
+
+
+def test_there_is_a_limit_to_what_is_sent_in_the_middle_of_ones_own_message():
+    with pair() as (ws, peer):
+
+        def parts():
+            yield "a"
+            for _ in range(MAX_DEFERRED):
+                ws.send("b")
+            with pytest.raises(SendBufferFull):
+                ws.send("c")
+
+        reading = Task(lambda: [peer.recv_frame().data for _ in range(2 + MAX_DEFERRED)])
+        ws.send(parts())
+        assert reading.result() == [b"a", b"", *[b"b"] * MAX_DEFERRED]
 
 
 def test_receiving_in_the_middle_of_ones_own_message():
@@ -743,7 +761,7 @@ def test_nothing_stays_open_if_the_connection_can_not_be_set_up(monkeypatch):
     def fail(*args):
         raise MemoryError
 
-    monkeypatch.setattr("wsmini.blocking.connection.Wire", fail)
+    monkeypatch.setattr("wsmini.blocking.connection.BlockingTransport", fail)
     with echo_server() as server, pytest.raises(MemoryError):
         connect(server.url)
 
@@ -799,7 +817,7 @@ def test_a_message_that_does_not_fit_can_be_refused_for_ever():
 def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
     with pair(close_timeout=0.2) as (ws, _):
         with monkeypatch.context() as patch:
-            patch.setattr(ws._wire, "wait_until", interrupt)
+            patch.setattr(Receiver, "wait_until", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 ws.close()
         with pytest.raises(ConnectionClosedError):
@@ -810,9 +828,9 @@ def test_receiving_ends_though_closing_was_interrupted(monkeypatch):
 def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
     with pair(ping_interval=0.04) as (ws, _):  # the blocking read ends soon
         with monkeypatch.context() as patch:
-            patch.setattr(ws._wire, "poll", interrupt)
+            patch.setattr(BlockingTransport, "poll", interrupt)
             if closing:
-                patch.setattr(ws._wire, "_read", lambda *args, **kwargs: ws._wire._drain(0.0))
+                patch.setattr(Receiver, "_read", lambda *args, **kwargs: ws._receiver._drain(0.0))
             with pytest.raises(KeyboardInterrupt) as raised:
                 ws.recv()
     assert raised.value.__context__ is None
@@ -822,7 +840,7 @@ def test_a_message_that_was_interrupted_while_it_was_compressed_is_the_last_one(
     extension = PerMessageDeflate()
     with pair([extension]) as (ws, _):
         with monkeypatch.context() as patch:
-            patch.setattr(ws, "_put", interrupt)
+            patch.setattr(ws, "_write", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 ws.send("some text")
         with pytest.raises(ConnectionClosedError):

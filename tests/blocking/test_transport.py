@@ -22,6 +22,8 @@ from pairs import (
     eventually,
     feeding,
     fill,
+    is_blocked,
+    is_receiving,
     pair,
     peer_of,
     receiving,
@@ -30,11 +32,10 @@ from pairs import (
     tcp_pair,
 )
 
-from wsmini.blocking import background as keeper
-from wsmini.blocking import boxes
+from wsmini.blocking import background, receiver, sender, transport
 from wsmini.blocking import connection as connection_module
-from wsmini.blocking import receiver as receiving_module
-from wsmini.blocking import transport as wire
+from wsmini.blocking.receiver import Receiver
+from wsmini.blocking.transport import BlockingTransport
 from wsmini.exceptions import (
     Close,
     ConcurrencyError,
@@ -42,6 +43,7 @@ from wsmini.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
 )
+from wsmini.opening import writebuffer
 from wsmini.opening.sockets import CHUNK, SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
@@ -88,9 +90,9 @@ WAYS = {
 def way(request, monkeypatch):
     """Options for a connection, on a system that waits in one way or another."""
     if request.param in ("no flags", "select"):
-        for module in (boxes, receiving_module, wire):
+        for module in (receiver, transport, writebuffer):
             monkeypatch.setattr(module, "DONTWAIT", 0)
-        monkeypatch.setattr(receiving_module, "WAITALL", 0)
+        monkeypatch.setattr(receiver, "WAITALL", 0)
     if request.param == "select" and hasattr(select, "poll"):
         monkeypatch.delattr(select, "poll")
     return WAYS[request.param]
@@ -227,7 +229,7 @@ def test_who_waits_for_a_pong_leaves_messages_to_who_receives():
         receiving(ws)
         for i in range(50):
             task = Task(ws.recv)
-            eventually(ws._consuming.locked)
+            eventually(lambda: ws._receiver._consumer)
             peer.send_message(str(i))
             assert task.result() == str(i)
         peer.send_raw(frame(PONG, b"!"))
@@ -236,29 +238,30 @@ def test_who_waits_for_a_pong_leaves_messages_to_who_receives():
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["recv", "recv_streaming"])
-def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming, monkeypatch):
+def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming):
     """It may be reading on then, and nothing else need ever come."""
 
     class Held:
         """The receiver's lock, at the moment when that has kept something and reads on."""
 
         def acquire(self, blocking=True, timeout=-1):
-            if not blocking and not len(wire.inbox):
-                wire._read(None)
-                wire.keep()
+            if not blocking and not len(ws._receiver.queue):
+                ws._receiver._read(None)
+                ws._receiver.keep()
             return False
 
-        def locked(self):
-            return True
+        def _is_owned(self):
+            return False
 
     with pair() as (ws, peer):
-        wire = ws._wire
         peer.send_message("a")
-        with monkeypatch.context() as patch:
-            patch.setattr(wire, "receiving", Held())
-            chunks = ws.recv_streaming()
-            assert (next(chunks) if streaming else ws.recv(timeout=PATIENCE)) == "a"
+        lock = ws._transport.receiving
+        ws._transport.receiving = held = Held()
+        ws._receiver._acquire = held.acquire
+        chunks = ws.recv_streaming()
+        assert (next(chunks) if streaming else ws.recv(timeout=PATIENCE)) == "a"
         chunks.close()
+        ws._transport.receiving, ws._receiver._acquire = lock, lock.acquire
 
 
 def test_a_poll_takes_what_who_waits_for_a_pong_has_kept():
@@ -266,7 +269,7 @@ def test_a_poll_takes_what_who_waits_for_a_pong_has_kept():
         waiting = Task(ws.ping(b"!").wait)
         receiving(ws)
         peer.send_raw(frame(TEXT, "a") + frame(TEXT, "b", fin=False))
-        eventually(lambda: len(ws._wire.inbox))
+        eventually(lambda: len(ws._receiver.queue))
         receiving(ws)
         assert ws.recv(timeout=0) == "a"
         with pytest.raises(TimeoutError):
@@ -296,7 +299,7 @@ def test_who_waits_for_a_pong_goes_on_reading_when_the_receiver_leaves():
         receiver = Task(ws.recv)
         receiving(ws)
         ping = Task(ws.ping(b"!").wait)
-        eventually(lambda: ws._wire._waiting)
+        eventually(lambda: ws._transport.waiters.locks)
         peer.send_message("a")
         assert receiver.result() == "a"
         peer.send_raw(frame(TEXT, "b") + frame(PONG, b"!"))
@@ -321,11 +324,11 @@ def test_beyond_max_queue_unread_messages_reading_stops():
 
         def stuck():
             """Nobody reads, who would wants no more, and there is no room to send."""
-            reading = ws._wire.receiving.locked() or not ws._wire._waiting
+            reading = is_receiving(ws)() or not ws._transport.waiters.locks
             return not reading and not select.select([], [peer.sock], [], 0)[1]
 
-        eventually(lambda: len(ws._wire.inbox) >= 3 and stuck())
-        kept = len(ws._wire.inbox)
+        eventually(lambda: len(ws._receiver.queue) >= 3 and stuck())
+        kept = len(ws._receiver.queue)
         assert 3 <= kept < 10 and kept < len(sent)
         assert [ws.recv()[0] for _ in range(100)] == [i % 256 for i in range(100)]
         peer.sock.shutdown(socket.SHUT_RDWR)
@@ -339,9 +342,9 @@ def test_taking_messages_lets_who_waits_for_a_pong_go_on():
     with pair(max_queue=1) as (ws, peer):
         waiting = Task(ws.ping(b"!").wait)
         peer.send_raw(frame(TEXT, "a"))
-        eventually(lambda: ws._wire._waiting)
+        eventually(lambda: ws._transport.waiters.locks)
         peer.send_raw(frame(TEXT, "b"))
-        eventually(lambda: ws._wire._waiting)
+        eventually(lambda: ws._transport.waiters.locks)
         peer.send_raw(frame(PONG, b"!"))
         assert ws.recv() == "a"
         assert ws.recv() == "b"
@@ -359,7 +362,7 @@ def test_a_writer_takes_over_reading_when_the_receiver_stops():
         receiver = Task(receive_and_join)
         receiving(ws)
         writer = Task(ws.send, bytes(2 * LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         peer.send_message("go")
         for _ in range(3):  # which waits until somebody reads it
             peer.send_message(bytes(2 * LARGE))
@@ -426,7 +429,7 @@ def test_messages_of_others_wait_for_a_fragmented_one_and_control_frames_do_not(
         fragmented = Task(ws.send, parts())
         assert peer.recv_frame().data == b"a"
         others = [Task(ws.send, "c"), Task(ws.send, ["d"])]
-        eventually(lambda: ws._wire.fragments is not None)
+        eventually(lambda: ws._transport.waiters.locks)
         with pytest.raises(TimeoutError):
             ws.send("e", timeout=0.001)
         ws.ping(b"1")
@@ -451,7 +454,7 @@ def test_closing_ends_a_wait_for_a_fragmented_message():
         fragmented = Task(ws.send, parts())
         assert peer.recv_frame().data == b"a"
         other = Task(ws.send, "c")
-        eventually(lambda: ws._wire.fragments is not None)
+        eventually(lambda: ws._transport.waiters.locks)
         answer = Task(answer_close, peer)
         ws.close()
         assert [f.opcode for f in answer.result()] == [CLOSE]
@@ -474,7 +477,7 @@ def test_an_abandoned_message_is_not_followed_by_others():
         fragmented = Task(ws.send, parts())
         assert peer.recv_frame().data == b"a"
         others = [Task(ws.send, "c") for _ in range(3)]
-        eventually(lambda: ws._wire.fragments is not None)
+        eventually(lambda: ws._transport.waiters.locks)
         go_on.set()
         assert [f.opcode for f in answer_close(peer, 1011)] == [CLOSE]
         with pytest.raises(LookupError):
@@ -508,24 +511,25 @@ def test_a_send_that_can_not_begin_in_time_changes_nothing():
         assert receive() == b"still open"
 
 
-def test_a_message_that_could_not_begin_leaves_the_next_one_alone():
+def test_a_message_that_could_not_begin_leaves_the_next_one_alone(monkeypatch):
     with pair() as (ws, peer):
         count, go_on, tasks = fill(ws), threading.Event(), []
-        fail_sending = ws._wire.fail_sending
+        stop_writing = BlockingTransport.stop_writing
 
         def parts():
             yield "a"
             go_on.wait(PATIENCE)
             yield "b"
 
-        def fail_and_be_overtaken(exc, encoding):
-            fail_sending(exc, encoding)
+        def stop_and_be_overtaken(transport, exc, busy):
+            monkeypatch.undo()
+            stop_writing(transport, exc, busy)
             for _ in range(count):
                 peer.recv_frame()
             tasks.append(Task(ws.send, parts()))
             assert peer.recv_frame().data == b"a"
 
-        ws._wire.fail_sending = fail_and_be_overtaken
+        monkeypatch.setattr(BlockingTransport, "stop_writing", stop_and_be_overtaken)
         with pytest.raises(TimeoutError):
             ws.send(["x"], timeout=0)
         go_on.set()
@@ -536,7 +540,7 @@ def test_a_message_that_could_not_begin_leaves_the_next_one_alone():
 def test_a_send_that_waits_for_another_one_can_time_out():
     with pair() as (ws, peer):
         first = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         with pytest.raises(TimeoutError):
             ws.send("a", timeout=0.01)
         assert len(peer.recv_message()) == LARGE
@@ -580,7 +584,7 @@ def test_a_ping_reaches_a_peer_that_did_not_read_though_the_receiver_sleeps():
         receiving(ws)
         time.sleep(0.01)  # until it is really asleep
         pinging = Task(ws.ping, b"!")
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         for _ in range(count):
             assert peer.recv_frame().data == b""
         assert peer.recv_frame().data == b"!"
@@ -593,29 +597,30 @@ def test_a_ping_reaches_a_peer_that_did_not_read_though_the_receiver_sleeps():
 
 
 def test_a_server_that_closes_but_does_not_end_the_connection():
-    with pair(close_timeout=PATIENCE) as (ws, peer):
+    with pair(close_timeout=PATIENCE * 2) as (ws, peer):
         peer.send_raw(frame(TEXT, "last") + closing(1001))
         assert ws.recv(timeout=0) == "last"
-        with pytest.raises(TimeoutError):
-            ws.recv(timeout=0.001)
-        peer.sock.close()
-    with pair(close_timeout=0.05) as (ws, peer):
-        peer.send_raw(frame(TEXT, "last") + closing(1001))
-        assert ws.recv() == "last"
-        started = time.monotonic()
         with pytest.raises(ConnectionClosedOK):
-            ws.recv()
-        assert time.monotonic() - started < PROMPT
+            ws.recv(timeout=0)
+        assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
         assert [f.opcode for f in until_close(peer)] == [CLOSE]
 
 
 def test_a_server_that_answers_but_does_not_end_the_connection():
-    with pair(close_timeout=0.05) as (ws, peer):
-        peer.send_raw(closing(1000))
-        started = time.monotonic()
+    with pair(close_timeout=PATIENCE * 2) as (ws, peer):
+        answering = Task(lambda: (peer.recv_frame(), peer.send_raw(closing(1000))))
         ws.close(1000)
-        assert 0.04 < time.monotonic() - started < PROMPT
+        answering.result()
         assert (ws.state, ws.close_code, ws.fileno()) == (State.CLOSED, 1000, -1)
+
+
+def test_our_answer_arrives_though_the_server_has_said_more_than_it_should():
+    """Unread bytes would make the kernel reset the connection, and the answer be lost."""
+    with pair(tcp=True) as (ws, peer):
+        peer.send_raw(closing(1000) + frame(TEXT, "x" * 100000))
+        with pytest.raises(ConnectionClosedOK):
+            ws.recv()
+        assert [f.opcode for f in until_close(peer)] == [CLOSE]
 
 
 def test_a_server_that_never_answers():
@@ -713,14 +718,13 @@ def test_closing_again_and_from_many_threads_sends_one_close_frame():
             if first != "client":
                 peer.send_raw(closing(1000))
             if first == "server":
-                with pytest.raises(TimeoutError):
+                with pytest.raises(ConnectionClosedOK):
                     ws.recv(timeout=0)
             tasks = [Task(ws.close, 1000 + i % 2) for i in range(4)]
             tasks.append(Task(ws.recv))
             if first == "client":
                 assert peer.recv_frame().opcode == CLOSE
                 peer.send_raw(closing(1000))
-            peer.sock.shutdown(socket.SHUT_WR)
             frames = until_close(peer)
             for task in tasks[:-1]:
                 task.result()
@@ -735,7 +739,7 @@ def test_closing_again_and_from_many_threads_sends_one_close_frame():
 def test_closing_while_a_send_blocks_lets_it_end_first():
     with pair() as (ws, peer):
         sending = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         closer = Task(ws.close)
         frames = answer_close(peer)
         assert [(f.opcode, len(f.data)) for f in frames] == [(BINARY, LARGE), (CLOSE, 2)]
@@ -746,7 +750,7 @@ def test_closing_while_a_send_blocks_lets_it_end_first():
 def test_closing_ends_a_send_that_the_peer_does_not_take():
     with pair(close_timeout=0.1) as (ws, peer):
         sending = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         started = time.monotonic()
         ws.close()
         assert time.monotonic() - started < PROMPT
@@ -759,7 +763,7 @@ def test_closing_ends_a_send_that_the_peer_does_not_take():
 def test_a_send_ends_when_the_server_closes_and_does_not_read():
     with pair(close_timeout=0.1) as (ws, peer):
         sending = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         started = time.monotonic()
         peer.send_raw(closing(1001))
         with pytest.raises(ConnectionClosed) as caught:
@@ -771,7 +775,7 @@ def test_a_send_ends_when_the_server_closes_and_does_not_read():
 def test_a_send_under_way_is_completed_though_the_server_closes():
     with pair(ping_interval=0.02, ping_timeout=PATIENCE) as (ws, peer):
         sending = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         peer.send_raw(closing(1000))
         eventually(lambda: ws.state is State.CLOSING)
         frames = answer_close(peer)
@@ -796,10 +800,9 @@ def test_who_sends_while_another_thread_closes_learns_how_it_ended(call):
 
 def test_who_sends_after_an_interrupted_close_learns_how_it_ended():
     with pair() as (ws, peer):
-        with ws._wire.mutex:
-            ws._protocol.close(1000)
+        ws._transport.change(ws._protocol.close, 1000)
         sending = Task(ws.send, "a")
-        ws._wire.flush()
+        ws._transport.flush()
         answer_close(peer)
         with pytest.raises(ConnectionClosedOK):
             sending.result()
@@ -814,7 +817,7 @@ def test_closing_waits_with_its_frame_until_there_is_room_though_the_receiver_sl
         receiving(ws)
         time.sleep(0.01)  # until it is really asleep
         closer = Task(ws.close)
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         assert len(answer_close(peer)) == count + 1
         closer.result()
         with pytest.raises(ConnectionClosedOK):
@@ -842,7 +845,7 @@ def test_a_stream_waits_for_a_thread_that_has_stepped_in():
         waiting = Task(ws.ping(b"!").wait)
         receiving(ws)
         chunks = Task(lambda: list(ws.recv_streaming()))
-        eventually(lambda: ws._wire.wanted)
+        eventually(lambda: ws._receiver.wanted)
         peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
         assert chunks.result() == ["a"]
         assert waiting.result() >= 0
@@ -853,7 +856,7 @@ def test_a_stream_comes_in_chunks_even_if_its_header_came_alone():
         whole = frame(BINARY, bytes(1 << 20))
         chunks = Task(lambda: [len(chunk) for chunk in ws.recv_streaming()])
         peer.send_raw(whole[:10])
-        eventually(lambda: ws._wire.protocol.missing)
+        eventually(lambda: ws._protocol.missing)
         receiving(ws)
         peer.send_raw(whole[10:])
         sizes = chunks.result()
@@ -896,8 +899,8 @@ def test_a_blocked_send_notices_the_end(end):
     with pair(tcp=True) as (ws, peer):
         peer.send_raw(frame(TEXT, "a") + frame(TEXT, "cut")[:3])
         sending = Task(ws.send, bytes(2 * LARGE))
-        eventually(ws._wire.outbox.blocked)
-        eventually(lambda: len(ws._wire.inbox))
+        eventually(is_blocked(ws))
+        eventually(lambda: len(ws._receiver.queue))
         end(peer.sock)
         with pytest.raises(ConnectionClosedError) as caught:
             sending.result()
@@ -982,7 +985,7 @@ def test_a_failed_flush_is_remembered_as_the_cause():
 def test_a_socket_that_somebody_else_closed():
     for call in (lambda ws: ws.recv(timeout=PATIENCE), lambda ws: ws.send("a", timeout=PATIENCE)):
         with pair() as (ws, _):
-            ws._wire.stream.sock.close()
+            ws._transport.stream.sock.close()
             with pytest.raises(ConnectionClosedError):
                 call(ws)
 
@@ -1023,11 +1026,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (receiving_module, wire):
+    for module in (receiver, sender, transport):
         monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)
-    monkeypatch.setattr(keeper, "watch", lambda wire: None)  # it has the real time
+    monkeypatch.setattr(background, "watch", lambda receiver: None)  # it has the real time
     yield clock
     clock.now += 1e6  # nothing that still waits has reason to
 
@@ -1082,7 +1085,7 @@ def test_a_peer_whose_bytes_wait_unread_is_not_dead():
     options = {"ping_interval": 0.02, "ping_timeout": 0.02, "max_queue": 1, "max_size": None}
     with contextlib.closing(connection(SocketStream(ours), **options)) as ws:
         sending = Task(ws.send, bytes(LARGE))
-        eventually(ws._wire.outbox.blocked)
+        eventually(is_blocked(ws))
         enough = time.monotonic() + 0.2  # several times what a dead peer would get
         eventually(lambda: time.monotonic() > enough)
         assert ws.state is State.OPEN
@@ -1097,7 +1100,7 @@ def test_a_peer_that_takes_a_long_message_slowly_is_alive(clock):
     data = bytes(LARGE)
     with pair(ping_interval=10, ping_timeout=10) as (ws, peer):
         task, received, begun = Task(ws.send, data), 0, clock.now
-        keepalive, sock = ws._wire.protocol.keepalive, ws._wire.stream.sock
+        keepalive, sock = ws._protocol.keepalive, ws._transport.stream.sock
 
         def stuck():
             """Whether the writer has nothing left, or has to wait for the peer."""
@@ -1160,7 +1163,7 @@ def test_an_interrupted_receive_can_be_repeated(interrupted):
     with pair() as (ws, peer):
         peer.send_raw(frame(TEXT, "hello")[:4])
         for receive in (ws.recv, lambda: ws.recv(timeout=PATIENCE), lambda: ws.ping().wait()):
-            interrupted(receive, ws._wire.receiving.locked)
+            interrupted(receive, is_receiving(ws))
         peer.send_raw(frame(TEXT, "hello")[4:])
         assert ws.recv() == "hello"
 
@@ -1169,7 +1172,7 @@ def test_an_interrupted_receive_while_another_thread_has_stepped_in(interrupted)
     with pair() as (ws, peer):
         waiting = Task(ws.ping(b"!").wait)
         receiving(ws)
-        interrupted(ws.recv, lambda: ws._wire.wanted)
+        interrupted(ws.recv, lambda: ws._receiver.wanted)
         peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
         waiting.result()
         assert ws.recv() == "a"
@@ -1179,7 +1182,7 @@ def test_an_interrupted_receive_while_another_thread_has_stepped_in(interrupted)
 def test_what_an_interrupted_send_began_is_sent(interrupted, message):
     with pair() as (ws, peer):
         fill(ws)
-        interrupted(lambda: ws.send(message), ws._wire.outbox.blocked)
+        interrupted(lambda: ws.send(message), is_blocked(ws))
 
         def receive():
             while len(received := peer.recv_message()) == 1000:
@@ -1195,7 +1198,7 @@ def test_what_an_interrupted_send_began_is_sent(interrupted, message):
 def test_an_interrupt_while_writing_ends_the_connection(message):
     """Nobody knows then how much was written, so nothing may follow."""
     with pair() as (ws, peer):
-        stream, calls = ws._wire.stream, itertools.count()
+        stream, calls = ws._transport.stream, itertools.count()
 
         def send(data, flags):
             sent = stream.sock.send(data, flags)
@@ -1203,7 +1206,7 @@ def test_an_interrupt_while_writing_ends_the_connection(message):
                 raise KeyboardInterrupt
             return sent
 
-        stream.send = send
+        ws._transport.buffer._send = send
         ws.send("before")
         with pytest.raises(KeyboardInterrupt):
             ws.send(message)
@@ -1218,14 +1221,14 @@ def test_an_interrupt_while_writing_ends_the_connection(message):
 
 def test_an_interrupted_fragmented_message_ends_the_connection(interrupted):
     with pair(close_timeout=0.1) as (ws, peer):
-        interrupted(lambda: ws.send(["a", "b" * LARGE]), ws._wire.outbox.blocked)
+        interrupted(lambda: ws.send(["a", "b" * LARGE]), is_blocked(ws))
         assert ws.state is State.CLOSED
         assert ws.fileno() == -1
 
 
 def test_an_interrupted_close_can_be_repeated(interrupted):
     with pair() as (ws, peer):
-        interrupted(ws.close, ws._wire.receiving.locked)
+        interrupted(ws.close, is_receiving(ws))
         answer = Task(answer_close, peer)
         ws.close()
         answer.result()
@@ -1234,10 +1237,10 @@ def test_an_interrupted_close_can_be_repeated(interrupted):
 
 def test_an_interrupted_wait_for_the_end_can_be_repeated(interrupted):
     with pair() as (ws, peer):
-        peer.send_raw(closing(1000))
+        peer.send_raw(frame(TEXT, "masked", masked=True))  # which no Close frame answers
         interrupted(ws.recv, lambda: ws.state is State.CLOSING)
         peer.sock.close()
-        with pytest.raises(ConnectionClosedOK):
+        with pytest.raises(ConnectionClosedError):
             ws.recv()
         assert ws.fileno() == -1
 
@@ -1324,13 +1327,13 @@ def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
     with pair(ping_interval=None) as (ws, peer):  # no keeper would help
         ping, waiting = ws.ping(b"!"), []
 
-        def interrupt(deadline, in_chunks=False):
+        def interrupt(receiver, deadline, in_chunks=False):
             waiting.append(Task(ping.wait))
-            eventually(lambda: ws._wire._waiting)
+            eventually(lambda: ws._transport.waiters.locks)
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(ws._wire, "_read", interrupt)
+        monkeypatch.setattr(Receiver, "_read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(ws.recv_streaming())
         peer.send_frame(PONG, b"!")

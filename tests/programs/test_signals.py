@@ -14,11 +14,9 @@ import time
 import pytest
 from certificates import client_context, server_context
 from helpers import PATIENCE, PROMPT, ROOT, SEED
-from pairs import Task, eventually, fill, pair
+from pairs import Task, eventually, fill, is_locked, is_receiving, pair
 
-from wsmini.blocking import locks
-from wsmini.blocking import receiver as receiving
-from wsmini.blocking import transport as wire
+from wsmini.blocking import receiver, sender, transport
 from wsmini.blocking.connection import connect
 from wsmini.exceptions import (
     ConcurrencyError,
@@ -26,7 +24,7 @@ from wsmini.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
 )
-from wsmini.opening import sockets as net
+from wsmini.opening import sockets
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
@@ -91,7 +89,7 @@ RECEIVING = {
 def test_a_handler_that_closes_ends_what_it_has_interrupted(receive, way):
     with pair(**way) as (ws, peer), handler(lambda: ws.close(1001, "SIGTERM")) as signals:
         answering = Task(answer_close, peer)
-        sent = signals.send(ws._wire.receiving.locked)
+        sent = signals.send(is_receiving(ws))
         with pytest.raises((ConnectionClosedOK, StopIteration)):
             receive(ws)
         assert answering.result() == 1001
@@ -107,7 +105,7 @@ def test_a_handler_that_closes_ends_an_iteration_cleanly():
         received = []
         for message in ws:
             received.append(message)
-            sent = signals.send(ws._wire.receiving.locked)
+            sent = signals.send(is_receiving(ws))
         assert received == ["a"]
         assert answering.result() == 1000
         sent.result()
@@ -116,7 +114,7 @@ def test_a_handler_that_closes_ends_an_iteration_cleanly():
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_server_that_does_not_answer_is_left_in_time(way):
     with pair(close_timeout=0.3, **way) as (ws, _), handler(lambda: ws.close()) as signals:
-        sent = signals.send(ws._wire.receiving.locked)
+        sent = signals.send(is_receiving(ws))
         started = time.monotonic()
         with pytest.raises(ConnectionClosedError):
             ws.recv()
@@ -128,7 +126,7 @@ def test_a_server_that_does_not_answer_is_left_in_time(way):
 def test_a_handler_that_closes_ends_a_blocked_send(timeout):
     with pair(close_timeout=0.3) as (ws, _), handler(lambda: ws.close()) as signals:
         fill(ws)
-        sent = signals.send(ws._wire.sending.locked)
+        sent = signals.send(is_locked(ws._transport.sending))
         with pytest.raises(ConnectionClosed):
             ws.send(bytes(1 << 24), timeout=timeout)
         sent.result()
@@ -142,7 +140,7 @@ def test_a_handler_may_close_what_is_being_closed():
         def answer():
             received = peer.recv_frame()
             closing_by_us.set()
-            signals.send(ws._wire.receiving.locked).result()
+            signals.send(is_receiving(ws)).result()
             peer.send_raw(frame(CLOSE, received.data))
             peer.sock.close()
             return received.data
@@ -154,7 +152,7 @@ def test_a_handler_may_close_what_is_being_closed():
 
 
 @pytest.mark.parametrize(
-    "method", ["receive_message", "receive_data", "next_messages", "send_message"]
+    "method", ["receive_message", "receive_data", "next_messages", "encode_message"]
 )
 def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
     """Also while it holds a lock: the mutex, the receiver's, the writer's."""
@@ -167,7 +165,7 @@ def test_a_handler_may_close_wherever_the_thread_is(method, monkeypatch):
             return call(*args)
 
         monkeypatch.setattr(ClientProtocol, method, interrupted)
-        if method == "send_message":
+        if method == "encode_message":
             ws.send("x")
             assert peer.recv_message() == "x"
         else:
@@ -199,47 +197,25 @@ def test_what_a_handler_may_not_do_is_told_in_the_handler(misuse, error):
             peer.send_message("go on")
 
         with handler(misusing) as signals:
-            sent = signals.send(ws._wire.receiving.locked)
+            sent = signals.send(is_receiving(ws))
             assert ws.recv() == "go on"
             sent.result()
         assert len(errors) == 1
 
 
-def test_without_threads_a_handler_ends_the_connection_without_a_handshake(monkeypatch):
-    def refuse(*args):
-        raise RuntimeError("can't start new thread")
-
-    with pair() as (ws, _), handler(lambda: ws.close()) as signals:
-        sent = signals.send(ws._wire.receiving.locked)
-        monkeypatch.setattr("wsmini.blocking.connection.start_new_thread", refuse)
-        with pytest.raises(ConnectionClosedError):
-            ws.recv()
+def test_a_handler_that_sends_while_its_thread_sends_is_served_behind_it():
+    with pair() as (ws, peer), handler(lambda: ws.send("from the handler")) as signals:
+        count = fill(ws)
+        sent = signals.send(is_locked(ws._transport.sending))
+        reading = Task(lambda: sent.join() or [peer.recv_frame() for _ in range(count + 2)])
+        ws.send(bytes(1 << 20))
         sent.result()
-
-
-def test_a_handler_that_sends_while_its_thread_sends_is_told_so():
-    with pair() as (ws, peer):
-        errors, reading = [], []
-
-        def misuse():
-            try:
-                ws.send("x")
-            except ConcurrencyError as exc:
-                errors.append(exc)
-            reading.append(Task(lambda: [peer.recv_frame() for _ in range(count + 1)]))
-
-        with handler(misuse) as signals:
-            count = fill(ws)
-            sent = signals.send(ws._wire.sending.locked)
-            ws.send(bytes(1 << 20))
-            sent.result()
-        assert "signal handler" in str(errors[0])
-        assert reading[0].result()[-1].data == bytes(1 << 20)
+        assert [f.data for f in reading.result()[-2:]] == [bytes(1 << 20), b"from the handler"]
 
 
 def test_a_handler_may_send_while_the_thread_receives():
     with pair() as (ws, peer), handler(lambda: ws.send("from the handler")) as signals:
-        sent = signals.send(ws._wire.receiving.locked)
+        sent = signals.send(is_receiving(ws))
         echoing = Task(lambda: peer.send_message(peer.recv_message()))
         assert ws.recv() == "from the handler"
         echoing.result()
@@ -258,7 +234,7 @@ def leave():
 @pytest.mark.parametrize("receive", RECEIVING.values(), ids=RECEIVING)
 def test_an_exception_of_a_handler_leaves_the_connection_usable(receive, way):
     with pair(**way) as (ws, peer), handler(leave) as signals:
-        sent = signals.send(ws._wire.receiving.locked)
+        sent = signals.send(is_receiving(ws))
         with pytest.raises(Left):
             receive(ws)
         sent.result()
@@ -353,136 +329,6 @@ def test_an_interrupt_between_reading_and_delivering_closes(monkeypatch):
         assert isinstance(caught.value.__cause__, InterruptedError)
 
 
-@pytest.mark.parametrize("name", ["receiving", "sending"])
-@pytest.mark.parametrize("told", [True, False])
-def test_a_lock_that_an_exception_has_left_locked_is_released(name, told, monkeypatch):
-    monkeypatch.setattr(locks, "SETTLE", 0.05)
-    with pair() as (ws, peer):
-        getattr(ws._wire, name).acquire()  # and the exception came before the try
-        if told:
-            ws._wire.interrupted()
-        peer.send_message("x")
-        assert ws.recv(timeout=PATIENCE) == "x"
-        ws.send("y")
-        assert peer.recv_message() == "y"
-        ws._wire._repaired = 0.0
-        ws._consuming.acquire()  # likewise
-        peer.send_message("z")
-        assert ws.recv(timeout=PATIENCE) == "z"
-
-
-def test_a_lock_that_another_thread_takes_meanwhile_is_left_to_it(monkeypatch):
-    """One who held it has gone when it is looked for, and one has come since."""
-    with pair() as (ws, _):
-        looks = iter([False, False, True])
-        monkeypatch.setattr(locks, "others_inside", lambda wire, but_for: next(looks, True))
-        ws._wire.sending.acquire()
-        ws._wire.interrupted()
-        assert ws._wire.sending.locked()
-        ws._wire.sending.release()
-
-
-def test_a_receiver_that_goes_while_it_is_looked_for_gives_way(monkeypatch):
-    with pair() as (ws, peer):
-        peer.send_message("x")
-        ws._consuming.acquire()
-        looks = iter([ws._consuming.release])
-
-        def others_inside(wire):
-            for leave in looks:
-                leave()
-            return False
-
-        monkeypatch.setattr("wsmini.blocking.connection.others_inside", others_inside)
-        assert ws.recv() == "x"
-        assert not ws._consuming.locked()
-
-
-def test_locks_that_others_hold_are_left_alone():
-    with pair() as (ws, peer):
-        task = Task(ws.recv)
-        eventually(ws._wire.receiving.locked)
-        ws._wire.interrupted()
-        assert ws._wire.receiving.locked()
-        with pytest.raises(ConcurrencyError):
-            ws.recv()
-        peer.send_message("x")
-        assert task.result() == "x"
-
-
-def test_a_forgotten_lock_does_not_stop_threads_that_wait_for_it(monkeypatch):
-    monkeypatch.setattr(locks, "SETTLE", 0.05)
-    with pair() as (ws, peer):
-        ws._wire.sending.acquire()
-        tasks = [Task(ws.send, str(i)) for i in range(8)]
-        received = {peer.recv_message() for _ in tasks}
-        for task in tasks:
-            task.result()
-        assert received == {str(i) for i in range(8)}
-
-
-def test_a_lock_that_was_just_given_to_a_thread_is_left_to_it(monkeypatch):
-    """It has the lock, but doesn't run yet: its stack looks as if it waited."""
-    given, runs, inside, leave = (threading.Event() for _ in range(4))
-
-    class Lock:
-        released = False
-
-        def acquire(self, blocking=True, timeout=-1):
-            if blocking:
-                given.set()
-                runs.wait()
-            return blocking
-
-        def locked(self):
-            return True
-
-        def release(self):
-            self.released = True
-
-    class Holder:
-        def __init__(self, wire):
-            self._wire = wire
-
-        def hold(self):
-            self._wire.lock(lock, None)
-            inside.set()
-            leave.wait()
-
-    def sleep(seconds):
-        runs.set()
-        inside.wait()
-
-    lock = Lock()
-    monkeypatch.setattr(locks, "sleep", sleep)
-    with pair() as (ws, _):
-        holding = Task(Holder(ws._wire).hold)
-        given.wait()
-        ws._wire._free(lock)
-        assert not lock.released
-        leave.set()
-        holding.result()
-
-
-def test_a_lock_that_is_waited_for_is_not_the_one_that_is_held(monkeypatch):
-    monkeypatch.setattr(locks, "SETTLE", 0.01)
-    with pair() as (ws, _):
-        wire = ws._wire
-        entered, leave = threading.Event(), threading.Event()
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                ClientProtocol, "send_message", lambda *args: entered.set() or leave.wait()
-            )
-            sending = Task(ws.send, "x")
-            entered.wait()
-            with wire.receiving:
-                assert not wire.lock(wire.sending, time.monotonic() + 0.1)
-                assert wire.receiving.locked() and wire.sending.locked()
-            leave.set()
-            with pytest.raises(TypeError):  # what send_message() returns is no frame
-                sending.result()
-
-
 def test_sigterm_recipe_in_a_real_process(tmp_path):
     program = tmp_path / "client.py"
     program.write_text(
@@ -513,7 +359,7 @@ def test_sigterm_recipe_in_a_real_process(tmp_path):
 @pytest.mark.parametrize("what", ["recv", "recv with a timeout", "send", "pong"])
 def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, monkeypatch):
     """As one that comes just before the call, or, here, to another thread."""
-    for module in (net, receiving, wire):
+    for module in (sockets, receiver, sender, transport):
         monkeypatch.setattr(module, "HEED", 0.05)
 
     def heed(*args):
@@ -530,10 +376,10 @@ def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, 
                 "send": lambda: ws.send(bytes(1 << 24)),
                 "pong": lambda: ws.ping().wait(),
             }
-            busy = ws._wire.sending if what == "send" else ws._wire.receiving
+            busy = ws._transport.sending if what == "send" else ws._transport.receiving
 
             def interrupt():
-                eventually(busy.locked)
+                eventually(is_locked(busy))
                 signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
 
             other = Task(interrupt)
@@ -542,30 +388,6 @@ def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, 
             other.result()
     finally:
         signal.signal(signal.SIGUSR1, before)
-
-
-def test_a_loss_ends_the_connection_before_another_thread_can_receive(monkeypatch):
-    """Who is the receiver next would be the critical one, and the loss forgotten."""
-    states = []
-    with pair(ping_interval=None) as (ws, peer):
-        call = ClientProtocol.receive_message
-
-        def interrupted(*args):
-            call(*args)
-            monkeypatch.undo()
-            raise Left
-
-        monkeypatch.setattr(ClientProtocol, "receive_message", interrupted)
-        ws._wire._waiting += 1  # as if a thread waited for a pong
-        ws._wire.notify = lambda: states.append((ws._wire.receiving.locked(), ws.state))
-        peer.send_message("lost")
-        with pytest.raises(Left):
-            ws.recv()
-        assert states[-1] == (False, State.CLOSED)
-        ws._wire._waiting -= 1
-        del ws._wire.notify
-        with pytest.raises(ConnectionClosed):
-            ws.recv()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="handlers may run between any two bytecodes")

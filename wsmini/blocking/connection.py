@@ -193,7 +193,8 @@ class Connection(ConnectionInfo):
         deadline = None
         while True:
             try:
-                for message in self._receiver.ready:
+                ready = self._receiver.ready
+                for message in ready:
                     return message if decode is None else decode_message(message, decode)
             except UnicodeDecodeError:
                 raise
@@ -202,7 +203,7 @@ class Connection(ConnectionInfo):
                 raise
             if timeout is not None and deadline is None:
                 deadline = deadline_after(timeout)
-            self._receiver.fill(deadline)
+            self._receiver.fill(ready, deadline)
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -217,9 +218,10 @@ class Connection(ConnectionInfo):
     def _batches(self) -> Iterator[Iterator[Message]]:
         receiver = self._receiver
         while True:
-            yield receiver.ready
+            ready = receiver.ready
+            yield ready
             try:
-                receiver.fill(None)
+                receiver.fill(ready, None)
             except ConnectionClosedOK:
                 return
 
@@ -248,9 +250,19 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        receiver, fin, begun = self._receiver, False, False
-        token = receiver.start_consuming()
+        receiver = self._receiver
+        token: list[None] = []
         try:
+            yield from self._chunks(token, decode)
+        except BaseException as exc:
+            receiver.fail_if_handing(exc)
+            receiver.leave_stream(token)  # if that was interrupted itself
+            raise
+
+    def _chunks(self, token: object, decode: Optional[bool]) -> Iterator[Message]:
+        receiver, fin, begun = self._receiver, False, False
+        try:
+            receiver.start_consuming(token)
             convert = chunk_decoder(decode)
             while not fin:
                 chunk, fin = receiver.receive_chunk(begun)
@@ -261,13 +273,8 @@ class Connection(ConnectionInfo):
         except UnicodeDecodeError:
             receiver.handed_on()  # it is lost, and the next message isn't
             raise
-        except BaseException as exc:
-            receiver.fail_if_handing(exc)
-            raise
         finally:
-            if begun and not fin:
-                receiver.skip()
-            receiver.stop_consuming(token)
+            receiver.leave_stream(token)
 
     def recv_into(
         self, buffer: Union[bytearray, memoryview], timeout: Optional[float] = None
@@ -293,15 +300,17 @@ class Connection(ConnectionInfo):
         if timeout is not None:
             deadline = deadline_after(timeout)
         try:
-            message = next(receiver.ready, None)
+            ready = receiver.ready
+            message = next(ready, None)
             while message is None:
                 waiting = True
-                receiver.fill(deadline)
+                receiver.fill(ready, deadline)
                 waiting = False
-                message = next(receiver.ready, None)
+                ready = receiver.ready
+                message = next(ready, None)
             data = message.encode() if isinstance(message, str) else message
             if len(data) > len(view):
-                receiver.ready = chain((message,), receiver.ready)
+                receiver.ready = iter([message, *receiver.ready])
                 waiting = True  # for a larger buffer
                 raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
             view[: len(data)] = data  # with room for it
@@ -378,8 +387,6 @@ class Connection(ConnectionInfo):
             self._release_sending()
         except BaseException as exc:
             transport.stop_writing(exc, busy)
-            if isinstance(exc, ConnectionClosed) and protocol.state is not OPEN:
-                raise sender.close_exc_when_known() from protocol.failure
             raise
         if not written:
             raise sender.why_not_written()

@@ -98,7 +98,8 @@ class Receiver:
     """
 
     __slots__ = (
-        "__weakref__", "_acquire", "_busy_poll", "_consumer", "_handing", "_is_receiving",
+        "__weakref__", "_acquire", "_busy_poll", "_consumer", "_handing", "_is_changing",
+        "_is_receiving",
         "_read_not_fed", "_release", "_size", "_unstored", "_waiting", "protocol", "queue", "ready",
         "stream", "transport", "wanted",
     )  # fmt: skip
@@ -109,6 +110,7 @@ class Receiver:
         # Bound here once, for fill().
         self._acquire, self._release = transport.receiving.acquire, transport.receiving.release
         self._is_receiving = transport.receiving._is_owned
+        self._is_changing = transport.mutex._is_owned
         self._waiting = transport.waiters.locks
         self.ready: Iterator[Message] = iter(())
         self.queue = MessageQueue(options.max_queue)
@@ -127,28 +129,34 @@ class Receiver:
 
     # -- being the consumer, and the receiver --
 
-    def fill(self, deadline: Optional[float]) -> None:
-        """Block until there are messages in ``ready``, where there are none: as the consumer.
+    def fill(self, used_up: Iterator[Message], deadline: Optional[float]) -> None:
+        """Block until there are messages in ``ready``, as the consumer.
+
+        Args:
+            used_up: ``ready`` as the caller has found it empty: another thread may have filled it
+                since.
+            deadline: until when to wait.
 
         Raises:
             TimeoutError: if *deadline* passes; nothing is lost.
             ConnectionClosed: if there won't be any more.
             ConcurrencyError: if there is another consumer.
         """
-        if self._is_receiving():
+        if self._is_receiving() or self._is_changing():
             raise ConcurrencyError(IN_A_HANDLER)
         token: List[None] = []
         try:
             if self._consumer.setdefault(0, token) is not token:
                 raise ConcurrencyError(TWO_RECEIVERS)
             kept = self.queue.messages
-            if kept:
-                in_time = self._take_queue()
-            elif self._acquire(False) or self._wait_for_receiver(deadline):
-                in_time = self._take_queue() if kept else self._receive(deadline)
-                self._release()
-            else:
-                in_time = self._take_queue()
+            found: Optional[bool] = True
+            if self.ready is used_up and not self._take_queue():
+                found = False
+                if self._acquire(False) or self._wait_for_receiver(deadline):
+                    found = self._take_queue() if kept else self._receive(deadline)
+                    self._release()
+                elif kept:
+                    found = self._take_queue()
             del self._consumer[0]
         except BaseException as exc:
             self.stop_receiving(exc)
@@ -157,21 +165,21 @@ class Receiver:
             raise
         if self._waiting:
             self.transport.waiters.notify()
-        if not in_time:
+        if found is None:
+            raise self.protocol.close_exc()
+        if not found:
             raise TimeoutError("no message was complete in time; nothing is lost")
 
-    def start_consuming(self) -> object:
-        """Become the consumer until ``stop_consuming``, which takes the token that this returns.
+    def start_consuming(self, token: object) -> None:
+        """Become the consumer until ``stop_consuming`` with the same *token*, within one ``try``.
 
         Raises:
             ConcurrencyError: if there is one.
         """
-        token: List[None] = []
         if self.transport.is_interrupted():
             raise ConcurrencyError(IN_A_HANDLER)
         if self._consumer.setdefault(0, token) is not token:
             raise ConcurrencyError(TWO_RECEIVERS)
-        return token
 
     def stop_consuming(self, token: object) -> None:
         if self._consumer.get(0) is token:
@@ -255,11 +263,10 @@ class Receiver:
 
     # -- receiving messages --
 
-    def _receive(self, deadline: Optional[float]) -> bool:
-        """Make messages ready; ``False`` if *deadline* passed first.
+    def _receive(self, deadline: Optional[float]) -> Optional[bool]:
+        """Make messages ready; ``False`` if *deadline* passed first, ``None`` if none will come.
 
-        Raises:
-            ConnectionClosed: if there won't be any more.
+        (Nothing is raised under a lock: a handler's exception might come on top of that.)
         """
         protocol, reader, late = self.protocol, self.protocol.reader, False
         while True:
@@ -267,9 +274,7 @@ class Receiver:
                 if self._parse():
                     return True
                 if protocol.finished and not reader.pending:
-                    if not self.end(deadline):
-                        return False
-                    raise protocol.close_exc()
+                    return None if self.end(deadline) else False
             if late:
                 return False
             if deadline is None:
@@ -283,8 +288,6 @@ class Receiver:
     def _parse(self) -> bool:
         """Make what is parsed in one go ready; whether there was anything."""
         protocol, transport, mutex = self.protocol, self.transport, self.transport.mutex
-        if mutex._is_owned():
-            raise ConcurrencyError(IN_A_HANDLER)
         self._unstored = True
         mutex.acquire()
         if self.queue.dropping:
@@ -365,11 +368,12 @@ class Receiver:
         if transport.is_interrupted():
             raise ConcurrencyError(IN_A_HANDLER)
         try:
-            self._handing = False
+            self._handing = ended = False
             chunk = self._take_chunk(begun)
-            while chunk is None:
+            while chunk is None and not ended:
                 if receiving.acquire(False) or self._wait_for_receiver(None):
                     chunk = self._take_chunk(begun) or self._receive_chunk()
+                    ended = chunk is None
                     receiving.release()
                 else:
                     chunk = self._take_chunk(begun)
@@ -377,6 +381,8 @@ class Receiver:
             self.stop_receiving(exc)
             raise
         transport.waiters.notify()  # there is room
+        if chunk is None:
+            raise self.protocol.close_exc()
         return chunk
 
     def handed_on(self) -> None:
@@ -389,18 +395,21 @@ class Receiver:
             self.fail(exc)
 
     def _take_chunk(self, begun: bool) -> Optional[Chunk]:
-        """What was kept of the message that has *begun*, or of the next one."""
-        queue, chunk = self.queue, None
+        """What is there of the message that has *begun*, or of the next one."""
+        queue = self.queue
         self._handing = True
         if queue.chunks:
-            chunk = queue.chunks.pop(0)
-        elif queue.messages and not begun:
-            chunk = queue.messages.pop(0), True
-        if chunk is None:
-            self._handing = False
-        return chunk
+            return queue.chunks.pop(0)
+        if not begun:
+            for message in self.ready:
+                return message, True
+            if queue.messages:
+                return queue.messages.pop(0), True
+        self._handing = False
+        return None
 
-    def _receive_chunk(self) -> Chunk:
+    def _receive_chunk(self) -> Optional[Chunk]:
+        """Some of the next message; ``None`` if there won't be any more."""
         protocol, mutex = self.protocol, self.transport.mutex
         while True:
             self._unstored = True
@@ -417,13 +426,16 @@ class Receiver:
                 return chunk
             if protocol.finished:
                 self.end(None)
-                raise protocol.close_exc()
+                return None
             self._read(None, in_chunks=True)
 
-    def skip(self) -> None:
-        """Leave the rest of the message that ``receive_chunk`` has begun."""
-        self.transport.change(self._skip)
-        self.transport.waiters.notify()
+    def leave_stream(self, token: object) -> None:
+        """Stop receiving chunks, and leave the rest of the message that has begun, if any."""
+        if self._consumer.get(0) is token:
+            if self.protocol.streaming or self.queue.chunks:
+                self.transport.change(self._skip)
+            del self._consumer[0]
+            self.transport.waiters.notify()
 
     def _skip(self) -> None:
         self.protocol.skip()
@@ -607,6 +619,9 @@ class Receiver:
         """
         protocol, transport = self.protocol, self.transport
         missing, size, flags = protocol.missing, self._size, 0
+        if self._read_not_fed:  # an exception came in between
+            self._feed(missing)
+            return True
         if in_chunks or protocol.streaming:
             missing, size = 0, min(size, CHUNK)
         elif missing >= LARGE:
@@ -671,10 +686,9 @@ class Receiver:
     def _receive_some(self, size: int, flags: int) -> bool:
         """Read once; whether there is something to feed the protocol with, the end included."""
         landed = self._read_not_fed
-        if landed:  # an exception may have come in between
-            return True
         try:
-            landed.extend(map(self.stream.recv, (size,), (flags,)))
+            if not landed:
+                landed.extend(map(self.stream.recv, (size,), (flags,)))
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise

@@ -63,16 +63,23 @@ class Sender:
                     return False
                 if not sending.acquire(True, lock_timeout(deadline)):
                     raise TimeoutError("another thread's message wasn't taken in time")
-            if not protocol.sending or transport.closed:
-                protocol.check_can_send()
-                if deadline is None or self._wait_for_room(deadline):
+            # Nothing is raised under the lock: a handler's exception might come on top of that.
+            ours = self._fragments_by == get_ident()
+            free = protocol.state is not OPEN or not protocol.sending
+            in_time = True
+            if free and protocol.state is OPEN:
+                in_time = deadline is None or self._wait_for_room(deadline)
+                if in_time and protocol.state is OPEN:
                     return True
-                raise TimeoutError("the peer didn't take anything in time; nothing was sent")
-            if self._fragments_by == get_ident():
-                sending.release()
-                return False
-            transport.flush_as_writer()  # which this thread stops being now
+            elif not free and not ours:
+                transport.flush_as_writer()  # which this thread stops being now
             sending.release()
+            if protocol.state is not OPEN:
+                raise self.close_exc_when_known() from protocol.failure
+            if not in_time:
+                raise TimeoutError("the peer didn't take anything in time; nothing was sent")
+            if ours:
+                return False
             if deadline is not None and monotonic() >= deadline:
                 raise TimeoutError("another thread's fragmented message didn't end in time")
             timeout = HEED if deadline is None else min(HEED, lock_timeout(deadline))
@@ -88,9 +95,7 @@ class Sender:
             if transport.buffer.error is not None:
                 return True  # writing will tell
             if not self._wait_writable(deadline):
-                if monotonic() >= deadline:
-                    return False
-                raise self.protocol.close_exc()
+                return self.protocol.state is not OPEN  # which the caller looks at
         return True
 
     def wait_written(self, deadline: Optional[float]) -> bool:
@@ -236,7 +241,9 @@ class Sender:
                 self._fragments_by = get_ident()
             else:
                 transport.sending.acquire()
-                protocol.check_can_send_fragment()
+                if protocol.state is not OPEN:
+                    transport.sending.release()
+                    raise self.close_exc_when_known() from protocol.failure
             busy = True
             frames = protocol.encode_fragment(opcode, data, fin, compress)
             written = transport.buffer.write(frames, len(data))
@@ -247,8 +254,6 @@ class Sender:
             transport.sending.release()
         except BaseException as exc:
             transport.stop_writing(exc, busy)
-            if isinstance(exc, ConnectionClosed) and protocol.state is not OPEN:
-                raise self.close_exc_when_known() from protocol.failure
             raise
         if not written:
             raise self.why_not_written()

@@ -42,7 +42,6 @@ from ..interrupts import Waiters, new_lock
 from ..opening.sockets import (
     DONTWAIT,
     HEED,
-    MAX_WAIT,
     set_receive_timeout,
     wait,
 )
@@ -122,11 +121,15 @@ class BlockingTransport:
     # -- waiting --
 
     def poll(self, events: int, until: float) -> bool:
-        """Poll the socket; the caller is the receiver or the writer, so it can't be closed."""
+        """Poll the socket until then, or a while: the caller looks at the time, and comes again.
+
+        It is the receiver or the writer, so the socket can't be closed meanwhile.
+        """
         sock = self.stream.sock
         if sock.fileno() < 0:
             return True  # closed behind the connection's back: using it will tell
-        return bool(wait({sock: events}, min(until - monotonic(), MAX_WAIT)))
+        # Not longer: a signal handler may have begun to close meanwhile, which makes it sooner.
+        return bool(wait({sock: events}, min(until - monotonic(), HEED)))
 
     def closing_deadline(self) -> float:
         """When the end has to be reached, counted from the first call."""
@@ -153,16 +156,21 @@ class BlockingTransport:
         if mutex._is_owned():
             self.requests.append((change, args))
             return
+        refused = None
         try:
             mutex.acquire()
-            change(*args)
+            try:
+                change(*args)
+            except REFUSALS as exc:
+                refused = exc  # and nothing was changed
             mutex.release()
         except BaseException as exc:
             if mutex._is_owned():
                 mutex.release()
-            if not isinstance(exc, REFUSALS):
                 self.fail(exc)
             raise
+        if refused is not None:
+            raise refused
         if self.requests:
             self.carry_out_requests()
 

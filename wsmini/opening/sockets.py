@@ -83,7 +83,6 @@ MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones in
 HEED = 1.0
 # Poll takes its timeout as a C int of milliseconds; who waits for longer waits again.
 _LONGEST_WAIT = 2.0e6
-MAX_WAIT = 86400.0  # seconds; who waits longer wakes once a day
 
 _lookups: Set[socket.socket] = set()  # the threads' ends; changed by them without a lock
 

@@ -1,0 +1,133 @@
+"""Interrupt a call at each point at which this Python can run a signal handler.
+
+``run(function, at, action)`` calls *function* and, at its point number *at* within the package,
+runs
+*action* in the same thread, as a handler would be: it may call anything, or raise. Which points
+there are depends on the version of CPython, as its source says:
+
+* 3.8 and 3.9 look for signals in front of nearly each opcode, but not behind those that end with
+  ``FAST_DISPATCH``, nor in front of those that begin a ``try`` or a ``with``;
+* 3.10 looks at the start of a function, behind calls, and when a jump is taken, but not in front of
+  a ``try`` or ``with`` either;
+* since 3.11 it looks at the start of a function, behind calls of C functions, and when a jump goes
+  backwards.
+
+Up to 3.10, points are found by tracing opcodes. Since then those of calls are found by profiling:
+the exception belongs to the call then, as a handler's does, and not to what follows, which may
+stand outside of the ``try``.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import os
+import sys
+
+import wsmini
+
+PACKAGE = os.path.dirname(wsmini.__file__) + os.sep
+VERSION = sys.version_info[:2]
+
+# In front of these 3.8 to 3.10 don't look.
+BEGIN = {"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM"}
+# Behind these 3.8 and 3.9 don't look.
+FAST = set(
+    """
+    NOP LOAD_FAST LOAD_CONST STORE_FAST POP_TOP ROT_TWO ROT_THREE ROT_FOUR DUP_TOP DUP_TOP_TWO
+    UNARY_NOT POP_JUMP_IF_FALSE POP_JUMP_IF_TRUE JUMP_IF_FALSE_OR_POP JUMP_IF_TRUE_OR_POP
+    JUMP_FORWARD EXTENDED_ARG
+""".split()
+) | ({"IS_OP", "CONTAINS_OP"} if VERSION == (3, 9) else set())
+JUMPS = set(dis.opname[n] for n in dis.hasjrel + dis.hasjabs)
+
+_instructions = {}
+
+
+def instructions_of(code):
+    """Offset -> (name of the opcode, offset of the next one)."""
+    found = _instructions.get(code)
+    if found is None:
+        listed = list(dis.get_instructions(code))
+        ends = [each.offset for each in listed[1:]] + [len(code.co_code)]
+        found = {each.offset: (each.opname, end) for each, end in zip(listed, ends)}
+        _instructions[code] = found
+    return found
+
+
+def is_point(code, before, now):
+    """Whether Python looks for signals between two opcodes; *before* is -1 at the start."""
+    instructions = instructions_of(code)
+    name = instructions.get(now, ("",))[0]
+    if before < 0:
+        return VERSION < (3, 11) and name not in BEGIN
+    previous, following = instructions.get(before, ("", now))
+    if VERSION < (3, 10):
+        return previous not in FAST and name not in BEGIN
+    if VERSION < (3, 11):
+        jumped = previous in JUMPS and now != following and previous != "FOR_ITER"
+        return (previous.startswith("CALL_") or jumped) and name not in BEGIN
+    if previous == "RESUME":  # of a generator that goes on; else profiling tells of it
+        return code.co_flags & inspect.CO_GENERATOR
+    return "JUMP" in previous and now <= before and "NO_INTERRUPT" not in previous
+
+
+class Points:
+    """Counts points, and runs *action* at number *at*."""
+
+    def __init__(self, at=None, action=None):
+        self.at, self.action = at, action
+        self.count, self.where = 0, None
+        self._last = {}
+
+    def trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._trace
+
+    def _trace(self, frame, event, arg):
+        if event == "opcode":
+            before, now = self._last.get(frame, -1), frame.f_lasti
+            self._last[frame] = now
+            if is_point(frame.f_code, before, now):
+                self.reach(frame)
+        elif event == "return":
+            self._last.pop(frame, None)
+        return self._trace
+
+    def profile(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return
+        generator = frame.f_code.co_flags & inspect.CO_GENERATOR
+        if event == "c_return" or (event == "call" and not generator):
+            self.reach(frame)
+
+    def reach(self, frame):
+        self.count += 1
+        if self.count - 1 == self.at:
+            self._last.clear()
+            self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+            stop()
+            self.action()
+
+
+def stop():
+    sys.setprofile(None)
+    sys.settrace(None)
+
+
+def run(function, at=None, action=None):
+    """Call *function*, interrupted at that point; (what it returns, what it raises, the points)."""
+    points = Points(at, action)
+    result = error = None
+    sys.settrace(points.trace)
+    if VERSION >= (3, 11):
+        sys.setprofile(points.profile)
+    try:
+        result = function()
+    except BaseException as exc:
+        error = exc
+    finally:
+        stop()
+    return result, error, points
