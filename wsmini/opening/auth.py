@@ -25,9 +25,11 @@ from ..sansio.uri import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+    from collections.abc import Callable, Sequence
 
-    Credentials = Union[Tuple[str, str], Callable[[List["Challenge"], str, str], Optional[str]]]
+    from typing_extensions import TypeAlias
+
+    Credentials: TypeAlias = "tuple[str, str] | Callable[[list[Challenge], str, str], str | None]"
 
 MAX_ROUNDS = 5  # answers to challenges for one request; Negotiate takes two or three
 MAX_CHALLENGES = 16
@@ -62,11 +64,11 @@ class Challenge(namedtuple("Challenge", "scheme params token68")):
     __slots__ = ()
 
     scheme: str
-    params: Dict[str, str]
-    token68: Optional[str]
+    params: dict[str, str]
+    token68: str | None
 
 
-def parse_challenges(values: Sequence[str]) -> List[Challenge]:
+def parse_challenges(values: Sequence[str]) -> list[Challenge]:
     """The challenges in ``WWW-Authenticate`` or ``Proxy-Authenticate`` headers, in order.
 
     A challenge that breaks the grammar or repeats a parameter is left out, and so is what follows
@@ -78,7 +80,7 @@ def parse_challenges(values: Sequence[str]) -> List[Challenge]:
     import re
 
     match_scheme = re.compile(_SCHEME).match
-    challenges: List[Challenge] = []
+    challenges: list[Challenge] = []
     for value in values:
         scheme = match_scheme(value, 0)
         while scheme is not None and len(challenges) < MAX_CHALLENGES:
@@ -90,7 +92,7 @@ def parse_challenges(values: Sequence[str]) -> List[Challenge]:
     return challenges
 
 
-def _parse_challenge(scheme: str, value: str, at: int) -> Tuple[Optional[Challenge], int]:
+def _parse_challenge(scheme: str, value: str, at: int) -> tuple[Challenge | None, int]:
     """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
     import re
 
@@ -98,7 +100,7 @@ def _parse_challenge(scheme: str, value: str, at: int) -> Tuple[Optional[Challen
     token68 = re.compile(_TOKEN68).match(value, at)
     if token68 is not None:
         return Challenge(scheme.lower(), {}, token68.group(1)), token68.end()
-    params: Dict[str, str] = {}
+    params: dict[str, str] = {}
     param = match_param(value, at)
     while param is not None:
         name, quoted, plain = param.groups()
@@ -138,7 +140,7 @@ def _check(user: str, password: str) -> None:
 
 def digest(
     challenge: Challenge,
-    credentials: Tuple[str, str],
+    credentials: tuple[str, str],
     method: str,
     target: str,
     cnonce: str,
@@ -195,7 +197,7 @@ def strength(challenge: Challenge) -> int:
     return _STRENGTHS.index(algorithm)
 
 
-def _algorithm(params: Dict[str, str]) -> Tuple[str, bool]:
+def _algorithm(params: dict[str, str]) -> tuple[str, bool]:
     """The algorithm in lower case, and whether it is the ``-sess`` variant."""
     name = params.get("algorithm", "md5").lower()
     is_session = name.endswith("-sess")
@@ -219,7 +221,7 @@ def _hash(algorithm: str, *parts: str) -> str:
     return hashlib.new(_HASHES[algorithm], ":".join(parts).encode()).hexdigest()
 
 
-def _normalized(text: str, params: Dict[str, str]) -> str:
+def _normalized(text: str, params: dict[str, str]) -> str:
     """*text* in the form that servers expect who say that they read UTF-8 (RFC 7617, 2.1)."""
     if not _reads_utf8(params) or text.isascii():
         return text
@@ -230,11 +232,11 @@ def _normalized(text: str, params: Dict[str, str]) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _reads_utf8(params: Dict[str, str]) -> bool:
+def _reads_utf8(params: dict[str, str]) -> bool:
     return params.get("charset", "").lower() == "utf-8"
 
 
-def _username(user: str, realm: str, algorithm: str, params: Dict[str, str]) -> str:
+def _username(user: str, realm: str, algorithm: str, params: dict[str, str]) -> str:
     if _is_true(params, "userhash"):  # RFC 7616, 3.4.4
         return f'username="{_hash(algorithm, user, realm)}"'
     if user.isascii() or not _reads_utf8(params):
@@ -243,11 +245,11 @@ def _username(user: str, realm: str, algorithm: str, params: Dict[str, str]) -> 
     return f"username*=UTF-8''{quote(user)}"
 
 
-def _is_true(params: Dict[str, str], name: str) -> bool:
+def _is_true(params: dict[str, str], name: str) -> bool:
     return params.get(name, "").lower() == "true"
 
 
-def _tokens(text: str) -> List[str]:
+def _tokens(text: str) -> list[str]:
     return text.replace(",", " ").lower().split()
 
 
@@ -309,13 +311,13 @@ class Authenticator:
         self._preemptive = ""
         if preemptive and not callable(credentials):
             self._preemptive = basic(*self._pair)
-        self._answered: Optional[Challenge] = None  # and not refused, as far as is known
+        self._answered: Challenge | None = None  # and not refused, as far as is known
         self._cnonce = ""
         self._nc = 0
-        self._last: Optional[str] = None
+        self._last: str | None = None
         self._start()
 
-    def first(self, method: str, target: str) -> Optional[str]:
+    def first(self, method: str, target: str) -> str | None:
         """The value of the header for a request that no challenge has come for yet, if any.
 
         A challenge that was answered before, such as in front of a redirect within the server,
@@ -331,7 +333,7 @@ class Authenticator:
             return self._preemptive
         return None
 
-    def respond(self, values: Sequence[str], method: str, target: str) -> Optional[str]:
+    def respond(self, values: Sequence[str], method: str, target: str) -> str | None:
         """The value of the header for the next attempt.
 
         Args:
@@ -367,7 +369,7 @@ class Authenticator:
         self._retried = False  # whether a nonce was too old
         self._last = None
 
-    def _respond(self, challenges: List[Challenge], method: str, target: str) -> Optional[str]:
+    def _respond(self, challenges: list[Challenge], method: str, target: str) -> str | None:
         if ":" in self._pair[0]:  # Basic can't say that.
             challenges = [one for one in challenges if one.scheme != "basic"]
         best = max(challenges, key=strength, default=None)
@@ -398,7 +400,7 @@ class Authenticator:
         return digest(challenge, self._pair, method, target, self._cnonce, self._nc)
 
 
-def _checked_pair(credentials: object) -> Tuple[str, str]:
+def _checked_pair(credentials: object) -> tuple[str, str]:
     # Nothing of them may be quoted.
     if isinstance(credentials, (tuple, list)) and len(credentials) == 2:
         user, password = credentials

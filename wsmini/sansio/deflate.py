@@ -27,11 +27,10 @@ from .frames import Frame
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import zlib
-    from typing import Dict, List, Optional, Type, Union
 
     from .extensions import Params
 
-    Data = Union[bytes, bytearray, memoryview]
+    Data = bytes | bytearray | memoryview
 
 NAME = "permessage-deflate"
 
@@ -62,7 +61,7 @@ def available() -> bool:
     return True
 
 
-def _zlib_error() -> Type[Exception]:
+def _zlib_error() -> type[Exception]:
     import zlib
 
     return zlib.error
@@ -133,7 +132,7 @@ class Deflate(ExtensionOffer):
             params.append(("client_max_window_bits", str(self.client_max_window_bits)))
         return params
 
-    def accept(self, params: Params, accepted: List[Extension]) -> PerMessageDeflate:
+    def accept(self, params: Params, accepted: list[Extension]) -> PerMessageDeflate:
         """The extension as the server's response wants it (RFC 7692, 7.1).
 
         Args:
@@ -168,9 +167,9 @@ class Deflate(ExtensionOffer):
             mem_level=self.mem_level,
         )
 
-    def _parse(self, params: Params) -> Dict[str, int]:
+    def _parse(self, params: Params) -> dict[str, int]:
         """The parameters of a response by name; those without a value get 1."""
-        chosen: Dict[str, int] = {}
+        chosen: dict[str, int] = {}
         for name, value in params:
             if name not in _PARAMETERS:
                 raise self.refusal(params, f"parameter {shown(name)} isn't known")
@@ -230,8 +229,8 @@ class PerMessageDeflate(Extension):
         self.client_max_window_bits = client_max_window_bits
         self.level = level
         self.mem_level = mem_level
-        self._deflater: Optional[zlib._Compress] = None
-        self._inflater: Optional[zlib._Decompress] = None
+        self._deflater: zlib._Compress | None = None
+        self._inflater: zlib._Decompress | None = None
         self._receiving = False  # whether the message being received is compressed
         self._inside = False  # whether the stream received is inside a message, fed in part
         self._finals = False  # whether the peer uses final blocks

@@ -21,9 +21,9 @@ from ..exceptions import Close, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Tuple, Union
+    from collections.abc import Callable, Iterator
 
-    Data = Union[bytes, bytearray, memoryview]
+    Data = bytes | bytearray | memoryview
 
 
 class Opcode(enum.IntEnum):
@@ -79,14 +79,14 @@ _from_bytes = int.from_bytes
 
 # -- masking keys --
 
-_keys: List[int] = []
+_keys: list[int] = []
 _next_key = _keys.pop  # atomic under the GIL, where a shared iterator would not be
 _pack_medium = struct.Struct(">BBHI").pack  # a header up to the empty key field
 _unpack_keys = struct.Struct("1024I").unpack
 
 
 def _more_keys() -> int:
-    keys: List[int] = list(_unpack_keys(os.urandom(4096)))
+    keys: list[int] = list(_unpack_keys(os.urandom(4096)))
     key = keys.pop()
     _keys.extend(keys)
     return key
@@ -137,7 +137,7 @@ def _translate_at_first(data: bytearray, start: int, key: bytes) -> None:
         _mask_in_place = _fastest() or translate_in_place  # type: ignore[assignment]
 
 
-def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
+def _fastest() -> Callable[[bytearray, int, bytes], None] | None:
     try:
         from .libcrypto import load
     except ImportError:  # a copy of the package may be without it
@@ -168,7 +168,7 @@ def mask(data: Data, key: bytes) -> bytes:
 # -- building frames --
 
 
-def _small_tables(n: int) -> Tuple[int, int]:
+def _small_tables(n: int) -> tuple[int, int]:
     """What spreads a key over a frame with a payload of *n* < 126 bytes.
 
     A 1 in every fourth byte over the key field and the payload, to multiply the key with, and by
@@ -188,7 +188,7 @@ _MEDIUM = tuple(_from_bytes(b"\0\0\0\1" * (1 + 64 * i), "big") for i in range(1,
 class _Heads(dict):  # type: ignore[type-arg]
     """For each first byte, the headers of frames of 0 to 125 bytes with an empty key field."""
 
-    def __missing__(self, head: int) -> Tuple[bytes, ...]:
+    def __missing__(self, head: int) -> tuple[bytes, ...]:
         self[head] = headers = tuple(bytes((head, 0x80 | n, 0, 0, 0, 0)) for n in range(126))
         return headers
 
@@ -205,7 +205,7 @@ def header(head: int, n: int, mask_bit: int = 0x80) -> bytes:
     return struct.pack(">BBQ", head, mask_bit | 127, n)
 
 
-def masked(head: int, data: Data) -> Union[bytes, bytearray]:
+def masked(head: int, data: Data) -> bytes | bytearray:
     """A masked frame, ready to send: *head* is its first byte, *data* the payload."""
     n = len(data)
     if n < LANES:

@@ -9,9 +9,11 @@ from ..exceptions import InvalidMessage, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, Mapping, Union
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
+    from typing_extensions import TypeAlias
+
+    HeadersLike: TypeAlias = "Headers | Mapping[str, str] | Iterable[tuple[str, str]]"
 
 MAX_LINE = 8192
 MAX_HEADERS = 128

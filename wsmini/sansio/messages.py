@@ -24,13 +24,13 @@ from .frames import FIN, MAX_CONTROL, RSV1, RSV2, RSV3, Frame, Opcode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Sequence, Tuple, Union
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Protocol
 
     from .extensions import Extension
 
-    Message = Union[str, bytes]
+    Message = str | bytes
 
     class Owner(Protocol):
         def receive_control(self, opcode: int, data: bytes) -> None: ...
@@ -53,7 +53,7 @@ class ByteQueue:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: Optional[List[Union[bytes, bytearray]]] = None
+        self._chunks: list[bytes | bytearray] | None = None
         self.size = 0
 
     def add(self, chunk: bytes) -> None:
@@ -101,7 +101,7 @@ class MessageReader:
     def __init__(
         self,
         owner: Owner,
-        max_size: Tuple[int, int] = (UNLIMITED, UNLIMITED),
+        max_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
         extensions: Sequence[Extension] = (),
     ) -> None:
         self._owner = owner
@@ -109,11 +109,11 @@ class MessageReader:
         self._fast_limit = min(max_size)
         self._extensions: Sequence[Extension] = ()
         self._rsv = 0
-        self._inflate: Optional[Callable[[bytes, Optional[int]], bytes]] = None
+        self._inflate: Callable[[bytes, int | None], bytes] | None = None
         # What is received but not parsed is _data[_at:]; _latin1 is _data decoded, if needed.
         self._data, self._at = b"", 0
-        self._latin1: Optional[str] = None
-        self._error: Optional[Exception] = None
+        self._latin1: str | None = None
+        self._error: Exception | None = None
         # The frame that has begun: its first byte and how much of its payload is missing.
         self._in_frame, self._head, self.missing = False, 0, 0
         # Whether extensions decode the message's frames, and the payload of the frame till then.
@@ -121,7 +121,7 @@ class MessageReader:
         self._coded, self._payload = False, self._gathered  # unless there are extensions
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0
-        self._decoder: Optional[codecs.IncrementalDecoder] = None
+        self._decoder: codecs.IncrementalDecoder | None = None
         self.pending = self.streaming = self._skipping = self._stopped = False
         self.use(extensions)
 
@@ -148,7 +148,7 @@ class MessageReader:
         self._data, self._at, self._latin1 = (rest + data if rest else data), 0, None
         self.pending = True
 
-    def whole_message(self, data: bytes) -> Optional[Message]:
+    def whole_message(self, data: bytes) -> Message | None:
         """The message, if *data* is one and nothing else; else ``None``, and nothing has happened.
 
         Most reads bring just that. It does what ``receive_data`` and ``messages`` do, in a third of
@@ -182,7 +182,7 @@ class MessageReader:
         self._gathered.take()
         self._payload.take()
 
-    def messages(self) -> List[Message]:
+    def messages(self) -> list[Message]:
         """Some messages, in order; none if more bytes are needed.
 
         Raises:
@@ -190,7 +190,7 @@ class MessageReader:
                 that isn't parsed; not before all messages in front of it were returned. It is
                 raised again until ``stop()``.
         """
-        batch: List[Message] = []
+        batch: list[Message] = []
         if self._error is not None:
             raise self._error
         try:
@@ -222,7 +222,7 @@ class MessageReader:
         self._data, self._at, self._latin1 = self._data[self._at :], 0, None
         self.pending = False
 
-    def _plain_messages(self, batch: List[Message]) -> None:
+    def _plain_messages(self, batch: list[Message]) -> None:
         """Parse whole, unfragmented messages as long as there are some: the fast way.
 
         Long and unrolled for speed; ``_step`` says the same plainly.
@@ -276,7 +276,7 @@ class MessageReader:
 
     # -- the plain way --
 
-    def _step(self, batch: List[Message]) -> bool:
+    def _step(self, batch: list[Message]) -> bool:
         """Go on by a control frame or a chunk of a data frame; whether more may be there."""
         if not self._in_frame and not self._begin_frame():
             return False
@@ -354,7 +354,7 @@ class MessageReader:
         if self._received + n > self._max_message:
             raise PayloadTooBig(self._received + n, self._max_message)
 
-    def _continue_frame(self, batch: List[Message]) -> bool:
+    def _continue_frame(self, batch: list[Message]) -> bool:
         """Take what is there of the payload; whether the frame is complete."""
         at, missing = self._at, self.missing
         chunk = self._data[at : at + missing]
@@ -415,7 +415,7 @@ class MessageReader:
             raise UnicodeDecodeError("utf-8", kept, 0, 1, "invalid continuation byte")
         return text
 
-    def _end_message(self, chunk: bytes, batch: List[Message]) -> None:
+    def _end_message(self, chunk: bytes, batch: list[Message]) -> None:
         """Put the message together, or its remainder while streaming."""
         if self._gathered.size:
             self._gathered.add(chunk)
@@ -432,7 +432,7 @@ class MessageReader:
 
     # -- streaming --
 
-    def next_chunk(self) -> Optional[Tuple[Message, bool]]:
+    def next_chunk(self) -> tuple[Message, bool] | None:
         """Some of the next message and whether that ends it; ``None`` if more bytes are needed.
 
         Between a first chunk and the last one only this method may be called, or ``skip``.
@@ -442,7 +442,7 @@ class MessageReader:
         """
         if self._error is not None:
             raise self._error
-        batch: List[Message] = []
+        batch: list[Message] = []
         try:
             while not self._stopped:
                 if self._opcode and not self.streaming and not self._skipping:

@@ -6,13 +6,13 @@ from .frames import Opcode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Tuple
+    from collections.abc import Callable
 
     from .frames import Data
     from .messages import Message
 
 
-def encode_message(message: object, text: Optional[bool]) -> Tuple[int, Data]:
+def encode_message(message: object, text: bool | None) -> tuple[int, Data]:
     """The opcode and the payload for a message or a fragment."""
     if isinstance(message, str):
         return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
@@ -34,7 +34,7 @@ def decode_message(message: Message, decode: bool) -> Message:
     return message.encode() if isinstance(message, str) else message
 
 
-def chunk_decoder(decode: Optional[bool]) -> Callable[[Message, bool], Message]:
+def chunk_decoder(decode: bool | None) -> Callable[[Message, bool], Message]:
     """What turns the chunks of one message into the type that is asked for."""
     if not decode:
         return lambda chunk, fin: chunk if decode is None else decode_message(chunk, False)
