@@ -391,6 +391,8 @@ def test_how_a_connection_ended(rcvd, sent, first, normal):
     assert (exc.rcvd, exc.sent, exc.rcvd_then_sent) == (rcvd, sent, first)
     assert exc.code == (1006 if rcvd is None else rcvd.code)
     assert exc.reason == ""
+    failed = connection_closed(rcvd, sent, first, OSError())
+    assert type(failed) is CLASSES["ConnectionClosedError"] and type(failed.__cause__) is OSError
 
 
 def test_every_close_code_has_words():

@@ -34,7 +34,7 @@ CLOSE_CODES = {
     1015: "TLS failure",
 }
 
-_OK = {1000, 1001}
+NORMAL = frozenset({1000, 1001})  # close codes of an end that is nobody's fault
 
 
 def shown(value: object, limit: int = 120) -> str:
@@ -137,15 +137,21 @@ class ConnectionClosedError(ConnectionClosed):
 
 
 def connection_closed(
-    rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None
+    rcvd: Close | None,
+    sent: Close | None,
+    rcvd_then_sent: bool | None,
+    cause: BaseException | None = None,
 ) -> ConnectionClosed:
-    """The exception for how a connection ended: normal or not."""
+    """The exception for how a connection ended, because of *cause* if it failed."""
     # The side that closes first gives the reason; an answer without a code agrees with it.
     first, second = (rcvd, sent) if rcvd_then_sent else (sent, rcvd)
-    if first is not None and second is not None:
-        if first.code in _OK and (second.code in _OK or second.code == 1005):
-            return ConnectionClosedOK(rcvd, sent, rcvd_then_sent)
-    return ConnectionClosedError(rcvd, sent, rcvd_then_sent)
+    kind: type[ConnectionClosed] = ConnectionClosedError
+    if cause is None and first is not None and second is not None:
+        if first.code in NORMAL and (second.code in NORMAL or second.code == 1005):
+            kind = ConnectionClosedOK
+    exc = kind(rcvd, sent, rcvd_then_sent)
+    exc.__cause__ = cause
+    return exc
 
 
 class InvalidURI(WebSocketException, ValueError):

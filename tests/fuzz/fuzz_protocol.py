@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["wsmini"]):
     from wsmini.sansio.deflate import PerMessageDeflate
     from wsmini.sansio.protocol import ClientProtocol
 
-LIMITS = (None, 0, 125, 70000, (None, 100), (1000, 10))
+LIMITS = (None, 1, 125, 70000, (None, 100), (1000, 10))
 
 
 def outcome(chunks, options):

@@ -639,9 +639,8 @@ def test_an_extension_that_breaks_its_contract():
         assert events(chunks, limits=(400, 400), extensions=[Broken()]) == [b"grow" * 100]
     reader = MessageReader(Owner([]), extensions=[Broken()])
     reader.receive_data(frame(BINARY, b"bug"))
-    with pytest.raises(ProtocolError, match="ValueError while extension x-broken") as info:
+    with pytest.raises(ValueError, match="a bug"):
         reader.messages()
-    assert isinstance(info.value.__cause__, ValueError)
 
 
 # -- order --

@@ -61,7 +61,8 @@ class Extension:
                 producing more, rather than checking afterwards.
 
         Raises:
-            ProtocolError: if the frame can't be decoded.
+            ProtocolError: if the frame can't be decoded. Anything else isn't taken for the peer's
+                fault: it ends the connection, and the call that received raises it.
             PayloadTooBig: if the result exceeds *max_size*.
         """
         return frame

@@ -72,7 +72,7 @@ FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
 
 MAX_CONTROL = 125  # bytes in the payload of a control frame (RFC 6455, 5.5)
 LANES = 2048  # from this many bytes on, translating beats the XOR of integers
-PATIENCE = 4194304  # bytes to translate before libcrypto is loaded, which takes some 5 ms
+LIBCRYPTO_AFTER = 4194304  # bytes translated before libcrypto is loaded, which takes some 5 ms
 PIECE = 262144  # longer payloads are masked and sent in pieces, while these are in the cache
 
 _from_bytes = int.from_bytes
@@ -145,7 +145,7 @@ def _fastest() -> Callable[[bytearray, int, bytes], None] | None:
     return load(translate_in_place)
 
 
-_to_translate = PATIENCE
+_to_translate = LIBCRYPTO_AFTER
 _mask_in_place = _translate_at_first
 
 
@@ -270,18 +270,29 @@ def close_payload(code: int, reason: str = "") -> bytes:
     return code.to_bytes(2, "big") + data
 
 
-def parse_close(data: bytes) -> Close:
-    """What a Close frame says; 1005 where it is empty (RFC 6455, 7.1.5).
+def read_close(data: bytes) -> Close:
+    """What a Close frame says, valid or not; 1005 where there is no code (RFC 6455, 7.1.5)."""
+    code = _from_bytes(data[:2], "big") if len(data) > 1 else 1005
+    return Close(code, data[2:].decode("utf-8", "replace"))
+
+
+def check_close(data: bytes) -> None:
+    """Check the payload of a Close frame (RFC 6455, 5.5.1, 7.4).
 
     Raises:
         ProtocolError: if the payload is one byte or the code may not be sent.
         UnicodeDecodeError: if the reason isn't UTF-8.
     """
-    if not data:
-        return Close(1005, "")
     if len(data) == 1:
         raise ProtocolError("a close frame has no payload or at least 2 bytes of it, not 1")
-    code = _from_bytes(data[:2], "big")
-    if not is_close_code(code):
-        raise ProtocolError(f"close code {code} may not be sent in a frame")
-    return Close(code, data[2:].decode())
+    if data:
+        code = _from_bytes(data[:2], "big")
+        if not is_close_code(code):
+            raise ProtocolError(f"close code {code} may not be sent in a frame")
+        data[2:].decode()
+
+
+def parse_close(data: bytes) -> Close:
+    """What a valid Close frame says; raises as ``check_close``."""
+    check_close(data)
+    return read_close(data)

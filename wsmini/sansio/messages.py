@@ -385,13 +385,7 @@ class MessageReader:
         if self._max_message < UNLIMITED:
             limit = min(limit, self._max_message - self._received)
         for extension in self._extensions:
-            try:
-                frame = extension.decode(frame, limit if limit < UNLIMITED else None)
-            except (ProtocolError, PayloadTooBig):
-                raise
-            except Exception as exc:
-                problem = f"{type(exc).__name__} while extension {extension.name} decoded a frame"
-                raise ProtocolError(problem) from exc
+            frame = extension.decode(frame, limit if limit < UNLIMITED else None)
         if len(frame.data) > limit:
             raise PayloadTooBig(len(frame.data), limit)
         return bytes(frame.data)

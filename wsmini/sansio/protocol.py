@@ -35,11 +35,12 @@ from .frames import (
     RSV1,
     Frame,
     Opcode,
+    check_close,
     close_payload,
     masked,
     masked_pieces,
     masking_key,
-    parse_close,
+    read_close,
 )
 from .messages import UNLIMITED, MessageReader
 
@@ -75,6 +76,13 @@ class State(enum.IntEnum):
     CLOSED = 3
     WAITING = 4  # to connect again; only a ``Client``
 
+    # An IntEnum shows its number, on some Pythons in f-strings only.
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
 
 # Names of the module are found faster than members of an enum.
 _CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
@@ -99,8 +107,8 @@ def size_limits(max_size: MaxSize) -> tuple[int, int]:
     for limit in pair:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
             raise TypeError(f"max_size is a number of bytes or None, not {limit!r}")
-        if limit is not None and limit < 0:
-            raise ValueError(f"max_size can't be negative: {limit}")
+        if limit is not None and limit <= 0:  # 0 means "no limit" elsewhere
+            raise ValueError(f"max_size is a number of bytes above 0, or None, not {limit}")
     message, fragment = (UNLIMITED if limit is None else limit for limit in pair)
     return message, min(message, fragment)
 
@@ -269,6 +277,10 @@ class ClientProtocol:
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return []
+        except BaseException as exc:
+            # Of a signal handler or of a program's extension: what was being parsed is lost.
+            self.abandon(exc)
+            raise
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return batch
@@ -280,6 +292,9 @@ class ClientProtocol:
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return None
+        except BaseException as exc:
+            self.abandon(exc)  # as in next_messages
+            raise
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
@@ -324,7 +339,7 @@ class ClientProtocol:
         elif opcode == Opcode.PONG:
             self._receive_pong(data)
         else:
-            self._receive_close(parse_close(data))
+            self._receive_close(data)
             return
         if self.listener is not None:
             self.listener.on_control(opcode, data)
@@ -343,12 +358,16 @@ class ClientProtocol:
             if callback is not None:
                 callback(self.latency)
 
-    def _receive_close(self, close: Close) -> None:
-        self.rcvd = close
+    def _receive_close(self, data: bytes) -> None:
+        # Noted before it is checked: a reason that is cut in a character fails the connection, but
+        # the code in front of it still says whether to come back.
+        self.rcvd = close = read_close(data)
         if self.sent is not None:
             self.rcvd_then_sent = False
         elif self.state is _OPEN:
             self.rcvd_then_sent = True
+        check_close(data)
+        if self.state is _OPEN:
             self._send_close(close)  # RFC 6455, 5.5.1: with the same code
         self._finish()
 
@@ -467,7 +486,7 @@ class ClientProtocol:
         now: float = 0.0,
         callback: Callable[[float], None] | None = None,
     ) -> None:
-        """Queue a ping with *data*, or 4 random bytes; *callback* gets the round trip in seconds.
+        """Queue a ping with *data*, or 8 random digits; *callback* gets the round trip in seconds.
 
         Raises:
             ConnectionClosed: as ``send_message``.
@@ -485,9 +504,10 @@ class ClientProtocol:
         self._pings[data] = (now, callback)
 
     def _new_ping_data(self) -> bytes:
-        data = masking_key()
+        # Printable: some servers take payloads for C strings, and lose one with a NUL.
+        data = masking_key().hex().encode()
         while data in self._pings:
-            data = masking_key()
+            data = masking_key().hex().encode()
         return data
 
     def pong(self, data: bytes = b"") -> None:
@@ -596,9 +616,7 @@ class ClientProtocol:
 
     def close_exc(self) -> ConnectionClosed:
         """The exception that says how the connection ended, or as far as it has."""
-        exc = connection_closed(self.rcvd, self.sent, self.rcvd_then_sent)
-        exc.__cause__ = self.failure
-        return exc
+        return connection_closed(self.rcvd, self.sent, self.rcvd_then_sent, self.failure)
 
 
 def _drained(queue: list[bytes | bytearray]) -> list[bytes | bytearray]:
