@@ -1,13 +1,15 @@
 """The exceptions of wsmini, and the words for close codes.
 
-One base class, and below it only what a program would handle differently. Exceptions carry plain
-data and import nothing that imports them back. Network failures stay ``OSError``, expired
-deadlines the built-in ``TimeoutError``, wrong arguments ``TypeError`` or ``ValueError``.
+One base class, and below it only what a program would handle differently. Network failures stay
+``OSError``, expired deadlines the built-in ``TimeoutError``, wrong arguments ``TypeError`` or
+``ValueError``.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
+
+from .sansio.redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +37,6 @@ CLOSE_CODES = {
 }
 
 NORMAL = frozenset({1000, 1001})  # close codes of an end that is nobody's fault
-
-
-def shown(value: object, limit: int = 120) -> str:
-    """``repr(value)``, cut to *limit* characters: what a peer sent must not flood a message."""
-    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
-    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:

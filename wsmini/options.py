@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import sys
 
-from .exceptions import InvalidProxy, InvalidURI, shown
+from .exceptions import InvalidProxy, InvalidURI
 from .opening.proxy import parse_proxy
 from .sansio.deflate import Deflate, available
 from .sansio.extensions import ExtensionOffer
 from .sansio.handshake import check_subprotocols, user_headers
 from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
+from .sansio.redaction import shown
 from .sansio.uri import parse_authority, parse_uri
 from .version import __version__
 

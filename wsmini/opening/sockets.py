@@ -45,7 +45,8 @@ if TYPE_CHECKING:
         Union,
     )
 
-    from ..sansio.http11 import Response, ResponseParser
+    from ..sansio.http11 import Response
+    from ..sansio.response import ResponseParser
     from .tls import TLSStream
 
     T = TypeVar("T")

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import sys
 
-from ..exceptions import PayloadTooBig, ProtocolError, shown
+from ..exceptions import PayloadTooBig, ProtocolError
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
+from .redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
