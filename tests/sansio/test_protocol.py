@@ -86,8 +86,7 @@ def feed(protocol, data, now=0.0):
     found = []
     while True:
         batch = protocol.next_messages()
-        if not batch:
-            assert not protocol.pending
+        if not batch and not protocol.pending:
             return found
         found += batch
 
@@ -196,7 +195,7 @@ def test_failures_while_streaming(data, code, error):
             protocol.receive_data(chunk)
             while True:
                 got = protocol.next_chunk()
-                if got is None:
+                if got is None and not protocol.pending:
                     break
                 found.append(got)
         assert "".join(text for text, fin in found if type(text) is str) == "ok"

@@ -270,6 +270,8 @@ class Receiver:
                     if not self.end(deadline):
                         return False
                     raise protocol.close_exc()
+                if reader.pending:  # parsing goes in slices
+                    continue
             if late:
                 return False
             if deadline is None:
@@ -418,7 +420,8 @@ class Receiver:
             if protocol.finished:
                 self.end(None)
                 raise protocol.close_exc()
-            self._read(None, in_chunks=True)
+            if not protocol.pending:  # parsing goes in slices
+                self._read(None, in_chunks=True)
 
     def skip(self) -> None:
         """Leave the rest of the message that ``receive_chunk`` has begun."""
@@ -452,14 +455,15 @@ class Receiver:
 
     def _drop(self) -> None:
         self.protocol.skip()
-        while self.protocol.next_messages():
+        while self.protocol.next_messages() or self.protocol.pending:
             pass
 
     def receive_now(self) -> bool:
         """Receive without waiting, keeping the messages; whether there was anything."""
         if not self.protocol.pending and not self._read_now():
             return False
-        return self.keep() or not self.protocol.pending
+        self.keep()
+        return True
 
     def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Block until *done()*, receiving if nobody does; ``False`` if *deadline* passes first.

@@ -51,6 +51,9 @@ _TAIL = b"\0\0\xff\xff"  # what senders leave off the end of a message (RFC 7692
 _EMPTY = b"\0"  # an empty message, whatever came before it (RFC 7692, 7.2.3.6)
 _WINDOW = 32768  # bytes; the farthest that deflate can refer back
 _STEP = 4096  # bytes inflated at a time behind a final block
+# Final blocks in a payload, and more for each KiB. Each takes a new context, some 10 µs, and can be
+# of two bytes; but nobody needs more than one for each fragment.
+MAX_FINALS = 16
 
 
 def available() -> bool:
@@ -310,10 +313,14 @@ class PerMessageDeflate(Extension):
         history = self._history
         rest = memoryview(inflater.unused_data)
         at, end = 0, len(rest) - (len(_TAIL) if fin else 0)
+        left = limit = MAX_FINALS + len(rest) // 1024
         # Each zlib object copies what it leaves over: small steps keep the time linear. The tail
         # isn't fed to a new context, which would have nothing to complete.
         while at < len(rest) and not (inflater.eof and at >= end):
             if inflater.eof:
+                left -= 1
+                if not left:
+                    raise ProtocolError(f"compressed data has {limit} final blocks or more")
                 inflater = self._new_inflater()
             step = rest[at : at + _STEP]
             out = inflater.decompress(step, room)

@@ -12,6 +12,10 @@ Longer messages count for less: there, what a batch costs by itself weighs more.
 
 Messages come out before anything behind them takes effect: a control frame or an error waits until
 the messages before it are taken, so that an answer to those can still be sent.
+
+No call does more than a bounded amount of work, whatever a peer sends: it returns after ``BATCH``
+bytes with messages, or after ``FRAMES`` frames without any, and ``pending`` stays true. The worst
+of it, final blocks in compressed messages, takes some 50 ms.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 
 
 BATCH = 16384  # bytes parsed ahead, at most and about
+FRAMES = 256  # frames parsed without a message coming out: pongs, empty fragments
+INFLATED = 64  # bytes that a compressed message counts for, besides its own: even an empty one
 MERGE = 4096  # shorter chunks are merged, so that their number costs no memory
 UNLIMITED = 1 << 63  # no frame can be longer (RFC 6455, 5.2)
 
@@ -183,7 +189,7 @@ class MessageReader:
         self._payload.take()
 
     def messages(self) -> list[Message]:
-        """Some messages, in order; none if more bytes are needed.
+        """Some messages, in order; none if more bytes are needed, or if still ``pending``.
 
         Raises:
             ProtocolError, UnicodeDecodeError, PayloadTooBig: what is wrong with the first frame
@@ -193,6 +199,7 @@ class MessageReader:
         batch: list[Message] = []
         if self._error is not None:
             raise self._error
+        steps = 0
         try:
             while not batch and not self._stopped:
                 if not self._opcode:
@@ -201,6 +208,10 @@ class MessageReader:
                         break
                 if not self._step(batch):
                     break
+                steps += 1
+                if steps == FRAMES:
+                    self._drop_parsed()
+                    return batch
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._error = exc
             if not batch:
@@ -268,7 +279,7 @@ class MessageReader:
                     break
                 else:
                     message = inflate(data[begin:end], inflated_limit)
-                    stop -= len(message)
+                    stop -= len(message) + INFLATED
                     append(message.decode() if head == _DEFLATED_TEXT else message)
                 at = end
         finally:
@@ -427,8 +438,9 @@ class MessageReader:
     # -- streaming --
 
     def next_chunk(self) -> tuple[Message, bool] | None:
-        """Some of the next message and whether that ends it; ``None`` if more bytes are needed.
+        """Some of the next message and whether that ends it.
 
+        ``None`` if more bytes are needed, or if still ``pending``.
         Between a first chunk and the last one only this method may be called, or ``skip``.
 
         Raises:
@@ -437,6 +449,7 @@ class MessageReader:
         if self._error is not None:
             raise self._error
         batch: list[Message] = []
+        steps = 0
         try:
             while not self._stopped:
                 if self._opcode and not self.streaming and not self._skipping:
@@ -452,6 +465,10 @@ class MessageReader:
                     return batch[0], True
                 if not more and not self._gathered.size:
                     break
+                steps += 1
+                if steps >= FRAMES and not self._gathered.size:
+                    self._drop_parsed()
+                    return None
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._error = exc
             raise

@@ -1,7 +1,7 @@
 """Messages as programs have them, to and from the payloads of frames: the dispatch on their types.
 
-``send()`` of each front end asks ``encode_whole`` first, and iterates with ``encode_message`` over what
-that leaves: fragments, perhaps asynchronous ones.
+``send()`` of each front end asks ``encode_whole`` first, and iterates with ``encode_message`` over
+what that leaves: fragments, perhaps asynchronous ones.
 """
 
 from __future__ import annotations

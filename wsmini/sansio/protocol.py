@@ -271,7 +271,11 @@ class ClientProtocol:
         return message
 
     def next_messages(self) -> list[Message]:
-        """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
+        """Some messages, in order, after a bounded amount of work.
+
+        If there is none: call again while ``pending``, in another turn of a loop where others wait
+        for theirs. Else more bytes are needed, or ``finished``.
+        """
         try:
             batch = self.reader.messages()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
@@ -286,7 +290,10 @@ class ClientProtocol:
         return batch
 
     def next_chunk(self) -> tuple[Message, bool] | None:
-        """Some of the next message, as it arrives, and whether that ends it; else ``None``."""
+        """Some of the next message, as it arrives, and whether that ends it.
+
+        If ``None``: as for no messages of ``next_messages``.
+        """
         try:
             chunk = self.reader.next_chunk()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
