@@ -53,7 +53,7 @@ _WINDOW = 32768  # bytes; the farthest that deflate can refer back
 _STEP = 4096  # bytes inflated at a time behind a final block
 # Final blocks in a payload, and more for each KiB. Each takes a new context, some 10 µs, and can be
 # of two bytes; but nobody needs more than one for each fragment.
-MAX_FINALS = 16
+MAX_FINALS = 8
 
 
 def available() -> bool:
