@@ -362,6 +362,9 @@ def test_a_body_ends_with_the_connection(data, body, truncated):
         parser.receive_eof()
         assert parser.complete
         assert (parser.response.body, parser.response.body_truncated) == (body, truncated)
+        lost = parse(chunks, max_body=8)
+        lost.receive_eof(clean=False)  # TLS was cut off, say
+        assert (lost.response.body, lost.response.body_truncated) == (body, True)
 
 
 NO_BODY = {  # method, data -> complete with its head

@@ -88,8 +88,12 @@ class ResponseParser:
         while self._step():
             pass
 
-    def receive_eof(self) -> None:
+    def receive_eof(self, clean: bool = True) -> None:
         """Nothing more comes. May also be called to make do with what is there of a body.
+
+        Args:
+            clean: ``False`` if the connection was lost, or TLS cut off, rather than closed by the
+                server: then a body that goes on until the end isn't known to be complete.
 
         Raises:
             InvalidMessage: if there is no complete head.
@@ -102,7 +106,7 @@ class ResponseParser:
             exc.hung_up = True
             raise exc
         if not self.complete:
-            self._finish(truncated=self._step != self._read_until_eof)
+            self._finish(truncated=not clean or self._step != self._read_until_eof)
 
     def _read_head(self) -> bool:
         buffer = self._buffer
