@@ -87,7 +87,7 @@ class ConnectionInfo:
 
     def __repr__(self) -> str:
         address = shown_address(self.remote_address) if self.remote_address else "?"
-        return f"<{self._called}.Connection to {address}, {self.state.name}>"
+        return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"
 
 
 def _name(ask: Callable[[], Any]) -> Any:

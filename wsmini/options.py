@@ -130,8 +130,8 @@ class Options:
         close_timeout: seconds to wait for the server while closing; ``None`` for no limit.
         ping_interval: seconds of silence until a ping is sent; ``None`` for no pings.
         ping_timeout: seconds from there on until the peer counts as dead; ``None`` for never.
-        max_size: limit in bytes for a received message, or a pair of limits for a message and for
-            a fragment; ``None`` for no limit.
+        max_size: limit in bytes, 1 or more, for a received message, or a pair of limits for a
+            message and for a fragment; ``None`` for no limit.
         max_queue: messages kept unread while another thread waits for something else; at the
             limit, reading stops.
         busy_poll: seconds to poll the socket before waiting for it: faster answers for a busy CPU.
@@ -407,6 +407,6 @@ def _limit(name: str, value: float | None) -> float | None:
 
 
 def _interval(name: str, value: float | None) -> float | None:
-    if value == 0:  # which means "none" elsewhere
-        raise ValueError(f"{name} is a number of seconds above 0, or None for none")
+    if isinstance(value, (int, float)) and not value > 0:  # 0 means "none" elsewhere
+        raise ValueError(f"{name} is a number of seconds above 0, or None for none, not {value!r}")
     return _limit(name, value)
