@@ -313,14 +313,17 @@ def _parse_userinfo(text: str) -> tuple[str | None, str | None]:
 
 
 def _unquote_part(text: str, what: str) -> str:
+    decoded = None
     try:
-        text = unquote(text)
+        decoded = unquote(text)
     except UnicodeDecodeError:
-        raise ValueError(f"{what} isn't percent-encoded UTF-8") from None
+        pass  # and nothing is raised in here: this exception has the text, which may be secret
+    if decoded is None:
+        raise ValueError(f"{what} isn't percent-encoded UTF-8")
     # RFC 7617, 2; and a NUL would end a socket's path early.
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in decoded):
         raise ValueError(f"{what} has control characters")
-    return text
+    return decoded
 
 
 def _parse_port(text: str) -> int | None:
