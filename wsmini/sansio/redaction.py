@@ -19,6 +19,7 @@ _WITH_URLS = frozenset("location content-location referer refresh link".split())
 
 _SCHEME = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ+.-"
 _DIGITS = "0123456789"
+_ADDRESS = _DIGITS + "abcdefABCDEF:."
 
 _tag_key = ""
 
@@ -98,11 +99,16 @@ def is_scheme(text: str) -> bool:
 def _is_host(text: str) -> bool:
     """Whether *text* reads as a host, perhaps with a port, and as nothing else."""
     ipv6, bracket, port = text.partition("]")
-    host, colon, port = (ipv6[1:], port[:1], port[1:]) if bracket else text.partition(":")
-    allowed = ":.%-_" if bracket else ".-_"
+    if bracket:
+        address, _, host = ipv6.partition("%")  # a zone
+        known = address[:1] == "[" and address[1:] != "" and not address[1:].strip(_ADDRESS)
+        colon, port = port[:1], port[1:]
+    else:
+        host, colon, port = text.partition(":")
+        known = host != ""
     return (
-        host != ""
+        known
         and colon in ("", ":")
-        and all(character.isalnum() or character in allowed for character in host)
+        and all(character.isalnum() or character in "%.-_" for character in host)
         and not port.strip(_DIGITS)
     )
