@@ -50,7 +50,8 @@ bench: $(BENCH_STAMP)
 	$(BENCH_VENV)/bin/python benchmarks/bench.py $(BENCH)
 
 fuzz: $(STAMP)-fuzz
-	WSMINI_TEST_TIMEOUT=600 $(PYTEST) tests/fuzz
+	WSMINI_TEST_TIMEOUT=600 $(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python tests/fuzz/coverage_guided.py all 10
 
 soak: $(STAMP)-test
 	WSMINI_TEST_TIMEOUT=120 $(PYTEST) -s tests/soak
@@ -105,6 +106,7 @@ $(DOCS_STAMP): docs/reference/requirements.txt
 
 $(STAMP)-fuzz: $(STAMP)-test
 	$(BIN)/python -m pip install -q hypothesis
+	-$(BIN)/python -m pip install -q atheris
 	touch $@
 
 $(STAMP)-dist: $(STAMP)-test

@@ -10,7 +10,7 @@ import pytest
 
 import wsmini
 from wsmini import exceptions
-from wsmini.exceptions import Close, connection_closed, shown
+from wsmini.exceptions import Close, connection_closed
 from wsmini.sansio.http11 import Response
 
 RESPONSE = Response(503, "Service Unavailable", {"Retry-After": "5", "Set-Cookie": "a=b"}, b"busy")
@@ -274,30 +274,6 @@ def test_what_a_peer_sent_neither_floods_nor_breaks_a_message(name):
     assert text.isprintable()
 
 
-SHOWN = {  # value -> text
-    "str": ("a", "'a'"),
-    "quotes": ("a'b", '"a\'b"'),
-    "control characters": ("\r\n\x1b\u202e", r"'\r\n\x1b\u202e'"),
-    "bytes": (b"\0a", r"b'\x00a'"),
-    "number": (5, "5"),
-    "None": (None, "None"),
-    "exactly": ("x" * 118, "'" + "x" * 118 + "'"),
-    "too long": ("x" * 119, "'" + "x" * 119 + "…"),
-    "much too long": (b"x" * 10**6, "b'" + "x" * 118 + "…"),
-    "long when shown": ("\0" * 100, "'" + r"\x00" * 29 + r"\x0" + "…"),
-    "a long object": (list(range(1000)), str(list(range(1000)))[:120] + "…"),
-}
-
-
-@pytest.mark.parametrize("value, text", SHOWN.values(), ids=SHOWN)
-def test_shown(value, text):
-    assert shown(value) == text
-
-
-def test_shown_with_a_limit():
-    assert shown("abcdef", 4) == "'abc…"
-
-
 # -- copies --
 
 COPIES = {
@@ -391,6 +367,8 @@ def test_how_a_connection_ended(rcvd, sent, first, normal):
     assert (exc.rcvd, exc.sent, exc.rcvd_then_sent) == (rcvd, sent, first)
     assert exc.code == (1006 if rcvd is None else rcvd.code)
     assert exc.reason == ""
+    failed = connection_closed(rcvd, sent, first, OSError())
+    assert type(failed) is CLASSES["ConnectionClosedError"] and type(failed.__cause__) is OSError
 
 
 def test_every_close_code_has_words():

@@ -23,9 +23,11 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 # Every module imports only from the modules before it in its own list and in the lists above.
 SANS_IO = (
     "version",
+    "sansio.redaction",
+    "sansio.http11",
     "exceptions",
     *("sansio." + name for name in """
-        uri http11 libcrypto frames extensions deflate messages handshake protocol payload
+        uri response libcrypto frames extensions deflate messages handshake protocol payload
     """.split()),
 )  # fmt: skip
 OPENING = (

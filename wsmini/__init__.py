@@ -50,7 +50,6 @@ from .version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ssl import SSLContext
-    from typing import List
 
     from .callbacks.client import Client
     from .callbacks.loop import Loop
@@ -110,7 +109,7 @@ def __getattr__(name: str) -> object:
     return globals()[name]
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 

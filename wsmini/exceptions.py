@@ -1,17 +1,19 @@
 """The exceptions of wsmini, and the words for close codes.
 
-One base class, and below it only what a program would handle differently. Exceptions carry plain
-data and import nothing that imports them back. Network failures stay ``OSError``, expired
-deadlines the built-in ``TimeoutError``, wrong arguments ``TypeError`` or ``ValueError``.
+One base class, and below it only what a program would handle differently. Network failures stay
+``OSError``, expired deadlines the built-in ``TimeoutError``, wrong arguments ``TypeError`` or
+``ValueError``.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
 
+from .sansio.redaction import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Sequence
+    from collections.abc import Sequence
 
     from .sansio.http11 import Response
 
@@ -34,13 +36,7 @@ CLOSE_CODES = {
     1015: "TLS failure",
 }
 
-_OK = {1000, 1001}
-
-
-def shown(value: object, limit: int = 120) -> str:
-    """``repr(value)``, cut to *limit* characters: what a peer sent must not flood a message."""
-    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
-    return text if len(text) <= limit else text[:limit] + "…"
+NORMAL = frozenset({1000, 1001})  # close codes of an end that is nobody's fault
 
 
 def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:
@@ -137,15 +133,21 @@ class ConnectionClosedError(ConnectionClosed):
 
 
 def connection_closed(
-    rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None
+    rcvd: Close | None,
+    sent: Close | None,
+    rcvd_then_sent: bool | None,
+    cause: BaseException | None = None,
 ) -> ConnectionClosed:
-    """The exception for how a connection ended: normal or not."""
+    """The exception for how a connection ended, because of *cause* if it failed."""
     # The side that closes first gives the reason; an answer without a code agrees with it.
     first, second = (rcvd, sent) if rcvd_then_sent else (sent, rcvd)
-    if first is not None and second is not None:
-        if first.code in _OK and (second.code in _OK or second.code == 1005):
-            return ConnectionClosedOK(rcvd, sent, rcvd_then_sent)
-    return ConnectionClosedError(rcvd, sent, rcvd_then_sent)
+    kind: type[ConnectionClosed] = ConnectionClosedError
+    if cause is None and first is not None and second is not None:
+        if first.code in NORMAL and (second.code in NORMAL or second.code == 1005):
+            kind = ConnectionClosedOK
+    exc = kind(rcvd, sent, rcvd_then_sent)
+    exc.__cause__ = cause
+    return exc
 
 
 class InvalidURI(WebSocketException, ValueError):

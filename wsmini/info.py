@@ -9,7 +9,8 @@ from .opening.sockets import shown_address
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Dict, Optional, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from .opening.opening import Opened
     from .sansio.extensions import Extension
@@ -26,9 +27,9 @@ class ConnectionInfo:
     def __init__(self, opened: Opened) -> None:
         self.request: Request = opened.request
         self.response: Response = opened.response
-        self.subprotocol: Optional[str] = opened.subprotocol
-        self.timings: Dict[str, float] = opened.timings
-        self.ssl_object: Optional[ssl.SSLObject] = opened.ssl_object
+        self.subprotocol: str | None = opened.subprotocol
+        self.timings: dict[str, float] = opened.timings
+        self.ssl_object: ssl.SSLObject | None = opened.ssl_object
         self._sock = sock = opened.stream.sock
         self.local_address: Any = _name(sock.getsockname)
         self.remote_address: Any = _name(sock.getpeername)
@@ -47,12 +48,12 @@ class ConnectionInfo:
         return self._protocol.state
 
     @property
-    def close_code(self) -> Optional[int]:
+    def close_code(self) -> int | None:
         """The close code received, 1006 if none was; ``None`` while not closed."""
         return self._protocol.close_code
 
     @property
-    def close_reason(self) -> Optional[str]:
+    def close_reason(self) -> str | None:
         """The close reason received; ``None`` while not closed."""
         return self._protocol.close_reason
 
@@ -86,7 +87,7 @@ class ConnectionInfo:
 
     def __repr__(self) -> str:
         address = shown_address(self.remote_address) if self.remote_address else "?"
-        return f"<{self._called}.Connection to {address}, {self.state.name}>"
+        return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"
 
 
 def _name(ask: Callable[[], Any]) -> Any:

@@ -5,32 +5,28 @@ from __future__ import annotations
 import socket
 import sys
 
-from .exceptions import InvalidProxy, InvalidURI, shown
+from .exceptions import InvalidProxy, InvalidURI
 from .opening.proxy import parse_proxy
 from .sansio.deflate import Deflate, available
 from .sansio.extensions import ExtensionOffer
 from .sansio.handshake import check_subprotocols, user_headers
 from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
+from .sansio.redaction import shown
 from .sansio.uri import parse_authority, parse_uri
 from .version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from collections.abc import Callable, Sequence
     from http.cookiejar import CookieJar
     from logging import Logger
     from typing import (
         Any,
-        Callable,
-        Dict,
         Literal,
-        Optional,
-        Sequence,
-        Tuple,
         TypedDict,
         TypeVar,
-        Union,
     )
 
     from .opening.auth import Credentials
@@ -43,36 +39,36 @@ if TYPE_CHECKING:
     class ConnectOptions(TypedDict, total=False):
         """The keyword arguments of ``connect()``: what ``Options`` takes, for type checkers."""
 
-        host: Optional[str]
-        port: Optional[int]
-        unix_path: Optional[str]
-        sock: Optional[socket.socket]
-        source_address: Optional[Tuple[str, int]]
+        host: str | None
+        port: int | None
+        unix_path: str | None
+        sock: socket.socket | None
+        source_address: tuple[str, int] | None
         happy_eyeballs_delay: float
-        socket_options: Optional[Sequence[SocketOption]]
-        proxy: Union[Literal[True], str, None]
-        proxy_ssl: Optional[ssl_module.SSLContext]
-        proxy_server_hostname: Optional[str]
-        ssl: Optional[ssl_module.SSLContext]
-        server_hostname: Optional[str]
-        origin: Optional[str]
-        subprotocols: Optional[Sequence[str]]
-        extensions: Optional[Sequence[ExtensionOffer]]
-        compression: Optional[Literal["deflate"]]
+        socket_options: Sequence[SocketOption] | None
+        proxy: Literal[True] | str | None
+        proxy_ssl: ssl_module.SSLContext | None
+        proxy_server_hostname: str | None
+        ssl: ssl_module.SSLContext | None
+        server_hostname: str | None
+        origin: str | None
+        subprotocols: Sequence[str] | None
+        extensions: Sequence[ExtensionOffer] | None
+        compression: Literal["deflate"] | None
         additional_headers: HeaderSource
-        user_agent_header: Optional[str]
-        auth: Optional[Credentials]
-        cookies: Optional[CookieJar]
+        user_agent_header: str | None
+        auth: Credentials | None
+        cookies: CookieJar | None
         max_redirects: int
-        open_timeout: Optional[float]
-        close_timeout: Optional[float]
-        ping_interval: Optional[float]
-        ping_timeout: Optional[float]
+        open_timeout: float | None
+        close_timeout: float | None
+        ping_interval: float | None
+        ping_timeout: float | None
         max_size: MaxSize
         max_queue: int
         busy_poll: float
-        logger: Optional[Logger]
-        trace: Optional[Callable[[Dict[str, object]], None]]
+        logger: Logger | None
+        trace: Callable[[dict[str, object]], None] | None
 
 
 FOREVER = 1e6  # seconds: what waits so long may wait on, and the clocks of systems have limits
@@ -134,8 +130,8 @@ class Options:
         close_timeout: seconds to wait for the server while closing; ``None`` for no limit.
         ping_interval: seconds of silence until a ping is sent; ``None`` for no pings.
         ping_timeout: seconds from there on until the peer counts as dead; ``None`` for never.
-        max_size: limit in bytes for a received message, or a pair of limits for a message and for
-            a fragment; ``None`` for no limit.
+        max_size: limit in bytes, 1 or more, for a received message, or a pair of limits for a
+            message and for a fragment; ``None`` for no limit.
         max_queue: messages kept unread while another thread waits for something else; at the
             limit, reading stops.
         busy_poll: seconds to poll the socket before waiting for it: faster answers for a busy CPU.
@@ -160,36 +156,36 @@ class Options:
         self,
         url: str,
         *,
-        host: Optional[str] = None,
-        port: Optional[int] = None,
-        unix_path: Optional[str] = None,
-        sock: Optional[socket.socket] = None,
-        source_address: Optional[Tuple[str, int]] = None,
+        host: str | None = None,
+        port: int | None = None,
+        unix_path: str | None = None,
+        sock: socket.socket | None = None,
+        source_address: tuple[str, int] | None = None,
         happy_eyeballs_delay: float = 0.25,
-        socket_options: Optional[Sequence[SocketOption]] = (),
-        proxy: Union[Literal[True], str, None] = True,
-        proxy_ssl: Optional[ssl_module.SSLContext] = None,
-        proxy_server_hostname: Optional[str] = None,
-        ssl: Optional[ssl_module.SSLContext] = None,
-        server_hostname: Optional[str] = None,
-        origin: Optional[str] = None,
-        subprotocols: Optional[Sequence[str]] = (),
-        extensions: Optional[Sequence[ExtensionOffer]] = (),
-        compression: Optional[Literal["deflate"]] = "deflate",
+        socket_options: Sequence[SocketOption] | None = (),
+        proxy: Literal[True] | str | None = True,
+        proxy_ssl: ssl_module.SSLContext | None = None,
+        proxy_server_hostname: str | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        server_hostname: str | None = None,
+        origin: str | None = None,
+        subprotocols: Sequence[str] | None = (),
+        extensions: Sequence[ExtensionOffer] | None = (),
+        compression: Literal["deflate"] | None = "deflate",
         additional_headers: HeaderSource = None,
-        user_agent_header: Optional[str] = USER_AGENT,
-        auth: Optional[Credentials] = None,
-        cookies: Optional[CookieJar] = None,
+        user_agent_header: str | None = USER_AGENT,
+        auth: Credentials | None = None,
+        cookies: CookieJar | None = None,
         max_redirects: int = 5,
-        open_timeout: Optional[float] = 10,
-        close_timeout: Optional[float] = 10,
-        ping_interval: Optional[float] = 20,
-        ping_timeout: Optional[float] = 20,
+        open_timeout: float | None = 10,
+        close_timeout: float | None = 10,
+        ping_interval: float | None = 20,
+        ping_timeout: float | None = 20,
         max_size: MaxSize = 1 << 20,
         max_queue: int = 16,
         busy_poll: float = 0,
-        logger: Optional[Logger] = None,
-        trace: Optional[Callable[[Dict[str, object]], None]] = None,
+        logger: Logger | None = None,
+        trace: Callable[[dict[str, object]], None] | None = None,
     ) -> None:
         self.uri = parse_uri(url)
         self.host, self.port = _host("host", host), _port(port)
@@ -228,7 +224,7 @@ class Options:
         self.trace = _having("trace", trace, "a callable", "__call__")
         self._check()
 
-    def headers(self) -> Sequence[Tuple[str, Optional[str]]]:
+    def headers(self) -> Sequence[tuple[str, str | None]]:
         """The pairs of ``additional_headers`` for one opening; raises what a callable does."""
         given: Any = self.additional_headers
         return user_headers(given()) if callable(given) else given
@@ -291,7 +287,7 @@ def ssl_problem() -> str:
     return ""
 
 
-def _host(name: str, host: Optional[str]) -> Optional[str]:
+def _host(name: str, host: str | None) -> str | None:
     """A host as URLs have it: ASCII, in lower case, without brackets."""
     if host is None:
         return None
@@ -307,7 +303,7 @@ def _host(name: str, host: Optional[str]) -> Optional[str]:
     return authority.host
 
 
-def _port(port: Optional[int]) -> Optional[int]:
+def _port(port: int | None) -> int | None:
     if port is not None:
         if not isinstance(port, int) or isinstance(port, bool):
             raise TypeError(f"port is an int, not {port!r}")
@@ -316,13 +312,13 @@ def _port(port: Optional[int]) -> Optional[int]:
     return port
 
 
-def _socket(sock: Optional[socket.socket]) -> Optional[socket.socket]:
+def _socket(sock: socket.socket | None) -> socket.socket | None:
     if sock is not None and (not isinstance(sock, socket.socket) or hasattr(sock, "do_handshake")):
         raise TypeError(f"sock is a plain socket (TLS is up to ssl and wss://), not {sock!r}")
     return sock
 
 
-def _source_address(address: Optional[Tuple[str, int]]) -> Optional[Tuple[str, int]]:
+def _source_address(address: tuple[str, int] | None) -> tuple[str, int] | None:
     if address is None:
         return None
     if isinstance(address, tuple) and len(address) == 2:
@@ -342,9 +338,7 @@ def _socket_options(options: Sequence[SocketOption]) -> Sequence[SocketOption]:
     return checked
 
 
-def _context(
-    name: str, context: Optional[ssl_module.SSLContext]
-) -> Optional[ssl_module.SSLContext]:
+def _context(name: str, context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | None:
     """Something false must never switch verification off in silence."""
     if context is None:
         return None
@@ -360,7 +354,7 @@ def _context(
     return context
 
 
-def _header(name: str, value: Optional[str]) -> Optional[str]:
+def _header(name: str, value: str | None) -> str | None:
     if value is not None and value is not USER_AGENT:
         Headers([(name, value)])
     return value
@@ -374,7 +368,7 @@ def _having(name: str, value: T, what: str, *methods: str) -> T:
 
 
 def _offers(
-    extensions: Sequence[ExtensionOffer], compression: Optional[str]
+    extensions: Sequence[ExtensionOffer], compression: str | None
 ) -> Sequence[ExtensionOffer]:
     if compression not in ("deflate", None):
         raise ValueError(f'compression is "deflate" or None, not {compression!r}')
@@ -407,12 +401,12 @@ def _seconds(name: str, value: float) -> float:
     return FOREVER
 
 
-def _limit(name: str, value: Optional[float]) -> Optional[float]:
+def _limit(name: str, value: float | None) -> float | None:
     """Seconds, or ``None`` for no limit."""
     return None if value is None or _seconds(name, value) == FOREVER else value
 
 
-def _interval(name: str, value: Optional[float]) -> Optional[float]:
-    if value == 0:  # which means "none" elsewhere
-        raise ValueError(f"{name} is a number of seconds above 0, or None for none")
+def _interval(name: str, value: float | None) -> float | None:
+    if isinstance(value, (int, float)) and not value > 0:  # 0 means "none" elsewhere
+        raise ValueError(f"{name} is a number of seconds above 0, or None for none, not {value!r}")
     return _limit(name, value)

@@ -734,7 +734,7 @@ def test_connecting_tells_what_happened():
             assert ws.timings and all(seconds >= 0 for seconds in ws.timings.values())
             assert ws.fileno() >= 0
             assert len(ws.id) == 16 and ws.id == ws.id
-            assert repr(ws) == f"<wsmini.Connection to 127.0.0.1:{server.port}, OPEN>"
+            assert repr(ws) == f"<wsmini.Connection {ws.id} to 127.0.0.1:{server.port}, OPEN>"
             assert (ws.state, ws.close_code, ws.close_reason) == (State.OPEN, None, None)
         assert (ws.close_code, ws.close_reason) == (1000, "")
 

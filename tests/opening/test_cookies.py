@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.cookiejar
 
 import pytest
@@ -70,6 +71,63 @@ def test_a_cookie_is_replaced():
 @pytest.mark.parametrize("value", ["", "=", ";", "a=1; Expires=never", "\xff=\xfe", "a" * 5000])
 def test_odd_values_break_nothing(value):
     stored(HOME, value)
+
+
+def test_what_no_cookie_may_be():
+    """A TAB would poison the jar's file, and other things its memory."""
+    jar = stored(HOME, "a=b\tc", "b=" + "x" * 4095, "c=" + "é" * 2048, "d=" + "x" * 4094)
+    assert [cookie.name for cookie in jar] == ["d"]
+
+
+ADDRESSES = {
+    "no domain": ("127.0.0.1", "a=1", True),
+    "itself": ("127.0.0.1", "a=1; Domain=127.0.0.1", True),
+    "the end of it": ("127.0.0.1", "a=1; Domain=.0.0.1", False),
+    "another case": ("127.0.0.1", "a=1; Path=/; DOMAIN = .0.1", False),
+    "several": ("127.0.0.1", "a=1; Domain=; domain=.1", False),
+    "a name with digits": ("www.1and1.example", "a=1; Domain=.1and1.example", True),
+}
+
+
+@pytest.mark.parametrize("host, value, kept", ADDRESSES.values(), ids=ADDRESSES)
+def test_an_address_is_in_no_domain_but_itself(host, value, kept):
+    assert len(stored(f"ws://{host}/", value)) == kept
+
+
+def test_as_many_cookies_of_a_domain_are_kept_as_browsers_do():
+    jar = http.cookiejar.CookieJar()
+    stored("ws://other.example/", "mine=1", jar=jar)
+    for n in range(60):
+        stored(HOME, *(f"c{n * 120 + i}=1; Path=/" for i in range(120)), jar=jar)
+    names = [cookie.name for cookie in jar]
+    assert names == ["mine", *(f"c{n}" for n in range(7200 - 180, 7200))]
+
+
+def test_a_full_jar_of_the_program_is_left_alone():
+    jar = stored("ws://other.example/", *(f"a{n}=1" for n in range(180)))
+    cookie = next(iter(jar))
+    for n in range(50):
+        extra = copy.copy(cookie)
+        extra.name = f"extra{n}"
+        jar.set_cookie(extra)
+    stored(HOME, "a=1", jar=jar)
+    stored(HOME, jar=jar)
+    assert len(jar) == 231
+
+
+def test_a_request_has_16_kib_of_cookies_at_most():
+    jar = stored(HOME, *(f"{n:02}={'x' * 4000}; Path=/" for n in range(10)))
+    jar = stored(HOME, "first=1; Path=/chat", jar=jar)
+    value = cookie_header(jar, parse_uri(HOME), parse_uri(HOME))
+    assert value.startswith("first=1; 00=") and len(value) == 9 + 4 * 4003 + 3 * 2
+    exact = stored(HOME, *(f"{n}={'x' * size}" for n, size in enumerate([4092, 4092, 4092, 4094])))
+    assert len(cookie_header(exact, parse_uri(HOME), parse_uri(HOME))) == 16384
+
+    class Jar(http.cookiejar.CookieJar):
+        def add_cookie_header(self, request):
+            request.add_unredirected_header("Cookie", "x" * 20000)
+
+    assert cookie_header(Jar(), parse_uri(HOME), parse_uri(HOME)) is None
 
 
 def test_a_policy_may_refuse_hosts_that_nobody_asked_for():

@@ -35,7 +35,7 @@ from wsmini.opening.sockets import (
     shown_address,
     wait,
 )
-from wsmini.sansio.http11 import ResponseParser
+from wsmini.sansio.response import ResponseParser
 
 
 class Clock:

@@ -12,7 +12,7 @@ from helpers import PATIENCE, SEED, splits
 
 from wsmini.exceptions import NegotiationError, PayloadTooBig, ProtocolError
 from wsmini.sansio import deflate
-from wsmini.sansio.deflate import Deflate, PerMessageDeflate
+from wsmini.sansio.deflate import MAX_FINALS, Deflate, PerMessageDeflate
 from wsmini.sansio.extensions import format_extensions, negotiate
 from wsmini.sansio.frames import Frame, Opcode
 
@@ -567,11 +567,28 @@ def test_no_more_than_the_window_is_kept():
         assert not extension._history
 
 
-def test_many_final_blocks_take_linear_time():
-    extension = PerMessageDeflate()
-    # With quadratic time, this would copy 8 GB.
-    assert extension.inflate(final(b"") * 65536 + b"\0") == b""
-    assert extension.inflate(final(b"x") + b"\0") == b"x"
+def test_final_blocks_are_bounded():
+    """Each of them takes a new context, and an empty one is of two bytes."""
+    made = []
+
+    class Counting(PerMessageDeflate):
+        def _new_inflater(self):
+            made.append(1)
+            return super()._new_inflater()
+
+    for data in (b"", b"x"):
+        extension = Counting()
+        few = final(data) * (MAX_FINALS - 1) + b"\0"
+        assert extension.inflate(few) == data * (MAX_FINALS - 1)
+        assert extension.inflate(few) == data * (MAX_FINALS - 1)
+        assert extension.inflate(final(b"x") + b"\0") == b"x"
+        made.clear()
+        with pytest.raises(ProtocolError, match=r"\d+ final blocks or more"):
+            extension.inflate(final(data) * 65536 + b"\0")
+        assert len(made) <= MAX_FINALS + 65536 * len(final(data)) // 1024
+    extension = Counting()
+    for _ in range(1000):  # one for each fragment is what a peer may need
+        assert extension.inflate(final(b"x"), fin=False) == b"x"
 
 
 # -- frames --

@@ -312,6 +312,7 @@ def test_every_code_that_may_not_be_received():
         if code not in CLOSE_CODES:
             with pytest.raises(ProtocolError, match=f"close code {code} "):
                 frames.parse_close(code.to_bytes(2, "big") + b"reason")
+            assert frames.read_close(code.to_bytes(2, "big")) == Close(code, "")
 
 
 def test_a_close_payload_of_one_byte():
@@ -323,3 +324,4 @@ def test_a_close_payload_of_one_byte():
 def test_a_reason_that_is_not_utf8(reason):
     with pytest.raises(UnicodeDecodeError):
         frames.parse_close(b"\x03\xe8" + reason)
+    assert frames.read_close(b"\x03\xe8" + reason) == (1000, reason.decode("utf-8", "replace"))

@@ -30,7 +30,8 @@ from wsmini.sansio.handshake import (
     tokens,
     user_headers,
 )
-from wsmini.sansio.http11 import Headers, Response, ResponseParser
+from wsmini.sansio.http11 import Headers, Response
+from wsmini.sansio.response import ResponseParser
 from wsmini.sansio.uri import parse_uri
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, 1.3

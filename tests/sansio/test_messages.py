@@ -14,7 +14,15 @@ from wsmini.sansio import messages
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.extensions import Extension
 from wsmini.sansio.frames import Frame, Opcode, header
-from wsmini.sansio.messages import MERGE, UNLIMITED, ByteQueue, MessageReader
+from wsmini.sansio.messages import (
+    BATCH,
+    FRAMES,
+    INFLATED,
+    MERGE,
+    UNLIMITED,
+    ByteQueue,
+    MessageReader,
+)
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = Opcode
 FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
@@ -54,7 +62,7 @@ def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=())
             while True:
                 batch = reader.messages()
                 found += batch
-                if not batch:
+                if not batch and not reader.pending:
                     break
         except INVALID as exc:
             found.append(type(exc))
@@ -76,6 +84,8 @@ def streamed(chunks, *, limits=(UNLIMITED, UNLIMITED), extensions=()):
             while True:
                 got = reader.next_chunk()
                 if got is None:
+                    if reader.pending:
+                        continue
                     break
                 assert got[0] or got[1], "an empty chunk before the last"
                 parts.append(got[0])
@@ -639,9 +649,8 @@ def test_an_extension_that_breaks_its_contract():
         assert events(chunks, limits=(400, 400), extensions=[Broken()]) == [b"grow" * 100]
     reader = MessageReader(Owner([]), extensions=[Broken()])
     reader.receive_data(frame(BINARY, b"bug"))
-    with pytest.raises(ProtocolError, match="ValueError while extension x-broken") as info:
+    with pytest.raises(ValueError, match="a bug"):
         reader.messages()
-    assert isinstance(info.value.__cause__, ValueError)
 
 
 # -- order --
@@ -834,10 +843,51 @@ def test_empty_fragments_cost_no_memory():
     data = frame(CONT, b"", False) * 5000
     for _ in range(20):
         reader.receive_data(data)
-        assert reader.messages() == []
+        while reader.pending:
+            assert reader.messages() == []
         assert reader._gathered._chunks == []
     reader.receive_data(frame(CONT))
     assert reader.messages() == [b""]
+
+
+FLOODS = {
+    # what comes again and again, in front of what, deflated
+    "pings": (frame(PING, b"x"), b"", False),
+    "pongs": (frame(PONG), b"", False),
+    "empty fragments": (frame(CONT, b"", False), frame(BINARY, b"", False), False),
+    "short fragments": (frame(CONT, b"a", False), frame(TEXT, b"", False), False),
+    "pongs in a message": (frame(PONG), frame(TEXT, b"", False), False),
+    "deflated empty fragments": (frame(CONT, b"", False), frame(TEXT, b"", False, RSV1), True),
+    "empty blocks": (
+        frame(CONT, compressed(b"", False), False), frame(TEXT, b"", False, RSV1), True,
+    ),
+    "final blocks": (frame(CONT, b"\3\0", False), frame(TEXT, b"", False, RSV1), True),
+    "empty messages": (frame(TEXT), b"", False),
+    "deflated empty messages": (frame(TEXT, b"\0", rsv=RSV1), b"", True),
+    "deflated final blocks": (frame(TEXT, b"\3\0\0", rsv=RSV1), b"", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("again, before, deflated", FLOODS.values(), ids=FLOODS)
+def test_each_call_does_a_bounded_amount_of_work(again, before, deflated):
+    """A flood ends the call, though not the data: others get their turn in between."""
+    count = 20000
+    for receive in (MessageReader.messages, MessageReader.next_chunk):
+        found = []
+        reader = MessageReader(Owner(found), extensions=deflate() if deflated else ())
+        reader.receive_data(before + again * count)
+        calls, begun = 0, len(reader._data) - reader._at
+        while reader.pending:
+            calls += 1
+            got = receive(reader)
+            # The frames that this call has parsed: no more than so many bytes, or so many frames.
+            left = len(reader._data) - reader._at
+            parsed, begun = begun - left, left
+            most = BATCH + len(again) if got else FRAMES * len(again) + len(before)
+            assert 0 < parsed <= most
+            if deflated and got:
+                assert len(got) <= BATCH // INFLATED + 1
+        assert calls > 2
 
 
 def test_many_short_fragments_are_gathered_in_one_piece():
@@ -848,7 +898,8 @@ def test_many_short_fragments_are_gathered_in_one_piece():
         reader.receive_data(frame(TEXT, b"a", False))
         for _ in range(64):
             reader.receive_data(frame(CONT, b"a", False) * 1024)
-            assert reader.messages() == []
+            while reader.pending:
+                assert reader.messages() == []
             assert len(reader._gathered._chunks) == 1
         reader.receive_data(frame(CONT, b"b"))
         assert reader.messages() == ["a" * 65537 + "b"]

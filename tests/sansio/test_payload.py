@@ -6,7 +6,7 @@ import array
 
 import pytest
 
-from wsmini.sansio.payload import chunk_decoder, decode_message, encode_message
+from wsmini.sansio.payload import chunk_decoder, decode_message, encode_message, encode_whole
 
 ENCODED = [
     ("é", None, (1, b"\xc3\xa9")),
@@ -23,14 +23,25 @@ ENCODED = [
 
 @pytest.mark.parametrize("message, text, expected", ENCODED)
 def test_opcode_and_payload(message, text, expected):
-    assert encode_message(message, text) == expected
+    assert encode_whole(message, text) == encode_message(message, text) == expected
+    assert encode_message(message, text, expected[0]) == expected
+    with pytest.raises(TypeError, match="all str or all bytes-like"):
+        encode_message(message, text, 3 - expected[0])
+
+
+@pytest.mark.parametrize("message", [["a"], iter("a"), None, 1, {}, object()])
+def test_what_is_not_sent_whole(message):
+    assert encode_whole(message, None) is encode_whole(message, True) is None
 
 
 def test_what_can_not_be_sent():
     with pytest.raises(TypeError, match="str or bytes-like, not int"):
         encode_message(1, None)
-    with pytest.raises(UnicodeDecodeError):
-        encode_message(b"\xff", True)
+    for encode in (encode_message, encode_whole):
+        with pytest.raises(UnicodeDecodeError):
+            encode(b"\xff", True)
+        with pytest.raises(UnicodeEncodeError):
+            encode("\ud800", None)
 
 
 def test_messages_in_the_type_that_is_asked_for():

@@ -22,7 +22,7 @@ from wsmini.exceptions import (
 from wsmini.sansio import protocol as module
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.extensions import Extension
-from wsmini.sansio.frames import MAX_CONTROL, PIECE, Frame, Opcode, header
+from wsmini.sansio.frames import MAX_CONTROL, PIECE, Frame, Opcode, header, read_close
 from wsmini.sansio.messages import UNLIMITED, MessageReader
 from wsmini.sansio.protocol import (
     MAX_PINGS,
@@ -86,8 +86,7 @@ def feed(protocol, data, now=0.0):
     found = []
     while True:
         batch = protocol.next_messages()
-        if not batch:
-            assert not protocol.pending
+        if not batch and not protocol.pending:
             return found
         found += batch
 
@@ -178,7 +177,9 @@ def test_failures(data, code, error):
         ((head, payload),) = written(protocol)
         assert (head, payload[:2]) == (0x88, code.to_bytes(2, "big"))
         assert payload[2:].decode() == protocol.sent.reason != ""
-        assert ended(protocol) == (None, Close(code, protocol.sent.reason), None)
+        # What a Close frame said is kept, however it broke the rules.
+        rcvd = read_close(data[2:]) if data[0] == 0x88 else None
+        assert ended(protocol) == (rcvd, Close(code, protocol.sent.reason), rcvd and True)
         assert protocol.finished and protocol.state is CLOSING
         assert type(protocol.failure) is error
         assert type(protocol.close_exc()) is ConnectionClosedError
@@ -194,7 +195,7 @@ def test_failures_while_streaming(data, code, error):
             protocol.receive_data(chunk)
             while True:
                 got = protocol.next_chunk()
-                if got is None:
+                if got is None and not protocol.pending:
                     break
                 found.append(got)
         assert "".join(text for text, fin in found if type(text) is str) == "ok"
@@ -214,6 +215,54 @@ def test_a_long_reason_is_cut_between_characters():
         assert len(payload) <= MAX_CONTROL
         assert payload[2:].decode() == protocol.sent.reason
         assert len(payload) >= min(len(text) + 2, MAX_CONTROL - 3)
+
+
+BAD_CLOSES = {
+    # the payload -> what it is taken for
+    "cut in a character": (b"\x03\xf4" + "x\u00e9".encode()[:2], Close(1012, "x\ufffd")),
+    "another charset": (b"\x03\xf4\xfcbung", Close(1012, "\ufffdbung")),
+    "no code": (b"\x03\xedgone", Close(1005, "gone")),
+    "lost": (b"\x03\xee", Close(1006, "")),
+    "one byte": (b"\x03", Close(1005, "")),
+}
+
+
+@pytest.mark.parametrize("payload, close", BAD_CLOSES.values(), ids=BAD_CLOSES)
+def test_a_close_frame_that_breaks_the_rules_is_kept_and_shown(payload, close):
+    theirs, ours = opened(), opened()
+    feed(theirs, frame(CLOSE, payload))
+    ours.close(1000)
+    feed(ours, frame(CLOSE, payload))
+    for protocol, first in ((theirs, True), (ours, False)):
+        exc = protocol.close_exc()
+        assert type(exc) is ConnectionClosedError
+        assert (exc.rcvd, exc.rcvd_then_sent) == (close, first)
+        assert f"received {close.code} " in str(exc)
+        assert exc.__cause__ is protocol.failure is not None
+    assert theirs.sent.code in (1002, 1007)
+
+
+class Bug(Extension):
+    """Raises what isn't the peer's fault."""
+
+    def __init__(self, exc):
+        self.exc = exc
+
+    def decode(self, frame, max_size=None):
+        raise self.exc
+
+
+@pytest.mark.parametrize("exc", [ValueError(), KeyboardInterrupt(), MemoryError(), TimeoutError()])
+def test_an_exception_that_is_nobodys_fault_passes_and_ends_the_connection(exc):
+    """A signal handler's may come out of any call, and the server isn't to be blamed for it."""
+    for receive in (ClientProtocol.next_messages, ClientProtocol.next_chunk):
+        protocol = opened([Bug(exc)])
+        protocol.receive_data(frame(BINARY, b"x") + frame(BINARY, b"y"))
+        with pytest.raises(type(exc)) as info:
+            receive(protocol)
+        assert info.value is exc is protocol.failure
+        assert protocol.state is CLOSED and protocol.finished and protocol.sent is None
+        assert not protocol.pending and receive(protocol) in ([], None)
 
 
 def test_a_failure_keeps_nothing_alive():
@@ -254,7 +303,6 @@ def test_on_control():
 SIZES = {
     "default": (1 << 20, (1 << 20, 1 << 20)),
     "none": (None, (UNLIMITED, UNLIMITED)),
-    "zero": (0, (0, 0)),
     "pair": ((100, 10), (100, 10)),
     "no fragment limit": ((100, None), (100, 100)),
     "no message limit": ((None, 10), (UNLIMITED, 10)),
@@ -268,7 +316,7 @@ def test_size_limits(max_size, limits):
     assert size_limits(max_size) == limits
 
 
-@pytest.mark.parametrize("max_size", [-1, (1, -1), (), (1,), (1, 2, 3)])
+@pytest.mark.parametrize("max_size", [0, -1, (1, -1), (0, 1), (None, 0), (), (1,), (1, 2, 3)])
 def test_a_size_limit_of_the_wrong_value(max_size):
     with pytest.raises(ValueError):
         ClientProtocol(max_size=max_size)
@@ -290,7 +338,7 @@ def test_the_defaults():
     assert protocol.sent.code == 1009
 
 
-@pytest.mark.parametrize("max_size", [0, 10, None, (20, 10), (10, None), (None, 10)])
+@pytest.mark.parametrize("max_size", [1, 10, None, (20, 10), (10, None), (None, 10)])
 def test_limits_are_exact(max_size):
     message, fragment = size_limits(max_size)
     data = frame(BINARY, bytes(min(fragment, 70000)))
@@ -306,6 +354,13 @@ def test_limits_are_exact(max_size):
 
 
 # -- the states --
+
+
+def test_a_state_is_shown_by_its_name():
+    for state in State:
+        assert str(state) == f"{state}" == f"{state:s}" == "{}".format(state) == state.name
+        assert f"{state:>12}" == state.name.rjust(12)
+    assert list(map(int, State)) == [0, 1, 2, 3, 4]
 
 
 def in_state(state):
@@ -607,13 +662,14 @@ def test_a_callback_may_end_the_connection():
     assert trips == [1.0, 1.0]
 
 
-def test_pings_without_data_differ():
-    protocol = opened()
+def test_pings_without_data_differ_and_are_printable():
+    protocol = opened(ping_interval=20, ping_timeout=None)
     for _ in range(100):
         protocol.ping()
+    protocol.tick(20.0)
     payloads = [payload for head, payload in written(protocol)]
-    assert len(set(payloads)) == 100
-    assert {len(payload) for payload in payloads} == {4}
+    assert len(set(payloads)) == 101
+    assert all(len(data) == 8 and data.isalnum() for data in payloads)
 
 
 def test_random_data_that_is_in_use_is_not_used_again(monkeypatch):
@@ -622,7 +678,7 @@ def test_random_data_that_is_in_use_is_not_used_again(monkeypatch):
     protocol = opened()
     protocol.ping()
     protocol.ping()
-    assert written(protocol) == [(0x89, b"aaaa"), (0x89, b"bbbb")]
+    assert written(protocol) == [(0x89, b"61616161"), (0x89, b"62626262")]
 
 
 def test_pings_that_are_refused():

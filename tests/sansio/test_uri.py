@@ -10,6 +10,7 @@ from helpers import SEED
 
 from wsmini.exceptions import InvalidURI
 from wsmini.sansio import uri as uri_module
+from wsmini.sansio.redaction import redacted_uri, tag
 from wsmini.sansio.uri import (
     URI,
     Authority,
@@ -17,7 +18,6 @@ from wsmini.sansio.uri import (
     parse_authority,
     parse_uri,
     quote,
-    redacted_uri,
     unquote,
 )
 
@@ -125,7 +125,7 @@ def test_url_of_a_unix_socket(text, expected):
     assert uri == URI(secure, "localhost", port, path, query, None, None, unix_path)
     assert uri.authority == "localhost"
     assert uri.origin == ("wss+unix" if secure else "ws+unix", unix_path, port)
-    assert parse_uri(str(uri)) == uri
+    assert parse_uri(str(uri._replace(query=None))) == uri._replace(query=None)
 
 
 INVALID = {  # text -> a word of the problem
@@ -249,7 +249,7 @@ SHOWN = {  # text -> authority, resource name, origin, str
         ("ws", "fe80::1%eth0", 80),
         "ws://[fe80::1%25eth0]/",
     ),
-    "query": ("ws://h/p?q", "h", "/p?q", ("ws", "h", 80), "ws://h/p?q"),
+    "query": ("ws://h/p?q=1", "h", "/p?q=1", ("ws", "h", 80), f"ws://h/p?q={tag('1')}"),
     "empty query": ("ws://h/p?", "h", "/p", ("ws", "h", 80), "ws://h/p?"),
     "user": ("ws://ann@h/", "h", "/", ("ws", "h", 80), "ws://***@h/"),
     "password": ("ws://ann:pw@h:81/", "h:81", "/", ("ws", "h", 81), "ws://***@h:81/"),
@@ -269,7 +269,7 @@ def test_what_is_sent_and_shown(text, authority, resource, origin, string):
 
 @pytest.mark.parametrize("text", [text for text, _ in VALID.values()], ids=VALID)
 def test_what_is_shown_means_the_same(text):
-    uri = parse_uri(text)._replace(username=None, password=None)
+    uri = parse_uri(text)._replace(username=None, password=None, query=None)
     assert parse_uri(str(uri)) == uri
 
 
@@ -279,6 +279,7 @@ SECRETS = {
     "slash": "ws://ann:hunter2/hunter2@h/",
     "question mark": "ws://ann:hunter2?hunter2@h/",
     "fragment": "ws://ann:hunter2#hunter2@h/",
+    "query": "ws://h/?a=hunter2",
     "space": "ws://ann:hunter2 hunter2@h/",
     "bad port": "ws://ann:hunter2@h:bad/",
     "bad port behind a slash": "ws://h:hunter2/x@h:1/",
@@ -294,18 +295,10 @@ def test_userinfo_is_never_shown(text):
     try:
         uri = parse_uri(text)
     except InvalidURI as exc:
-        assert "***@h" in str(exc)
+        assert "***" in str(exc)
         assert "hunter2" not in str(exc) + repr(exc)
     else:
         assert "hunter2" not in f"{uri}{uri!r}{uri!s}"
-
-
-def test_redaction_leaves_other_texts_alone():
-    assert redacted_uri("ws://h/?a#b") == "ws://h/?a#b"
-    assert redacted_uri("socks5://u:p@h:1") == "socks5://***@h:1"
-    assert redacted_uri("a+-.9Z://u@h") == "a+-.9Z://***@h"
-    assert redacted_uri("pass_word://u@h") == redacted_uri("é://u@h") == "***@h"
-    assert redacted_uri("9://u@h") == redacted_uri("://u@h") == "***@h"
 
 
 def test_authority_without_a_scheme():
@@ -439,7 +432,7 @@ REDIRECTS = {
 
 @pytest.mark.parametrize("reference, expected", REDIRECTS.items(), ids=[*REDIRECTS])
 def test_where_a_redirect_leads(reference, expected):
-    assert str(join(parse_uri("wss://a/b/c/d;p?q"), reference)) == expected
+    assert join(parse_uri("wss://a/b/c/d;p?q"), reference) == parse_uri(expected)
 
 
 INVALID_REFERENCES = {

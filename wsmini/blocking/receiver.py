@@ -275,6 +275,8 @@ class Receiver:
                     return True
                 if protocol.finished and not reader.pending:
                     return None if self.end(deadline) else False
+                if reader.pending:  # parsing goes in slices
+                    continue
             if late:
                 return False
             if deadline is None:
@@ -427,7 +429,8 @@ class Receiver:
             if protocol.finished:
                 self.end(None)
                 return None
-            self._read(None, in_chunks=True)
+            if not protocol.pending:  # parsing goes in slices
+                self._read(None, in_chunks=True)
 
     def leave_stream(self, token: object) -> None:
         """Stop receiving chunks, and leave the rest of the message that has begun, if any."""
@@ -464,14 +467,15 @@ class Receiver:
 
     def _drop(self) -> None:
         self.protocol.skip()
-        while self.protocol.next_messages():
+        while self.protocol.next_messages() or self.protocol.pending:
             pass
 
     def receive_now(self) -> bool:
         """Receive without waiting, keeping the messages; whether there was anything."""
         if not self.protocol.pending and not self._read_now():
             return False
-        return self.keep() or not self.protocol.pending
+        self.keep()
+        return True
 
     def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Block until *done()*, receiving if nobody does; ``False`` if *deadline* passes first.

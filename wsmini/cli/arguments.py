@@ -12,6 +12,7 @@ import sys
 
 from ..options import ssl_problem
 from ..policies import Backoff, Fixed
+from ..sansio.frames import is_close_code
 from ..sansio.uri import parse_uri
 from ..version import __version__
 from .formats import parser_for
@@ -71,9 +72,6 @@ typed are kept in the file that WSMINI_HISTORY names (~/.wsmini_history; set it
 to nothing for none), but for those that look like secrets or begin with a
 space. NO_COLOR, if set, switches colors off.
 """
-
-# What an endpoint may send (RFC 6455, 7.4, and the IANA registry).
-_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
 def epilog() -> str:
@@ -300,7 +298,7 @@ def utf8(text: str) -> str:
 def close_code(text: str) -> int:
     """A close code that may be sent."""
     code = int(text)
-    if code not in _CLOSE_CODES:
+    if not is_close_code(code):
         raise ValueError
     return code
 

@@ -18,7 +18,7 @@ from ..exceptions import (
     WebSocketException,
 )
 from ..opening.sockets import shown_address
-from ..sansio.http11 import redacted
+from ..sansio.redaction import redacted_header, redacted_uri
 from .arguments import (
     ABNORMAL,
     BROKEN_PIPE,
@@ -214,7 +214,7 @@ def _failure_status(exc: BaseException) -> int:
 
 
 def _show_handshake(ws: Connection) -> None:
-    note(f"{ws.request.method} {ws.request.target} HTTP/1.1", ">")
+    note(f"{ws.request.method} {redacted_uri(ws.request.target)} HTTP/1.1", ">")
     _show_headers(">", ws.request.headers)
     note(f"HTTP/{ws.response.http_version} {_status_line(ws.response)}", "<")
     _show_headers("<", ws.response.headers)
@@ -239,7 +239,7 @@ def _show_refusal(response: Response, verbose: int) -> None:
 
 def _show_headers(mark: str, headers: Headers) -> None:
     for name, value in headers.items():
-        note(f"{name}: {redacted(name, value)}", mark)
+        note(f"{name}: {redacted_header(name, value)}", mark)
     note("", mark)
 
 

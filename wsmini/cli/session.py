@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
-from ..sansio.http11 import redacted
+from ..sansio.redaction import redacted_header
 from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
 from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
@@ -435,7 +435,8 @@ class Recorder:
     def open(self, ws: Connection) -> None:
         """The handshake, without its secrets."""
         if self.file is not None:
-            shown = [[name, redacted(name, value)] for name, value in ws.response_headers.items()]
+            headers = ws.response_headers.items()
+            shown = [[name, redacted_header(name, value)] for name, value in headers]
             # Not the URL: tokens are in queries, and paths hold names.
             self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..sansio.frames import Data
 
 _SHOWN = 32  # bytes of a payload
+_BEGINNING = 14 + _SHOWN  # of a frame: the longest header, and that
 
 
 def connect_traced(
@@ -104,34 +105,38 @@ class FrameScanner:
         self._skip = 0  # how many bytes of the payload aren't
 
     def feed(self, data: bytes) -> None:
-        while data:
-            skipped = min(self._skip, len(data))
+        at = 0
+        while at < len(data):
+            skipped = min(self._skip, len(data) - at)
             self._skip -= skipped
-            self._head += data[skipped:]
-            data = self._take_frame()
+            at += skipped
+            # No more than the beginning of a frame: what is behind it would be copied each time.
+            piece = data[at : at + _BEGINNING - len(self._head)]
+            self._head += piece
+            at += len(piece) - self._take_frame()
 
-    def _take_frame(self) -> bytes:
-        """Show the frame that has begun if enough of it is here; what comes behind that."""
+    def _take_frame(self) -> int:
+        """Show the frame that has begun if enough of it is here; how many bytes are behind that."""
         head = self._head
         if len(head) < 2:
-            return b""
+            return 0
         size = head[1] & 0x7F
         at = 2 if size < 126 else 4 if size == 126 else 10
         payload = at + (4 if head[1] & 0x80 else 0)
         if len(head) < payload:
-            return b""
+            return 0
         if at > 2:
             size = int.from_bytes(head[2:at], "big")
         end = payload + min(size, _SHOWN)
         if len(head) < end:
-            return b""
+            return 0
         shown = bytes(head[payload:end])
         if payload > at:
             shown = mask(shown, bytes(head[at:payload]))
         self._say(_described(head[0], size, shown))
         self._skip = size - len(shown)
-        rest = bytes(head[end:])
-        self._head.clear()
+        rest = len(head) - end
+        head.clear()
         return rest
 
 

@@ -25,26 +25,21 @@ from ..sansio.uri import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+    from collections.abc import Callable, Sequence
 
-    Credentials = Union[Tuple[str, str], Callable[[List["Challenge"], str, str], Optional[str]]]
+    from typing_extensions import TypeAlias
+
+    Credentials: TypeAlias = "tuple[str, str] | Callable[[list[Challenge], str, str], str | None]"
 
 MAX_ROUNDS = 5  # answers to challenges for one request; Negotiate takes two or three
 MAX_CHALLENGES = 16
 MAX_PARAMS = 32
 
-_CHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-# RFC 9110, 11.2, 11.6.1 and 5.6.1: a list of challenges, each of which may itself have a list. No
-# text can match in two ways, so matching takes linear time. Compiled for who is challenged.
-_SCHEME = rf"[ \t,]*({_CHAR}+)(?:[ \t]+|(?=,)|\Z)"
-_TOKEN68 = r"([A-Za-z0-9\-._~+/]+=*)[ \t]*(?:,|\Z)"
-_PARAM = (
-    rf"(?s)[ \t,]*({_CHAR}+)[ \t]*=[ \t]*"
-    # Some servers forget the quotes around a realm with spaces.
-    r'(?:"([^"\\]*(?:\\.[^"\\]*)*)"|([^",]*))[ \t]*(?:,|\Z)'
-)
-_END = r"[ \t,]*\Z"
-_ESCAPE = r"(?s)\\(.)"
+_BLANKS = " \t"
+_SEPARATORS = " \t,"
+_ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_TOKEN = frozenset(_ALPHANUMERIC + "!#$%&'*+-.^_`|~")  # RFC 9110, 5.6.2
+_TOKEN68 = frozenset(_ALPHANUMERIC + "-._~+/")  # RFC 9110, 11.2
 
 # Algorithm (RFC 7616, 6.1) -> its name in hashlib, the stronger ones last.
 _HASHES = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256"}
@@ -62,11 +57,11 @@ class Challenge(namedtuple("Challenge", "scheme params token68")):
     __slots__ = ()
 
     scheme: str
-    params: Dict[str, str]
-    token68: Optional[str]
+    params: dict[str, str]
+    token68: str | None
 
 
-def parse_challenges(values: Sequence[str]) -> List[Challenge]:
+def parse_challenges(values: Sequence[str]) -> list[Challenge]:
     """The challenges in ``WWW-Authenticate`` or ``Proxy-Authenticate`` headers, in order.
 
     A challenge that breaks the grammar or repeats a parameter is left out, and so is what follows
@@ -75,45 +70,98 @@ def parse_challenges(values: Sequence[str]) -> List[Challenge]:
     Args:
         values: of each of the headers.
     """
-    import re
-
-    match_scheme = re.compile(_SCHEME).match
-    challenges: List[Challenge] = []
+    challenges: list[Challenge] = []
     for value in values:
-        scheme = match_scheme(value, 0)
-        while scheme is not None and len(challenges) < MAX_CHALLENGES:
-            challenge, at = _parse_challenge(scheme.group(1), value, scheme.end())
+        name, at = _parse_scheme(value, 0)
+        while name and len(challenges) < MAX_CHALLENGES:
+            challenge, at = _parse_challenge(name, value, at)
             if challenge is None:
                 break
             challenges.append(challenge)
-            scheme = match_scheme(value, at)
+            name, at = _parse_scheme(value, at)
     return challenges
 
 
-def _parse_challenge(scheme: str, value: str, at: int) -> Tuple[Optional[Challenge], int]:
-    """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
-    import re
+# Each of these reads on from a place, never back, and says where it has come to (RFC 9110, 11.6.1
+# and 5.6.1: a list of challenges, each of which may itself have a list).
 
-    match_param = re.compile(_PARAM).match
-    token68 = re.compile(_TOKEN68).match(value, at)
-    if token68 is not None:
-        return Challenge(scheme.lower(), {}, token68.group(1)), token68.end()
-    params: Dict[str, str] = {}
-    param = match_param(value, at)
+
+def _span(value: str, at: int, characters: str | frozenset[str]) -> int:
+    """Where the run of *characters* ends that begins at *at*."""
+    size = len(value)
+    while at < size and value[at] in characters:
+        at += 1
+    return at
+
+
+def _parse_scheme(value: str, at: int) -> tuple[str, int]:
+    """The name of a scheme, empty if there is none; and where its parameters begin."""
+    start = _span(value, at, _SEPARATORS)
+    end = _span(value, start, _TOKEN)
+    if value[end : end + 1] not in ("", " ", "\t", ","):
+        return "", start
+    return value[start:end], _span(value, end, _BLANKS)
+
+
+def _parse_challenge(scheme: str, value: str, at: int) -> tuple[Challenge | None, int]:
+    """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
+    end = _span(value, at, _TOKEN68)
+    stop = _span(value, _span(value, end, "="), _BLANKS)
+    if end > at and value[stop : stop + 1] in ("", ","):
+        return Challenge(scheme.lower(), {}, value[at:stop].rstrip(_BLANKS)), stop + 1
+    params: dict[str, str] = {}
+    param = _parse_param(value, at)
     while param is not None:
-        name, quoted, plain = param.groups()
-        if name.lower() in params or len(params) >= MAX_PARAMS:
+        name, text, at = param
+        if name in params or len(params) >= MAX_PARAMS:
             return None, at
-        text = plain.strip(" \t") if quoted is None else re.sub(_ESCAPE, r"\1", quoted)
-        params[name.lower()] = text
-        at = param.end()
-        param = match_param(value, at)
+        params[name] = text
+        param = _parse_param(value, at)
     if params:
         # If it isn't the next challenge that follows, a parameter was cut off.
-        complete = any(re.compile(pattern).match(value, at) for pattern in (_END, _SCHEME))
+        complete = _span(value, at, _SEPARATORS) >= len(value) or _parse_scheme(value, at)[0] != ""
     else:
         complete = value[at : at + 1] in ("", ",")
     return (Challenge(scheme.lower(), params, None) if complete else None), at
+
+
+def _parse_param(value: str, at: int) -> tuple[str, str, int] | None:
+    """The name of a parameter in lower case, its text, and where it ends; ``None`` for no such."""
+    start = _span(value, at, _SEPARATORS)
+    end = _span(value, start, _TOKEN)
+    equals = _span(value, end, _BLANKS)
+    if start == end or value[equals : equals + 1] != "=":
+        return None
+    at = _span(value, equals + 1, _BLANKS)
+    if value[at : at + 1] == '"':
+        quoted = _parse_quoted(value, at + 1)
+        if quoted is None:
+            return None
+        text, at = quoted[0], _span(value, quoted[1], _BLANKS)
+    else:  # some servers forget the quotes around a realm with spaces
+        comma = value.find(",", at)
+        stop = len(value) if comma < 0 else comma
+        if value.find('"', at, stop) >= 0:
+            return None
+        text, at = value[at:stop].strip(_BLANKS), stop
+    if value[at : at + 1] not in ("", ","):
+        return None
+    return value[start:end].lower(), text, at + 1
+
+
+def _parse_quoted(value: str, at: int) -> tuple[str, int] | None:
+    """The text up to the closing quote, and what is behind that; ``None`` if there is none."""
+    parts: list[str] = []
+    end = value.find('"', at)
+    while end >= 0:
+        escape = value.find("\\", at, end)
+        if escape < 0:
+            return "".join([*parts, value[at:end]]), end + 1
+        parts += value[at:escape], value[escape + 1 : escape + 2]
+        at = escape + 2
+        if at > end:  # the quote was escaped
+            end = value.find('"', at)
+    return None
 
 
 def basic(user: str, password: str) -> str:
@@ -138,7 +186,7 @@ def _check(user: str, password: str) -> None:
 
 def digest(
     challenge: Challenge,
-    credentials: Tuple[str, str],
+    credentials: tuple[str, str],
     method: str,
     target: str,
     cnonce: str,
@@ -195,7 +243,7 @@ def strength(challenge: Challenge) -> int:
     return _STRENGTHS.index(algorithm)
 
 
-def _algorithm(params: Dict[str, str]) -> Tuple[str, bool]:
+def _algorithm(params: dict[str, str]) -> tuple[str, bool]:
     """The algorithm in lower case, and whether it is the ``-sess`` variant."""
     name = params.get("algorithm", "md5").lower()
     is_session = name.endswith("-sess")
@@ -219,7 +267,7 @@ def _hash(algorithm: str, *parts: str) -> str:
     return hashlib.new(_HASHES[algorithm], ":".join(parts).encode()).hexdigest()
 
 
-def _normalized(text: str, params: Dict[str, str]) -> str:
+def _normalized(text: str, params: dict[str, str]) -> str:
     """*text* in the form that servers expect who say that they read UTF-8 (RFC 7617, 2.1)."""
     if not _reads_utf8(params) or text.isascii():
         return text
@@ -230,11 +278,11 @@ def _normalized(text: str, params: Dict[str, str]) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _reads_utf8(params: Dict[str, str]) -> bool:
+def _reads_utf8(params: dict[str, str]) -> bool:
     return params.get("charset", "").lower() == "utf-8"
 
 
-def _username(user: str, realm: str, algorithm: str, params: Dict[str, str]) -> str:
+def _username(user: str, realm: str, algorithm: str, params: dict[str, str]) -> str:
     if _is_true(params, "userhash"):  # RFC 7616, 3.4.4
         return f'username="{_hash(algorithm, user, realm)}"'
     if user.isascii() or not _reads_utf8(params):
@@ -243,11 +291,11 @@ def _username(user: str, realm: str, algorithm: str, params: Dict[str, str]) -> 
     return f"username*=UTF-8''{quote(user)}"
 
 
-def _is_true(params: Dict[str, str], name: str) -> bool:
+def _is_true(params: dict[str, str], name: str) -> bool:
     return params.get(name, "").lower() == "true"
 
 
-def _tokens(text: str) -> List[str]:
+def _tokens(text: str) -> list[str]:
     return text.replace(",", " ").lower().split()
 
 
@@ -309,13 +357,13 @@ class Authenticator:
         self._preemptive = ""
         if preemptive and not callable(credentials):
             self._preemptive = basic(*self._pair)
-        self._answered: Optional[Challenge] = None  # and not refused, as far as is known
+        self._answered: Challenge | None = None  # and not refused, as far as is known
         self._cnonce = ""
         self._nc = 0
-        self._last: Optional[str] = None
+        self._last: str | None = None
         self._start()
 
-    def first(self, method: str, target: str) -> Optional[str]:
+    def first(self, method: str, target: str) -> str | None:
         """The value of the header for a request that no challenge has come for yet, if any.
 
         A challenge that was answered before, such as in front of a redirect within the server,
@@ -331,7 +379,7 @@ class Authenticator:
             return self._preemptive
         return None
 
-    def respond(self, values: Sequence[str], method: str, target: str) -> Optional[str]:
+    def respond(self, values: Sequence[str], method: str, target: str) -> str | None:
         """The value of the header for the next attempt.
 
         Args:
@@ -367,7 +415,7 @@ class Authenticator:
         self._retried = False  # whether a nonce was too old
         self._last = None
 
-    def _respond(self, challenges: List[Challenge], method: str, target: str) -> Optional[str]:
+    def _respond(self, challenges: list[Challenge], method: str, target: str) -> str | None:
         if ":" in self._pair[0]:  # Basic can't say that.
             challenges = [one for one in challenges if one.scheme != "basic"]
         best = max(challenges, key=strength, default=None)
@@ -398,7 +446,7 @@ class Authenticator:
         return digest(challenge, self._pair, method, target, self._cnonce, self._nc)
 
 
-def _checked_pair(credentials: object) -> Tuple[str, str]:
+def _checked_pair(credentials: object) -> tuple[str, str]:
     # Nothing of them may be quoted.
     if isinstance(credentials, (tuple, list)) and len(credentials) == 2:
         user, password = credentials

@@ -33,8 +33,9 @@ from ..exceptions import (
 )
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
-from ..sansio.http11 import ResponseParser, redacted
-from ..sansio.uri import join, redacted_uri
+from ..sansio.redaction import redacted_header, redacted_uri
+from ..sansio.response import ResponseParser
+from ..sansio.uri import join
 from .hints import hint
 from .proxy import (
     DestinationRefused,
@@ -404,7 +405,7 @@ class Opening:
             additional=self._headers(uri),
         )
         if journal.wants_notes():
-            target = _without_secrets(request.target)
+            target = redacted_uri(request.target)
             journal.note("request", target=target, headers=_shown(request.headers))
         broken = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
@@ -490,9 +491,9 @@ class Opening:
         is_loop = target in self._way[self._unchanged :] and self.options.cookies is None
         self._way.append(target)
         if is_loop or len(self._way) > self.options.max_redirects + 1:
-            way = [_without_secrets(str(uri)) for uri in self._way]
+            way = [str(uri) for uri in self._way]
             raise TooManyRedirects(way) from InvalidStatus(response)
-        self._journal.note("redirect", location=_without_secrets(str(target)))
+        self._journal.note("redirect", location=str(target))
 
     def _target(self, uri: URI, response: Response) -> URI:
         """Where *response* redirects to."""
@@ -508,8 +509,7 @@ class Opening:
             problem = self._obstacle(uri, target)
             if not problem:
                 return target
-        location = _without_secrets(redacted_uri(location))
-        raise InvalidRedirect(location, problem) from InvalidStatus(response)
+        raise InvalidRedirect(redacted_uri(location), problem) from InvalidStatus(response)
 
     def _obstacle(self, uri: URI, target: URI) -> str:
         """Why a redirect to *target* isn't followed, if so."""
@@ -572,21 +572,5 @@ def _has(headers: Iterable[Pair], lower_name: str) -> bool:
     return any(name.lower() == lower_name for name, _ in headers)
 
 
-# -- without secrets --
-
-
 def _shown(headers: Headers) -> List[Tuple[str, str]]:
-    shown = []
-    for name, value in headers.items():
-        if name.lower() == "location":
-            value = _without_secrets(redacted_uri(value))
-        shown.append((name, redacted(name, value)))
-    return shown
-
-
-def _without_secrets(url: str) -> str:
-    """*url*, or the target of a request, with ``***`` for tokens and the like in its query."""
-    path, mark, query = url.partition("?")
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    shown = (f"{name}={redacted(name, value)}" if equal else name for name, equal, value in pairs)
-    return path + mark + "&".join(shown)
+    return [(name, redacted_header(name, value)) for name, value in headers.items()]

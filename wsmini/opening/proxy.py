@@ -21,8 +21,10 @@ from ..exceptions import (
     InvalidProxyStatus,
     ProxyError,
 )
-from ..sansio.http11 import Request, ResponseParser
-from ..sansio.uri import parse_authority, redacted_uri
+from ..sansio.http11 import Request
+from ..sansio.redaction import redacted_uri
+from ..sansio.response import ResponseParser
+from ..sansio.uri import parse_authority
 from .sockets import receive_response, receive_some, send_all
 
 TYPE_CHECKING = False

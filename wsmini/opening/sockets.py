@@ -45,7 +45,8 @@ if TYPE_CHECKING:
         Union,
     )
 
-    from ..sansio.http11 import Response, ResponseParser
+    from ..sansio.http11 import Response
+    from ..sansio.response import ResponseParser
     from .tls import TLSStream
 
     T = TypeVar("T")
@@ -446,19 +447,20 @@ def receive_response(
         InvalidMessage: if it isn't an HTTP response.
         OSError: if the connection is lost before the end of the head.
     """
+    clean = True
     while not parser.complete and not (head_only and parser.response is not None):
         try:
             data = yield from receive_some(stream)
         except OSError:
             if parser.response is None:
                 raise
-            data = b""
+            data, clean = b"", False
         if data:
             parser.receive_data(data)
         elif broken is not None and parser.response is None:
             raise broken
         else:
-            parser.receive_eof()
+            parser.receive_eof(clean)
     if parser.response is None:
         raise AssertionError("a complete response has a head")
     return parser.response

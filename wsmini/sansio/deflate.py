@@ -20,18 +20,18 @@ from __future__ import annotations
 
 import sys
 
-from ..exceptions import PayloadTooBig, ProtocolError, shown
+from ..exceptions import PayloadTooBig, ProtocolError
 from .extensions import Extension, ExtensionOffer
 from .frames import Frame
+from .redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import zlib
-    from typing import Dict, List, Optional, Type, Union
 
     from .extensions import Params
 
-    Data = Union[bytes, bytearray, memoryview]
+    Data = bytes | bytearray | memoryview
 
 NAME = "permessage-deflate"
 
@@ -51,6 +51,9 @@ _TAIL = b"\0\0\xff\xff"  # what senders leave off the end of a message (RFC 7692
 _EMPTY = b"\0"  # an empty message, whatever came before it (RFC 7692, 7.2.3.6)
 _WINDOW = 32768  # bytes; the farthest that deflate can refer back
 _STEP = 4096  # bytes inflated at a time behind a final block
+# Final blocks in a payload, and more for each KiB. Each takes a new context, some 10 µs, and can be
+# of two bytes; but nobody needs more than one for each fragment.
+MAX_FINALS = 8
 
 
 def available() -> bool:
@@ -62,7 +65,7 @@ def available() -> bool:
     return True
 
 
-def _zlib_error() -> Type[Exception]:
+def _zlib_error() -> type[Exception]:
     import zlib
 
     return zlib.error
@@ -133,7 +136,7 @@ class Deflate(ExtensionOffer):
             params.append(("client_max_window_bits", str(self.client_max_window_bits)))
         return params
 
-    def accept(self, params: Params, accepted: List[Extension]) -> PerMessageDeflate:
+    def accept(self, params: Params, accepted: list[Extension]) -> PerMessageDeflate:
         """The extension as the server's response wants it (RFC 7692, 7.1).
 
         Args:
@@ -168,9 +171,9 @@ class Deflate(ExtensionOffer):
             mem_level=self.mem_level,
         )
 
-    def _parse(self, params: Params) -> Dict[str, int]:
+    def _parse(self, params: Params) -> dict[str, int]:
         """The parameters of a response by name; those without a value get 1."""
-        chosen: Dict[str, int] = {}
+        chosen: dict[str, int] = {}
         for name, value in params:
             if name not in _PARAMETERS:
                 raise self.refusal(params, f"parameter {shown(name)} isn't known")
@@ -230,8 +233,8 @@ class PerMessageDeflate(Extension):
         self.client_max_window_bits = client_max_window_bits
         self.level = level
         self.mem_level = mem_level
-        self._deflater: Optional[zlib._Compress] = None
-        self._inflater: Optional[zlib._Decompress] = None
+        self._deflater: zlib._Compress | None = None
+        self._inflater: zlib._Decompress | None = None
         self._receiving = False  # whether the message being received is compressed
         self._inside = False  # whether the stream received is inside a message, fed in part
         self._finals = False  # whether the peer uses final blocks
@@ -310,10 +313,14 @@ class PerMessageDeflate(Extension):
         history = self._history
         rest = memoryview(inflater.unused_data)
         at, end = 0, len(rest) - (len(_TAIL) if fin else 0)
+        left = limit = MAX_FINALS + len(rest) // 1024
         # Each zlib object copies what it leaves over: small steps keep the time linear. The tail
         # isn't fed to a new context, which would have nothing to complete.
         while at < len(rest) and not (inflater.eof and at >= end):
             if inflater.eof:
+                left -= 1
+                if not left:
+                    raise ProtocolError(f"compressed data has {limit} final blocks or more")
                 inflater = self._new_inflater()
             step = rest[at : at + _STEP]
             out = inflater.decompress(step, room)

@@ -16,11 +16,11 @@ from .http11 import is_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Sequence, Tuple
+    from collections.abc import Sequence
 
     from .frames import Frame
 
-    Params = List[Tuple[str, Optional[str]]]
+    Params = list[tuple[str, str | None]]
 
 HEADER = "Sec-WebSocket-Extensions"
 
@@ -61,7 +61,8 @@ class Extension:
                 producing more, rather than checking afterwards.
 
         Raises:
-            ProtocolError: if the frame can't be decoded.
+            ProtocolError: if the frame can't be decoded. Anything else isn't taken for the peer's
+                fault: it ends the connection, and the call that received raises it.
             PayloadTooBig: if the result exceeds *max_size*.
         """
         return frame
@@ -82,7 +83,7 @@ class ExtensionOffer:
         """The parameters to offer: pairs of a name and a value, ``None`` for no value."""
         return []
 
-    def accept(self, params: Params, accepted: List[Extension]) -> Extension:
+    def accept(self, params: Params, accepted: list[Extension]) -> Extension:
         """The extension for one connection, as the server's response wants it.
 
         Args:
@@ -99,7 +100,7 @@ class ExtensionOffer:
         return NegotiationError(HEADER, _format(self.name, params), problem)
 
 
-def parse_extensions(value: str) -> List[Tuple[str, Params]]:
+def parse_extensions(value: str) -> list[tuple[str, Params]]:
     """The extensions in a ``Sec-WebSocket-Extensions`` header: names with their parameters.
 
     Quoted values come without the quotes, which mean nothing (RFC 6455, 9.1). There may be white
@@ -108,7 +109,7 @@ def parse_extensions(value: str) -> List[Tuple[str, Params]]:
     Raises:
         InvalidHeader: if *value* breaks the grammar.
     """
-    extensions: List[Tuple[str, Params]] = []
+    extensions: list[tuple[str, Params]] = []
     # Quoted values are tokens too, so commas and semicolons always separate.
     for element in value.split(","):
         name, *parts = element.split(";")
@@ -122,7 +123,7 @@ def parse_extensions(value: str) -> List[Tuple[str, Params]]:
     return extensions
 
 
-def _parse_param(text: str) -> Tuple[str, Optional[str]]:
+def _parse_param(text: str) -> tuple[str, str | None]:
     """The name and the value of a parameter; what is malformed in them makes no token of it."""
     name, equals, value = text.partition("=")
     value = value.strip(_SPACE)
@@ -136,7 +137,7 @@ def _format(name: str, params: Params) -> str:
     return "; ".join([name, *(key if value is None else f"{key}={value}" for key, value in params)])
 
 
-def format_extensions(extensions: Sequence[Tuple[str, Params]]) -> str:
+def format_extensions(extensions: Sequence[tuple[str, Params]]) -> str:
     """The value of a ``Sec-WebSocket-Extensions`` header, the inverse of ``parse_extensions``.
 
     Raises:
@@ -152,7 +153,7 @@ def format_extensions(extensions: Sequence[Tuple[str, Params]]) -> str:
     return ", ".join(_format(name, params) for name, params in extensions)
 
 
-def negotiate(header_values: Sequence[str], offers: Sequence[ExtensionOffer]) -> List[Extension]:
+def negotiate(header_values: Sequence[str], offers: Sequence[ExtensionOffer]) -> list[Extension]:
     """The extensions that the server chose, in the order of its response (RFC 6455, 9.1).
 
     An extension may be offered more than once, with different parameters: the first offer that
@@ -166,7 +167,7 @@ def negotiate(header_values: Sequence[str], offers: Sequence[ExtensionOffer]) ->
         InvalidHeader: if a header breaks the grammar.
         NegotiationError: if the server chose what wasn't offered, or chose it wrongly.
     """
-    accepted: List[Extension] = []
+    accepted: list[Extension] = []
     for header_value in header_values:
         for name, params in parse_extensions(header_value):
             extension = _accept(name, params, offers, accepted)
@@ -178,7 +179,7 @@ def negotiate(header_values: Sequence[str], offers: Sequence[ExtensionOffer]) ->
 
 
 def _accept(
-    name: str, params: Params, offers: Sequence[ExtensionOffer], accepted: List[Extension]
+    name: str, params: Params, offers: Sequence[ExtensionOffer], accepted: list[Extension]
 ) -> Extension:
     """The extension of the first offer that accepts; else what the first one had against it."""
     error = NegotiationError(HEADER, _format(name, params), "this extension wasn't offered")
@@ -193,7 +194,7 @@ def _accept(
     raise error
 
 
-def _conflict(extension: Extension, accepted: List[Extension]) -> str:
+def _conflict(extension: Extension, accepted: list[Extension]) -> str:
     """Why *extension* can't be used behind those *accepted*, or an empty string."""
     for other in accepted:
         if other.name == extension.name:

@@ -21,9 +21,9 @@ from ..exceptions import Close, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Tuple, Union
+    from collections.abc import Callable, Iterator
 
-    Data = Union[bytes, bytearray, memoryview]
+    Data = bytes | bytearray | memoryview
 
 
 class Opcode(enum.IntEnum):
@@ -72,21 +72,21 @@ FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10
 
 MAX_CONTROL = 125  # bytes in the payload of a control frame (RFC 6455, 5.5)
 LANES = 2048  # from this many bytes on, translating beats the XOR of integers
-PATIENCE = 4194304  # bytes to translate before libcrypto is loaded, which takes some 5 ms
+LIBCRYPTO_AFTER = 4194304  # bytes translated before libcrypto is loaded, which takes some 5 ms
 PIECE = 262144  # longer payloads are masked and sent in pieces, while these are in the cache
 
 _from_bytes = int.from_bytes
 
 # -- masking keys --
 
-_keys: List[int] = []
+_keys: list[int] = []
 _next_key = _keys.pop  # atomic under the GIL, where a shared iterator would not be
 _pack_medium = struct.Struct(">BBHI").pack  # a header up to the empty key field
 _unpack_keys = struct.Struct("1024I").unpack
 
 
 def _more_keys() -> int:
-    keys: List[int] = list(_unpack_keys(os.urandom(4096)))
+    keys: list[int] = list(_unpack_keys(os.urandom(4096)))
     key = keys.pop()
     _keys.extend(keys)
     return key
@@ -137,7 +137,7 @@ def _translate_at_first(data: bytearray, start: int, key: bytes) -> None:
         _mask_in_place = _fastest() or translate_in_place  # type: ignore[assignment]
 
 
-def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
+def _fastest() -> Callable[[bytearray, int, bytes], None] | None:
     try:
         from .libcrypto import load
     except ImportError:  # a copy of the package may be without it
@@ -145,7 +145,7 @@ def _fastest() -> Optional[Callable[[bytearray, int, bytes], None]]:
     return load(translate_in_place)
 
 
-_to_translate = PATIENCE
+_to_translate = LIBCRYPTO_AFTER
 _mask_in_place = _translate_at_first
 
 
@@ -168,7 +168,7 @@ def mask(data: Data, key: bytes) -> bytes:
 # -- building frames --
 
 
-def _small_tables(n: int) -> Tuple[int, int]:
+def _small_tables(n: int) -> tuple[int, int]:
     """What spreads a key over a frame with a payload of *n* < 126 bytes.
 
     A 1 in every fourth byte over the key field and the payload, to multiply the key with, and by
@@ -188,7 +188,7 @@ _MEDIUM = tuple(_from_bytes(b"\0\0\0\1" * (1 + 64 * i), "big") for i in range(1,
 class _Heads(dict):  # type: ignore[type-arg]
     """For each first byte, the headers of frames of 0 to 125 bytes with an empty key field."""
 
-    def __missing__(self, head: int) -> Tuple[bytes, ...]:
+    def __missing__(self, head: int) -> tuple[bytes, ...]:
         self[head] = headers = tuple(bytes((head, 0x80 | n, 0, 0, 0, 0)) for n in range(126))
         return headers
 
@@ -205,7 +205,7 @@ def header(head: int, n: int, mask_bit: int = 0x80) -> bytes:
     return struct.pack(">BBQ", head, mask_bit | 127, n)
 
 
-def masked(head: int, data: Data) -> Union[bytes, bytearray]:
+def masked(head: int, data: Data) -> bytes | bytearray:
     """A masked frame, ready to send: *head* is its first byte, *data* the payload."""
     n = len(data)
     if n < LANES:
@@ -270,18 +270,29 @@ def close_payload(code: int, reason: str = "") -> bytes:
     return code.to_bytes(2, "big") + data
 
 
-def parse_close(data: bytes) -> Close:
-    """What a Close frame says; 1005 where it is empty (RFC 6455, 7.1.5).
+def read_close(data: bytes) -> Close:
+    """What a Close frame says, valid or not; 1005 where there is no code (RFC 6455, 7.1.5)."""
+    code = _from_bytes(data[:2], "big") if len(data) > 1 else 1005
+    return Close(code, data[2:].decode("utf-8", "replace"))
+
+
+def check_close(data: bytes) -> None:
+    """Check the payload of a Close frame (RFC 6455, 5.5.1, 7.4).
 
     Raises:
         ProtocolError: if the payload is one byte or the code may not be sent.
         UnicodeDecodeError: if the reason isn't UTF-8.
     """
-    if not data:
-        return Close(1005, "")
     if len(data) == 1:
         raise ProtocolError("a close frame has no payload or at least 2 bytes of it, not 1")
-    code = _from_bytes(data[:2], "big")
-    if not is_close_code(code):
-        raise ProtocolError(f"close code {code} may not be sent in a frame")
-    return Close(code, data[2:].decode())
+    if data:
+        code = _from_bytes(data[:2], "big")
+        if not is_close_code(code):
+            raise ProtocolError(f"close code {code} may not be sent in a frame")
+        data[2:].decode()
+
+
+def parse_close(data: bytes) -> Close:
+    """What a valid Close frame says; raises as ``check_close``."""
+    check_close(data)
+    return read_close(data)

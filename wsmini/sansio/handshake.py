@@ -15,37 +15,23 @@ from .http11 import Headers, Request, is_token, trusted_headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import (
-        Any,
-        Awaitable,
-        Callable,
-        Dict,
-        Iterable,
-        List,
-        Mapping,
-        Optional,
-        Sequence,
-        Tuple,
-        Union,
-    )
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
     from .extensions import Extension, ExtensionOffer
     from .http11 import Response
     from .uri import URI
 
-    HeaderItems = Union[
-        Mapping[str, Union[str, Sequence[str], None]],
-        Iterable[Tuple[str, Optional[str]]],
-        Headers,
-        None,
-    ]
+    HeaderItems = (
+        Mapping[str, str | Sequence[str] | None] | Iterable[tuple[str, str | None]] | Headers | None
+    )
     # Asked for each opening; a coroutine only by asyncio's API.
-    HeaderSource = Union[HeaderItems, Callable[[], Union[HeaderItems, Awaitable[HeaderItems]]]]
+    HeaderSource = HeaderItems | Callable[[], HeaderItems | Awaitable[HeaderItems]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 # Understood from Python 3.9 on.
-_NOT_FOR_SECURITY: Dict[str, Any] = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
+_NOT_FOR_SECURITY: dict[str, Any] = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
 
 # The handshake depends on these; the options named here say the same safely.
 _RESERVED = {
@@ -85,14 +71,14 @@ def _sha1(data: bytes) -> bytes:
     return digest
 
 
-def user_headers(headers: HeaderItems) -> List[Tuple[str, Optional[str]]]:
+def user_headers(headers: HeaderItems) -> list[tuple[str, str | None]]:
     """The pairs of ``additional_headers``; a value of ``None`` removes a default header.
 
     Raises:
         TypeError: if it isn't a mapping or an iterable of pairs of strings.
         ValueError: if a name or a value isn't valid in HTTP, or the handshake depends on it.
     """
-    pairs: List[Tuple[str, Optional[str]]] = []
+    pairs: list[tuple[str, str | None]] = []
     checked = Headers()
     for name, values in _items(headers):
         for value in values or [""]:
@@ -109,13 +95,13 @@ def user_headers(headers: HeaderItems) -> List[Tuple[str, Optional[str]]]:
     return pairs
 
 
-def _items(headers: HeaderItems) -> Iterable[Tuple[str, Sequence[str]]]:
+def _items(headers: HeaderItems) -> Iterable[tuple[str, Sequence[str]]]:
     """The names in *headers*, each with its values: none to remove it."""
     if headers is None:
         return
     if isinstance(headers, (str, bytes)):
         raise TypeError("additional_headers is a mapping or pairs of name and value, not text")
-    items: Iterable[Tuple[str, Union[str, Sequence[str], None]]]
+    items: Iterable[tuple[str, str | Sequence[str] | None]]
     items = headers.items() if hasattr(headers, "items") else headers
     if not hasattr(items, "__iter__"):
         kind = type(headers).__name__
@@ -132,7 +118,7 @@ def _items(headers: HeaderItems) -> Iterable[Tuple[str, Sequence[str]]]:
             yield name, [values]  # type: ignore[list-item]  # checked by Headers
 
 
-def check_subprotocols(subprotocols: Sequence[str]) -> List[str]:
+def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
     """The subprotocols to ask for.
 
     Raises:
@@ -156,11 +142,11 @@ def build_request(
     uri: URI,
     key: str,
     *,
-    origin: Optional[str] = None,
-    user_agent: Optional[str] = None,
+    origin: str | None = None,
+    user_agent: str | None = None,
     subprotocols: Sequence[str] = (),
     offers: Sequence[ExtensionOffer] = (),
-    additional: Iterable[Tuple[str, Optional[str]]] = (),
+    additional: Iterable[tuple[str, str | None]] = (),
 ) -> Request:
     """The request that opens the connection (RFC 6455, 4.1).
 
@@ -196,7 +182,7 @@ def build_request(
 
 def check_response(
     response: Response, key: str, offers: Sequence[ExtensionOffer], subprotocols: Sequence[str]
-) -> Tuple[List[Extension], Optional[str]]:
+) -> tuple[list[Extension], str | None]:
     """The extensions and the subprotocol that the server chose.
 
     Raises:
@@ -220,7 +206,7 @@ def check_response(
     return extensions, _chosen_subprotocol(headers, subprotocols)
 
 
-def _chosen_subprotocol(headers: Headers, wanted: Sequence[str]) -> Optional[str]:
+def _chosen_subprotocol(headers: Headers, wanted: Sequence[str]) -> str | None:
     """The subprotocol chosen, or ``None``: a server may choose none (RFC 6455, 4.2.2)."""
     name = "Sec-WebSocket-Protocol"
     values = headers.get_all(name)
@@ -234,7 +220,7 @@ def _chosen_subprotocol(headers: Headers, wanted: Sequence[str]) -> Optional[str
     return values[0]
 
 
-def tokens(values: Sequence[str]) -> List[str]:
+def tokens(values: Sequence[str]) -> list[str]:
     """The elements of a comma-separated header, in lower case where they are ASCII."""
     found = [token.strip(" \t") for value in values for token in value.split(",")]
     # Only that has no case: lower() would make a plain k of the Kelvin sign.

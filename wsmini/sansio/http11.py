@@ -1,23 +1,19 @@
-"""As much HTTP/1.1 (RFC 9110, RFC 9112) as an opening handshake needs: one request, one response.
+"""The messages of HTTP/1.1 (RFC 9110, RFC 9112): header fields, a request, a response.
 
-Text that isn't ASCII is sent as UTF-8, and read as UTF-8, or as Latin-1 where a head isn't UTF-8.
+Text that isn't ASCII is sent as UTF-8. Responses are read by ``response.ResponseParser``.
 """
 
 from __future__ import annotations
 
-from ..exceptions import InvalidMessage, shown
+from .redaction import redacted_header, redacted_uri, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Iterator, Mapping, Union
+    from collections.abc import Iterable, Iterator, Mapping
 
-    HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
+    from typing_extensions import TypeAlias
 
-MAX_LINE = 8192
-MAX_HEADERS = 128
-MAX_HEAD = 65536
-MAX_BODY = 65536
-MAX_INTERIM = 8
+    HeadersLike: TypeAlias = "Headers | Mapping[str, str] | Iterable[tuple[str, str]]"
 
 # RFC 9110, 5.6.2. For strip(), which leaves nothing of a text that has no others.
 _TOKEN = "abcdefghijklmnopqrstuvwxyz-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+.^_`|~"
@@ -32,15 +28,6 @@ _SHARED = {
     )
     for text in (name, name.lower())
 }  # fmt: skip
-
-# Line feeds are where lines end; carriage returns that were followed by one are gone by then.
-_CONTROLS = bytes({*range(32), 127} - set(b"\t\n"))
-_VERSIONS = {"HTTP/1.0": "1.0", "HTTP/1.1": "1.1"}
-_HEX = b"0123456789abcdefABCDEF"
-
-_SECRETS = "authorization proxy-authorization cookie cookie2 set-cookie set-cookie2".split()
-_SECRET_PARTS = "token secret passw credential session signature".split()
-_NO_SECRET = "sec-websocket-key"  # RFC 6455, 10.3
 
 
 def is_token(text: str) -> bool:
@@ -60,18 +47,6 @@ def is_value(text: str) -> bool:
     )
 
 
-def redacted(name: str, value: str) -> str:
-    """*value* of the header *name* as it may be shown: ``***`` for credentials and the like."""
-    name = name.lower()
-    is_secret = (
-        name in _SECRETS
-        or name.startswith("x-auth")
-        or (name.endswith("key") and name != _NO_SECRET)
-        or any(part in name for part in _SECRET_PARTS)
-    )
-    return "***" if is_secret else value
-
-
 class Headers:
     """Header fields in order: names in any case, kept as written, and repeated where needed.
 
@@ -80,8 +55,8 @@ class Headers:
 
     Setting a header raises ``ValueError``, which doesn't quote the value, if the name isn't a
     token or the value has control characters (RFC 9110, 5), and ``TypeError`` if one of them
-    isn't a ``str``. So what is in here can be sent. ``str()`` and ``repr()`` show ``***`` for the
-    values of ``Authorization``, ``Cookie`` and other secrets.
+    isn't a ``str``. So what is in here can be sent. ``str()`` and ``repr()`` show no secrets: see
+    ``redaction.redacted_header``.
 
     Args:
         source: other headers, a mapping, or pairs of name and value.
@@ -166,10 +141,10 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]  # They can change.
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {redacted(name, value)}" for name, value in self._pairs())
+        return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self._pairs())
 
     def __repr__(self) -> str:
-        pairs = [(name, redacted(name, value)) for name, value in self._pairs()]
+        pairs = [(name, redacted_header(name, value)) for name, value in self._pairs()]
         return f"Headers({pairs!r})"
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
@@ -199,13 +174,17 @@ def _checked(name: str, value: str) -> tuple[str, str]:
         raise TypeError(f"the {name} header must be a str, not {type(value).__name__}")
     if not is_value(value):
         raise ValueError(f"the {name} header has characters that no header can have")
-    return _field(name, value)
+    return stripped_field(name, value)
 
 
-def _field(name: str, value: str) -> tuple[str, str]:
-    """As ``Headers`` keeps it."""
-    value = value.strip(" \t")
-    return _SHARED.get(name, name), _SHARED.get(value, value)
+def stripped_field(name: str, value: str) -> tuple[str, str]:
+    """A name and a value as ``Headers`` keeps them."""
+    return shared(name), shared(value.strip(" \t"))
+
+
+def shared(text: str) -> str:
+    """*text*, or the one string for all connections if it is of most handshakes."""
+    return _SHARED.get(text, text)
 
 
 def trusted_headers(flat: list[str]) -> Headers:
@@ -232,7 +211,7 @@ class Request:
         self.headers = headers if isinstance(headers, Headers) else Headers(headers)
 
     def __repr__(self) -> str:
-        return f"Request({self.method!r}, {self.target!r}, {self.headers!r})"
+        return f"Request({self.method!r}, {redacted_uri(self.target)!r}, {self.headers!r})"
 
     def serialize(self) -> bytes:
         """The request as bytes to send (RFC 9112, 2.1).
@@ -293,266 +272,3 @@ class Response:
             f"Response({self.status_code!r}, {self.reason_phrase!r}, {self.headers!r}, "
             f"<{len(self.body)} bytes>)"
         )
-
-
-class ResponseParser:
-    """Reads one response: give it bytes until ``complete``.
-
-    Tolerant where servers differ (RFC 9112, 2.2 and 5.2): lines that end with LF only, no reason
-    phrase, whitespace around values, values that go on in the next line (unfolded). Strict where
-    readings of one response could differ: control characters, space before a colon, conflicting
-    lengths. A body that is too long, cut off or badly chunked is truncated and isn't an error,
-    because the status says more.
-
-    Args:
-        method: of the request, since nothing follows the head of the answer to ``HEAD``, and a
-            tunnel the successful one to ``CONNECT``.
-        max_line: bytes in a line of the head, or in a line between chunks.
-        max_headers: lines with headers, in the head and again behind chunks.
-        max_head: bytes in a head.
-        max_body: bytes of the body to keep.
-
-    Attributes:
-        response: the ``Response`` once its head is complete, else ``None``. Interim responses
-            (RFC 9110, 15.2) other than 101 don't count.
-        complete: whether the body is complete or truncated, too.
-    """
-
-    def __init__(
-        self,
-        method: str = "GET",
-        max_line: int = MAX_LINE,
-        max_headers: int = MAX_HEADERS,
-        max_head: int = MAX_HEAD,
-        max_body: int = MAX_BODY,
-    ) -> None:
-        self._method = method
-        self._max_line = max_line
-        self._max_headers = max_headers
-        self._max_head = max_head
-        self._max_body = max_body
-        self.response: Response | None = None
-        self.complete = False
-        self._buffer = bytearray()
-        self._searched = 0  # how much of the buffer has been searched for what ends the item
-        self._interim = 0
-        self._body = bytearray()
-        self._left = 0  # bytes that belong to the body, or to this chunk
-        self._trailers = 0
-        self._is_tunnel = False
-        # Each step takes one item off the buffer, if it is there, and says whether to go on.
-        self._step: Callable[[], bool] = self._read_head
-
-    @property
-    def rest(self) -> bytes:
-        """What came behind the head of a 101, or of a 2xx to ``CONNECT``: no longer HTTP."""
-        return bytes(self._buffer) if self._is_tunnel else b""
-
-    def receive_data(self, data: bytes) -> None:
-        """Go on with *data*. Linear, however small the pieces.
-
-        Raises:
-            InvalidMessage: if this isn't an HTTP/1.x response, or its head exceeds a limit.
-        """
-        self._buffer += data
-        while self._step():
-            pass
-
-    def receive_eof(self) -> None:
-        """Nothing more comes. May also be called to make do with what is there of a body.
-
-        Raises:
-            InvalidMessage: if there is no complete head.
-        """
-        if self.response is None:
-            size = len(self._buffer)
-            when = "after an interim response" if self._interim else "without a response"
-            when = f"after {size} bytes of the head of a response" if size else when
-            exc = InvalidMessage(f"connection closed {when}")
-            exc.hung_up = True
-            raise exc
-        if not self.complete:
-            self._finish(truncated=self._step != self._read_until_eof)
-
-    def _read_head(self) -> bool:
-        buffer = self._buffer
-        blank, size = _find_blank_line(buffer, self._searched)
-        if not b"HTTP/".startswith(buffer[:5]):  # Don't wait for a head that never comes.
-            raise _no_status_line(bytes(buffer[:size]).partition(b"\n")[0])
-        if size > self._max_head:
-            raise InvalidMessage(f"the head of the response exceeds {self._max_head} bytes")
-        if blank < 0:
-            self._searched = max(0, size - 2)
-            return False
-        head = bytes(buffer[: blank + 1])
-        del buffer[:size]
-        self._searched = 0
-        self._receive_head(self._parse_head(head))
-        return True
-
-    def _parse_head(self, head: bytes) -> Response:
-        head = head.replace(b"\r\n", b"\n")
-        if len(head.translate(None, _CONTROLS)) != len(head):
-            raise InvalidMessage("the head of the response has control characters")
-        if len(head) > self._max_line and max(map(len, head.split(b"\n"))) > self._max_line:
-            raise InvalidMessage(f"a line of the response exceeds {self._max_line} bytes")
-        try:
-            text = head.decode()
-        except UnicodeDecodeError:
-            text = head.decode("latin-1")
-        status_line, _, fields = text.partition("\n")
-        protocol, _, rest = status_line.partition(" ")
-        code, _, reason = rest.partition(" ")
-        version = _VERSIONS.get(protocol)
-        is_code = len(code) == 3 and code.isascii() and code.isdigit() and code >= "100"
-        if version is None or not is_code:
-            raise _no_status_line(status_line)
-        reason = reason.strip(" \t")
-        headers = self._parse_fields(fields)
-        return Response(int(code), _SHARED.get(reason, reason), headers, http_version=version)
-
-    def _parse_fields(self, text: str) -> Headers:
-        if text.count("\n") > self._max_headers:
-            raise InvalidMessage(f"the response has more than {self._max_headers} headers")
-        if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
-            first, *lines = text.split("\n")
-            text = first + "".join(
-                " " + line.lstrip(" \t") if line.startswith((" ", "\t")) else "\n" + line
-                for line in lines
-            )
-        flat: list[str] = []
-        for line in text.split("\n")[:-1]:
-            name, colon, value = line.partition(":")
-            if not colon or not is_token(name):  # RFC 9112, 5.1
-                raise InvalidMessage(
-                    f"expected the name of a header and a colon, got {shown(name)}"
-                )
-            flat += _field(name, value)
-        return trusted_headers(flat)
-
-    def _receive_head(self, response: Response) -> None:
-        status = response.status_code
-        if status < 200 and status != 101:
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
-                raise InvalidMessage(f"more than {MAX_INTERIM} interim responses")
-            return
-        self._is_tunnel = status == 101 or (self._method == "CONNECT" and status < 300)
-        if self._is_tunnel or self._method == "HEAD" or status in (204, 304):
-            self.response = response
-            self._finish()
-        else:
-            self._step = self._body_reader(response.headers)
-            self.response = response
-
-    def _body_reader(self, headers: Headers) -> Callable[[], bool]:
-        """The step for the body of a response with *headers* (RFC 9112, 6.3)."""
-        coding = headers.get("Transfer-Encoding")
-        if coding is not None:  # It overrides Content-Length.
-            last = coding.rpartition(",")[2].strip(" \t").lower()
-            return self._read_chunk_size if last == "chunked" else self._read_until_eof
-        length = headers.get("Content-Length")
-        if length is None:
-            return self._read_until_eof
-        digits, *others = {item.strip(" \t") for item in length.split(",")}
-        if others or len(digits) > 18 or not (digits.isascii() and digits.isdigit()):
-            raise InvalidMessage(f"expected one Content-Length, got {shown(length)}")
-        self._left = int(digits)
-        return self._read_counted
-
-    def _read_counted(self) -> bool:
-        self._left = self._take(self._left)
-        return False if self._left else self._finish()
-
-    def _read_until_eof(self) -> bool:
-        self._take(len(self._buffer))
-        return False
-
-    def _read_chunk_size(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        digits = line.partition(b";")[0].rstrip(b" \t")
-        if not 0 < len(digits) <= 16 or digits.strip(_HEX):
-            return self._finish(truncated=True)
-        self._left = int(digits, 16)
-        self._step = self._read_chunk if self._left else self._read_trailer
-        return True
-
-    def _read_chunk(self) -> bool:
-        self._left = self._take(self._left)
-        if self._left:
-            return False
-        self._step = self._read_chunk_end
-        return True
-
-    def _read_chunk_end(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        if line:
-            return self._finish(truncated=True)
-        self._step = self._read_chunk_size
-        return True
-
-    def _read_trailer(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        self._trailers += 1
-        if line and self._trailers <= self._max_headers:
-            return True
-        return self._finish()
-
-    def _take(self, count: int) -> int:
-        """Move up to *count* bytes to the body; say how many of them are missing."""
-        room = self._max_body - len(self._body)
-        data = self._buffer[: min(count, room)]
-        self._body += data
-        del self._buffer[: len(data)]
-        if count > room == len(data):
-            self._finish(truncated=True)
-        return count - len(data)
-
-    def _take_line(self) -> bytes | None:
-        """The next line between chunks, or ``None`` if it isn't there, or too long."""
-        end = self._buffer.find(b"\n", self._searched)
-        size = len(self._buffer) if end < 0 else end
-        if size > self._max_line:
-            self._finish(truncated=True)
-            return None
-        if end < 0:
-            self._searched = size
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._searched = 0
-        return line[:-1] if line.endswith(b"\r") else line
-
-    def _finish(self, truncated: bool = False) -> bool:
-        if self.response is None:
-            raise AssertionError("a body before its head")
-        self.response.body = bytes(self._body)
-        self.response.body_truncated = truncated
-        self._body.clear()
-        self.complete = True
-        self._step = self._drop
-        return True
-
-    def _drop(self) -> bool:
-        if not self._is_tunnel:
-            self._buffer.clear()
-        return False
-
-
-def _find_blank_line(buffer: bytearray, start: int) -> tuple[int, int]:
-    """Where the line feed before the first empty line is, -1 if there is none, and what ends it."""
-    blank = buffer.find(b"\n\r\n", start)
-    short = buffer.find(b"\n\n", start, blank + 1 or None)  # before that
-    if short >= 0:
-        return short, short + 2
-    return blank, blank + 3 if blank >= 0 else len(buffer)
-
-
-def _no_status_line(line: bytes | str) -> InvalidMessage:
-    return InvalidMessage(f"expected 'HTTP/1.1' and a status code, got {shown(line)}")

@@ -19,12 +19,12 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional
+    from collections.abc import Callable
 
     Mask = Callable[[bytearray, int, bytes], None]
 
 
-def load(proven: Mask) -> Optional[Mask]:
+def load(proven: Mask) -> Mask | None:
     """A function that masks in place what is behind a position; None if there can't be one.
 
     Args:

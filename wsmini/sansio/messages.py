@@ -12,6 +12,10 @@ Longer messages count for less: there, what a batch costs by itself weighs more.
 
 Messages come out before anything behind them takes effect: a control frame or an error waits until
 the messages before it are taken, so that an answer to those can still be sent.
+
+No call does more than a bounded amount of work, whatever a peer sends: it returns after ``BATCH``
+bytes with messages, or after ``FRAMES`` frames without any, and ``pending`` stays true. The worst
+of it, final blocks in compressed messages, takes some 50 ms.
 """
 
 from __future__ import annotations
@@ -24,19 +28,21 @@ from .frames import FIN, MAX_CONTROL, RSV1, RSV2, RSV3, Frame, Opcode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Sequence, Tuple, Union
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Protocol
 
     from .extensions import Extension
 
-    Message = Union[str, bytes]
+    Message = str | bytes
 
     class Owner(Protocol):
         def receive_control(self, opcode: int, data: bytes) -> None: ...
 
 
 BATCH = 16384  # bytes parsed ahead, at most and about
+FRAMES = 256  # frames parsed without a message coming out: pongs, empty fragments
+INFLATED = 64  # bytes that a compressed message counts for, besides its own: even an empty one
 MERGE = 4096  # shorter chunks are merged, so that their number costs no memory
 UNLIMITED = 1 << 63  # no frame can be longer (RFC 6455, 5.2)
 
@@ -53,7 +59,7 @@ class ByteQueue:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: Optional[List[Union[bytes, bytearray]]] = None
+        self._chunks: list[bytes | bytearray] | None = None
         self.size = 0
 
     def add(self, chunk: bytes) -> None:
@@ -101,7 +107,7 @@ class MessageReader:
     def __init__(
         self,
         owner: Owner,
-        max_size: Tuple[int, int] = (UNLIMITED, UNLIMITED),
+        max_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
         extensions: Sequence[Extension] = (),
     ) -> None:
         self._owner = owner
@@ -109,11 +115,11 @@ class MessageReader:
         self._fast_limit = min(max_size)
         self._extensions: Sequence[Extension] = ()
         self._rsv = 0
-        self._inflate: Optional[Callable[[bytes, Optional[int]], bytes]] = None
+        self._inflate: Callable[[bytes, int | None], bytes] | None = None
         # What is received but not parsed is _data[_at:]; _latin1 is _data decoded, if needed.
         self._data, self._at = b"", 0
-        self._latin1: Optional[str] = None
-        self._error: Optional[Exception] = None
+        self._latin1: str | None = None
+        self._error: Exception | None = None
         # The frame that has begun: its first byte and how much of its payload is missing.
         self._in_frame, self._head, self.missing = False, 0, 0
         # Whether extensions decode the message's frames, and the payload of the frame till then.
@@ -121,7 +127,7 @@ class MessageReader:
         self._coded, self._payload = False, self._gathered  # unless there are extensions
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0
-        self._decoder: Optional[codecs.IncrementalDecoder] = None
+        self._decoder: codecs.IncrementalDecoder | None = None
         self.pending = self.streaming = self._skipping = self._stopped = False
         self.use(extensions)
 
@@ -148,7 +154,7 @@ class MessageReader:
         self._data, self._at, self._latin1 = (rest + data if rest else data), 0, None
         self.pending = True
 
-    def whole_message(self, data: bytes) -> Optional[Message]:
+    def whole_message(self, data: bytes) -> Message | None:
         """The message, if *data* is one and nothing else; else ``None``, and nothing has happened.
 
         Most reads bring just that. It does what ``receive_data`` and ``messages`` do, in a third of
@@ -182,17 +188,18 @@ class MessageReader:
         self._gathered.take()
         self._payload.take()
 
-    def messages(self) -> List[Message]:
-        """Some messages, in order; none if more bytes are needed.
+    def messages(self) -> list[Message]:
+        """Some messages, in order; none if more bytes are needed, or if still ``pending``.
 
         Raises:
             ProtocolError, UnicodeDecodeError, PayloadTooBig: what is wrong with the first frame
                 that isn't parsed; not before all messages in front of it were returned. It is
                 raised again until ``stop()``.
         """
-        batch: List[Message] = []
+        batch: list[Message] = []
         if self._error is not None:
             raise self._error
+        steps = 0
         try:
             while not batch and not self._stopped:
                 if not self._opcode:
@@ -201,6 +208,10 @@ class MessageReader:
                         break
                 if not self._step(batch):
                     break
+                steps += 1
+                if steps == FRAMES:
+                    self._drop_parsed()
+                    return batch
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._error = exc
             if not batch:
@@ -222,7 +233,7 @@ class MessageReader:
         self._data, self._at, self._latin1 = self._data[self._at :], 0, None
         self.pending = False
 
-    def _plain_messages(self, batch: List[Message]) -> None:
+    def _plain_messages(self, batch: list[Message]) -> None:
         """Parse whole, unfragmented messages as long as there are some: the fast way.
 
         Long and unrolled for speed; ``_step`` says the same plainly.
@@ -268,7 +279,7 @@ class MessageReader:
                     break
                 else:
                     message = inflate(data[begin:end], inflated_limit)
-                    stop -= len(message)
+                    stop -= len(message) + INFLATED
                     append(message.decode() if head == _DEFLATED_TEXT else message)
                 at = end
         finally:
@@ -276,7 +287,7 @@ class MessageReader:
 
     # -- the plain way --
 
-    def _step(self, batch: List[Message]) -> bool:
+    def _step(self, batch: list[Message]) -> bool:
         """Go on by a control frame or a chunk of a data frame; whether more may be there."""
         if not self._in_frame and not self._begin_frame():
             return False
@@ -354,7 +365,7 @@ class MessageReader:
         if self._received + n > self._max_message:
             raise PayloadTooBig(self._received + n, self._max_message)
 
-    def _continue_frame(self, batch: List[Message]) -> bool:
+    def _continue_frame(self, batch: list[Message]) -> bool:
         """Take what is there of the payload; whether the frame is complete."""
         at, missing = self._at, self.missing
         chunk = self._data[at : at + missing]
@@ -385,13 +396,7 @@ class MessageReader:
         if self._max_message < UNLIMITED:
             limit = min(limit, self._max_message - self._received)
         for extension in self._extensions:
-            try:
-                frame = extension.decode(frame, limit if limit < UNLIMITED else None)
-            except (ProtocolError, PayloadTooBig):
-                raise
-            except Exception as exc:
-                problem = f"{type(exc).__name__} while extension {extension.name} decoded a frame"
-                raise ProtocolError(problem) from exc
+            frame = extension.decode(frame, limit if limit < UNLIMITED else None)
         if len(frame.data) > limit:
             raise PayloadTooBig(len(frame.data), limit)
         return bytes(frame.data)
@@ -415,7 +420,7 @@ class MessageReader:
             raise UnicodeDecodeError("utf-8", kept, 0, 1, "invalid continuation byte")
         return text
 
-    def _end_message(self, chunk: bytes, batch: List[Message]) -> None:
+    def _end_message(self, chunk: bytes, batch: list[Message]) -> None:
         """Put the message together, or its remainder while streaming."""
         if self._gathered.size:
             self._gathered.add(chunk)
@@ -432,9 +437,10 @@ class MessageReader:
 
     # -- streaming --
 
-    def next_chunk(self) -> Optional[Tuple[Message, bool]]:
-        """Some of the next message and whether that ends it; ``None`` if more bytes are needed.
+    def next_chunk(self) -> tuple[Message, bool] | None:
+        """Some of the next message and whether that ends it.
 
+        ``None`` if more bytes are needed, or if still ``pending``.
         Between a first chunk and the last one only this method may be called, or ``skip``.
 
         Raises:
@@ -442,7 +448,8 @@ class MessageReader:
         """
         if self._error is not None:
             raise self._error
-        batch: List[Message] = []
+        batch: list[Message] = []
+        steps = 0
         try:
             while not self._stopped:
                 if self._opcode and not self.streaming and not self._skipping:
@@ -458,6 +465,10 @@ class MessageReader:
                     return batch[0], True
                 if not more and not self._gathered.size:
                     break
+                steps += 1
+                if steps >= FRAMES and not self._gathered.size:
+                    self._drop_parsed()
+                    return None
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._error = exc
             raise

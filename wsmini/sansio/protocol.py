@@ -35,17 +35,18 @@ from .frames import (
     RSV1,
     Frame,
     Opcode,
+    check_close,
     close_payload,
     masked,
     masked_pieces,
     masking_key,
-    parse_close,
+    read_close,
 )
 from .messages import UNLIMITED, MessageReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+    from collections.abc import Callable, Iterator, Sequence
 
     from typing_extensions import Protocol
 
@@ -54,8 +55,8 @@ if TYPE_CHECKING:
     from .frames import Data
     from .messages import Message
 
-    Frames = Union[bytes, bytearray, Iterator[bytearray]]
-    MaxSize = Union[int, None, Tuple[Optional[int], Optional[int]]]
+    Frames = bytes | bytearray | Iterator[bytearray]
+    MaxSize = int | tuple[int | None, int | None] | None
 
     class Listener(Protocol):
         def on_control(self, opcode: int, data: bytes) -> None: ...
@@ -75,6 +76,13 @@ class State(enum.IntEnum):
     CLOSED = 3
     WAITING = 4  # to connect again; only a ``Client``
 
+    # An IntEnum shows its number, on some Pythons in f-strings only.
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
 
 # Names of the module are found faster than members of an enum.
 _CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
@@ -87,7 +95,7 @@ _NEXT = {
 }
 
 
-def size_limits(max_size: MaxSize) -> Tuple[int, int]:
+def size_limits(max_size: MaxSize) -> tuple[int, int]:
     """The limits for a message and for a fragment that ``max_size`` stands for.
 
     Raises:
@@ -99,8 +107,8 @@ def size_limits(max_size: MaxSize) -> Tuple[int, int]:
     for limit in pair:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
             raise TypeError(f"max_size is a number of bytes or None, not {limit!r}")
-        if limit is not None and limit < 0:
-            raise ValueError(f"max_size can't be negative: {limit}")
+        if limit is not None and limit <= 0:  # 0 means "no limit" elsewhere
+            raise ValueError(f"max_size is a number of bytes above 0, or None, not {limit}")
     message, fragment = (UNLIMITED if limit is None else limit for limit in pair)
     return message, min(message, fragment)
 
@@ -118,16 +126,16 @@ class Keepalive:
         """Whether nothing was received since the last ping."""
         return self._pinged is not None and self.received < self._pinged
 
-    def __init__(self, interval: float, timeout: Optional[float], now: float) -> None:
+    def __init__(self, interval: float, timeout: float | None, now: float) -> None:
         self._interval, self._timeout = interval, timeout
         self.received = now
-        self._pinged: Optional[float] = None
+        self._pinged: float | None = None
 
     def doubt(self, now: float) -> None:
         """Forget what was heard: a ping is due at *now*."""
         self.received, self._pinged = min(self.received, now - self._interval), None
 
-    def tick(self, now: float) -> Tuple[str, float]:
+    def tick(self, now: float) -> tuple[str, float]:
         """What to do now (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
         if self._pinged is not None and self.received < self._pinged:  # unanswered
             if self._timeout is not None:
@@ -186,31 +194,31 @@ class ClientProtocol:
         self,
         *,
         max_size: MaxSize = 1 << 20,
-        ping_interval: Optional[float] = 20,
-        ping_timeout: Optional[float] = 20,
+        ping_interval: float | None = 20,
+        ping_timeout: float | None = 20,
     ) -> None:
         limits = size_limits(max_size)
         self._ping_interval, self._ping_timeout = ping_interval, ping_timeout
         self.state = State.CONNECTING
-        self.rcvd: Optional[Close] = None
-        self.sent: Optional[Close] = None
-        self.rcvd_then_sent: Optional[bool] = None
+        self.rcvd: Close | None = None
+        self.sent: Close | None = None
+        self.rcvd_then_sent: bool | None = None
         self.finished = self.abort = False
-        self.failure: Optional[BaseException] = None
+        self.failure: BaseException | None = None
         self.extensions: Sequence[Extension] = ()
-        self._deflate: Optional[Callable[[Data], bytes]] = None
+        self._deflate: Callable[[Data], bytes] | None = None
         self.reader = MessageReader(self, limits)
-        self.keepalive: Optional[Keepalive] = None
+        self.keepalive: Keepalive | None = None
         self._now = 0.0
         self.has_output = False
         self.sending = 0
-        self._sending_compressed: Optional[bool] = None
+        self._sending_compressed: bool | None = None
         # Lists: each empty deque would take 600 bytes of an idle connection.
-        self._pongs: List[Union[bytes, bytearray]] = []
-        self._output: List[Union[bytes, bytearray]] = []
-        self._pings: Dict[bytes, Tuple[float, Optional[Callable[[float], None]]]] = {}
+        self._pongs: list[bytes | bytearray] = []
+        self._output: list[bytes | bytearray] = []
+        self._pings: dict[bytes, tuple[float, Callable[[float], None] | None]] = {}
         self.latency = 0.0
-        self.listener: Optional[Listener] = None
+        self.listener: Listener | None = None
 
     def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
         """The opening handshake is done, with these extensions in the order of the response."""
@@ -248,7 +256,7 @@ class ClientProtocol:
             self.keepalive.received = now
         self.reader.receive_data(data)
 
-    def receive_message(self, data: bytes, now: float = 0.0) -> Optional[Message]:
+    def receive_message(self, data: bytes, now: float = 0.0) -> Message | None:
         """The message, if *data* is one and nothing else; else ``None``: use ``receive_data``.
 
         For what came at *now*, while nothing is pending.
@@ -262,24 +270,38 @@ class ClientProtocol:
                 self.keepalive.received = now
         return message
 
-    def next_messages(self) -> List[Message]:
-        """Some messages, in order; if there is none, more bytes are needed, or ``finished``."""
+    def next_messages(self) -> list[Message]:
+        """Some messages, in order, after a bounded amount of work.
+
+        If there is none: call again while ``pending``, in another turn of a loop where others wait
+        for theirs. Else more bytes are needed, or ``finished``.
+        """
         try:
             batch = self.reader.messages()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return []
+        except BaseException as exc:
+            # Of a signal handler or of a program's extension: what was being parsed is lost.
+            self.abandon(exc)
+            raise
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return batch
 
-    def next_chunk(self) -> Optional[Tuple[Message, bool]]:
-        """Some of the next message, as it arrives, and whether that ends it; else ``None``."""
+    def next_chunk(self) -> tuple[Message, bool] | None:
+        """Some of the next message, as it arrives, and whether that ends it.
+
+        If ``None``: as for no messages of ``next_messages``.
+        """
         try:
             chunk = self.reader.next_chunk()
         except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
             self._fail(exc)
             return None
+        except BaseException as exc:
+            self.abandon(exc)  # as in next_messages
+            raise
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
@@ -293,7 +315,7 @@ class ClientProtocol:
         """Leave the rest of the message that ``next_chunk`` has begun."""
         self.reader.skip()
 
-    def connection_lost(self, exc: Optional[BaseException] = None) -> None:
+    def connection_lost(self, exc: BaseException | None = None) -> None:
         """The TCP connection has ended, because of *exc* if that isn't ``None``.
 
         What was received before can still be delivered. May be called more than once.
@@ -324,7 +346,7 @@ class ClientProtocol:
         elif opcode == Opcode.PONG:
             self._receive_pong(data)
         else:
-            self._receive_close(parse_close(data))
+            self._receive_close(data)
             return
         if self.listener is not None:
             self.listener.on_control(opcode, data)
@@ -343,12 +365,16 @@ class ClientProtocol:
             if callback is not None:
                 callback(self.latency)
 
-    def _receive_close(self, close: Close) -> None:
-        self.rcvd = close
+    def _receive_close(self, data: bytes) -> None:
+        # Noted before it is checked: a reason that is cut in a character fails the connection, but
+        # the code in front of it still says whether to come back.
+        self.rcvd = close = read_close(data)
         if self.sent is not None:
             self.rcvd_then_sent = False
         elif self.state is _OPEN:
             self.rcvd_then_sent = True
+        check_close(data)
+        if self.state is _OPEN:
             self._send_close(close)  # RFC 6455, 5.5.1: with the same code
         self._finish()
 
@@ -390,7 +416,7 @@ class ClientProtocol:
         if self.sending:
             raise InvalidState("a fragmented message isn't complete yet")
 
-    def send_message(self, opcode: int, data: Data, compress: Optional[bool] = None) -> Frames:
+    def send_message(self, opcode: int, data: Data, compress: bool | None = None) -> Frames:
         """A whole message as a frame to write: a buffer, or an iterator of them if it is long.
 
         Raises:
@@ -400,7 +426,7 @@ class ClientProtocol:
             self.check_can_send()
         return self.encode_message(opcode, data, compress)
 
-    def encode_message(self, opcode: int, data: Data, compress: Optional[bool] = None) -> Frames:
+    def encode_message(self, opcode: int, data: Data, compress: bool | None = None) -> Frames:
         """The same behind ``check_can_send``: an exception that comes now isn't the protocol's."""
         if not self.extensions:
             head = FIN | opcode
@@ -414,7 +440,7 @@ class ClientProtocol:
         return masked(head, data) if len(data) <= PIECE else masked_pieces(head, data)
 
     def send_fragment(
-        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+        self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> Frames:
         """A fragment of a message; *opcode* and *compress* count in the first one.
 
@@ -432,7 +458,7 @@ class ClientProtocol:
             self.check_can_send()
 
     def encode_fragment(
-        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+        self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> Frames:
         """``send_fragment`` behind ``check_can_send_fragment``."""
         if self.sending:
@@ -450,7 +476,7 @@ class ClientProtocol:
             self.close(1011, "message abandoned")
             self.sending = 0
 
-    def _encode(self, frame: Frame, compress: Optional[bool]) -> Frame:
+    def _encode(self, frame: Frame, compress: bool | None) -> Frame:
         for extension in self.extensions:
             if compress is not False or not extension.optional:
                 frame = extension.encode(frame)
@@ -463,11 +489,11 @@ class ClientProtocol:
 
     def ping(
         self,
-        data: Optional[bytes] = None,
+        data: bytes | None = None,
         now: float = 0.0,
-        callback: Optional[Callable[[float], None]] = None,
+        callback: Callable[[float], None] | None = None,
     ) -> None:
-        """Queue a ping with *data*, or 4 random bytes; *callback* gets the round trip in seconds.
+        """Queue a ping with *data*, or 8 random digits; *callback* gets the round trip in seconds.
 
         Raises:
             ConnectionClosed: as ``send_message``.
@@ -485,9 +511,10 @@ class ClientProtocol:
         self._pings[data] = (now, callback)
 
     def _new_ping_data(self) -> bytes:
-        data = masking_key()
+        # Printable: some servers take payloads for C strings, and lose one with a NUL.
+        data = masking_key().hex().encode()
         while data in self._pings:
-            data = masking_key()
+            data = masking_key().hex().encode()
         return data
 
     def pong(self, data: bytes = b"") -> None:
@@ -542,7 +569,7 @@ class ClientProtocol:
         """Whether a keepalive ping isn't answered yet: ``tick`` may give the peer up."""
         return self.keepalive is not None and self.keepalive.unanswered
 
-    def tick(self, now: float) -> Optional[float]:
+    def tick(self, now: float) -> float | None:
         """Do what is due at *now*, and say when to call again; ``None``: never.
 
         Call it only when all that can be read was passed in: a peer whose bytes wait unread isn't
@@ -563,7 +590,7 @@ class ClientProtocol:
             return None
         return again
 
-    def probe(self, now: float) -> Optional[float]:
+    def probe(self, now: float) -> float | None:
         """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
         if self.keepalive is not None:
             self.keepalive.doubt(now)
@@ -585,23 +612,21 @@ class ClientProtocol:
     # -- how it ended --
 
     @property
-    def close_code(self) -> Optional[int]:
+    def close_code(self) -> int | None:
         """The close code received, 1006 if none was; ``None`` while not closed."""
         return self.close_exc().code if self.state is _CLOSED else None
 
     @property
-    def close_reason(self) -> Optional[str]:
+    def close_reason(self) -> str | None:
         """The close reason received; ``None`` while not closed."""
         return self.close_exc().reason if self.state is _CLOSED else None
 
     def close_exc(self) -> ConnectionClosed:
         """The exception that says how the connection ended, or as far as it has."""
-        exc = connection_closed(self.rcvd, self.sent, self.rcvd_then_sent)
-        exc.__cause__ = self.failure
-        return exc
+        return connection_closed(self.rcvd, self.sent, self.rcvd_then_sent, self.failure)
 
 
-def _drained(queue: List[Union[bytes, bytearray]]) -> List[Union[bytes, bytearray]]:
+def _drained(queue: list[bytes | bytearray]) -> list[bytes | bytearray]:
     """All of *queue*, which another thread may append to or clear meanwhile."""
     items = queue[:]
     del queue[: len(items)]

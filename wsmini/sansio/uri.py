@@ -1,4 +1,4 @@
-"""WebSocket URLs (RFC 6455, 3): parsed, shown without secrets, and resolved for redirects.
+"""WebSocket URLs (RFC 6455, 3): parsed, and resolved for redirects.
 
 IRIs are accepted: a host that isn't ASCII goes through the standard library's ``idna`` codec, a
 path or query that isn't becomes percent-encoded UTF-8 (RFC 3987, 3.1). What goes on the wire is
@@ -12,6 +12,7 @@ from collections import namedtuple
 from sys import intern
 
 from ..exceptions import InvalidURI
+from .redaction import is_scheme, redacted_query, redacted_uri
 
 _PORTS = {False: 80, True: 443}
 _SCHEMES = {"ws": False, "wss": True}
@@ -23,7 +24,6 @@ _CODEC = "idna"
 # Characters, for strip(), which leaves nothing of a text that has no others.
 _ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _UNRESERVED = _ALPHANUMERIC + "-._~"
-_SCHEME = _ALPHANUMERIC + "+.-"
 _LABEL = "abcdefghijklmnopqrstuvwxyz0123456789-_"  # DNS and hosts files know underscores, too
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_LABEL = 63
@@ -70,7 +70,8 @@ class URI(
         password: percent-decoded, or ``None``.
         unix_path: the Unix socket to connect to, or ``None``.
 
-    ``str()`` and ``repr()`` show ``***`` for the user and the password.
+    ``str()`` and ``repr()`` show ``***`` for the user and the password, and a tag for each value of
+    the query: see ``redaction``.
     """
 
     __slots__ = ()
@@ -108,7 +109,7 @@ class URI(
         return self.scheme, self.host, self.port
 
     def __str__(self) -> str:
-        query = "" if self.query is None else f"?{self.query}"
+        query = "" if self.query is None else f"?{redacted_query(self.query)}"
         if self.unix_path is not None:
             socket_path = quote(self.unix_path, _SOCKET_SAFE)
             return f"{self.scheme}+unix:{socket_path}:{self.path}{query}"
@@ -194,19 +195,6 @@ def _split_port(text: str) -> tuple[str, str]:
     return host, port
 
 
-def redacted_uri(text: str) -> str:
-    """*text*, a URL good or bad, with ``***`` for what may be a user and a password.
-
-    All up to the last ``@`` is hidden, wherever that is: in a password, ``/``, ``?`` and ``#`` are
-    easily left unescaped.
-    """
-    place = text.rfind("@")
-    if place < 0:
-        return text
-    scheme, mark, _ = text.partition("://")
-    return f"{scheme + mark if _is_scheme(scheme) else ''}***{text[place:]}"
-
-
 def quote(text: str, safe: str = "") -> str:
     """Percent-encode the UTF-8 of *text*, but for unreserved characters (RFC 3986, 2.3).
 
@@ -247,10 +235,6 @@ def _is_escape(text: bytes) -> bool:
     return len(text) >= 2 and not text[:2].strip(_HEX)
 
 
-def _is_scheme(text: str) -> bool:
-    return text[:1].isalpha() and not text.strip(_SCHEME)
-
-
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -287,7 +271,7 @@ def _split(text: str) -> tuple[str, str | None, str, str | None]:
     """Scheme ("" if there is none), authority, path and query (RFC 3986, appendix B)."""
     text, mark, query = text.partition("?")
     scheme, colon, path = text.partition(":")
-    if not colon or not _is_scheme(scheme):
+    if not colon or not is_scheme(scheme):
         scheme, path = "", text
     authority = None
     if path.startswith("//"):
@@ -329,14 +313,17 @@ def _parse_userinfo(text: str) -> tuple[str | None, str | None]:
 
 
 def _unquote_part(text: str, what: str) -> str:
+    decoded = None
     try:
-        text = unquote(text)
+        decoded = unquote(text)
     except UnicodeDecodeError:
-        raise ValueError(f"{what} isn't percent-encoded UTF-8") from None
+        pass  # and nothing is raised in here: this exception has the text, which may be secret
+    if decoded is None:
+        raise ValueError(f"{what} isn't percent-encoded UTF-8")
     # RFC 7617, 2; and a NUL would end a socket's path early.
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in decoded):
         raise ValueError(f"{what} has control characters")
-    return text
+    return decoded
 
 
 def _parse_port(text: str) -> int | None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from ..exceptions import Close, PayloadTooBig, ProtocolError, connection_closed, shown
+from ..exceptions import Close, PayloadTooBig, ProtocolError, connection_closed
 from ..sansio.frames import (
     FIN,
     MAX_CONTROL,
@@ -26,6 +26,7 @@ from ..sansio.frames import (
 from ..sansio.frames import masked as masked_frame
 from ..sansio.handshake import accept_key
 from ..sansio.http11 import Headers, Request
+from ..sansio.redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import binascii
 import itertools
 import json
 
-from ..exceptions import ConnectionClosed, shown
+from ..exceptions import ConnectionClosed
+from ..sansio.redaction import shown
 from .servers import Server, scripted_server
 
 TYPE_CHECKING = False

@@ -1,0 +1,31 @@
+"""Parsers of peers' bytes take linear time: twice the input, at most 2.2 times the steps."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from growth import CASES, MOST, challenges, steps
+
+pytestmark = pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="counts the steps of CPython"
+)
+
+
+@pytest.mark.parametrize("n, prepare", CASES.values(), ids=CASES)
+def test_growth(n, prepare):
+    prepare(n)()  # what is imported or made once
+    once, twice = steps(prepare(n)), steps(prepare(2 * n))
+    assert twice <= MOST * once + 100
+
+
+def test_steps_are_counted():
+    def quadratic(n):
+        def run():
+            for _ in range(n * n):
+                pass
+
+        return run
+
+    assert steps(quadratic(20)) > 3.5 * steps(quadratic(10))
+    assert steps(challenges("", "Basic, ")(100)) > 100
