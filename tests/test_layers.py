@@ -25,26 +25,21 @@ SANS_IO = (
     "version",
     "exceptions",
     *("sansio." + name for name in """
-        uri http11 libcrypto frames extensions deflate messages handshake protocol payload
+        uri proxy_url http11 auth libcrypto frames extensions deflate messages handshake protocol
+        payload
     """.split()),
 )  # fmt: skip
 OPENING = (
-    "opening.auth",
-    "opening.cookies",
-    "opening.hints",
-    "opening.sockets",
-    "opening.tls",
-    "opening.proxy",
+    "clock",
     "options",
     "policies",
-    "opening.opening",
+    *("opening." + name for name in """
+        cookies hints readsizes waiting steps resolver tcp streams tls proxy opening writebuffer
+    """.split()),
     "info",
-    "clock",
-    "opening.steps",
     "events.timers",
-    "opening.writebuffer",
     "events.transport",
-)
+)  # fmt: skip
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
     tuple("blocking." + name for name in """

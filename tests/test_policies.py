@@ -15,6 +15,7 @@ from wsmini.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    DestinationRefused,
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
@@ -30,7 +31,6 @@ from wsmini.exceptions import (
     TooManyRedirects,
     connection_closed,
 )
-from wsmini.opening.proxy import DestinationRefused
 from wsmini.policies import (
     Attempts,
     Backoff,

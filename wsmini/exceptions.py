@@ -314,6 +314,10 @@ class InvalidProxyStatus(ProxyError):
         return f"proxy refused the connection: HTTP {_status(self.response)}"
 
 
+class DestinationRefused(ProxyError):
+    """A SOCKS proxy couldn't connect to this address, but perhaps can to another one."""
+
+
 class NegotiationError(InvalidHeader):
     """The server chose an extension or a subprotocol that wasn't offered, or chose it wrongly.
 

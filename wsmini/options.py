@@ -6,12 +6,12 @@ import socket
 import sys
 
 from .exceptions import InvalidProxy, InvalidURI, shown
-from .opening.proxy import parse_proxy
 from .sansio.deflate import Deflate, available
 from .sansio.extensions import ExtensionOffer
 from .sansio.handshake import check_subprotocols, user_headers
 from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
+from .sansio.proxy_url import parse_proxy
 from .sansio.uri import parse_authority, parse_uri
 from .version import __version__
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
         Union,
     )
 
-    from .opening.auth import Credentials
-    from .opening.sockets import SocketOption
+    from .sansio.auth import Credentials
     from .sansio.handshake import HeaderSource
     from .sansio.protocol import MaxSize
 
     T = TypeVar("T")
+    SocketOption = Tuple[int, int, Union[int, bytes]]
 
     class ConnectOptions(TypedDict, total=False):
         """The keyword arguments of ``connect()``: what ``Options`` takes, for type checkers."""
@@ -125,7 +125,7 @@ class Options:
             callable that returns these, called without arguments as each attempt to connect begins.
         user_agent_header: the ``User-Agent`` header, ``None`` for none.
         auth: ``(user, password)`` for servers that ask for Basic or Digest authentication, or a
-            callable that sees the challenge, see ``auth.Authenticator``. The URL's user and
+            callable that sees the challenge, see ``sansio.auth.Authenticator``. The URL's user and
             password do the same, and are sent at once.
         cookies: an ``http.cookiejar.CookieJar`` to take cookies from and to put them into.
         max_redirects: how many redirects to follow; 0 to follow none.
@@ -237,7 +237,7 @@ class Options:
         """What can't be seen from one option alone."""
         size_limits(self.max_size)
         if self.auth is not None or self.uri.username is not None:
-            from .opening.auth import Authenticator  # only users of the option need it
+            from .sansio.auth import Authenticator  # only users of the option need it
 
             if self.auth is not None:
                 Authenticator(self.auth)

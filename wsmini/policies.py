@@ -21,11 +21,11 @@ import time
 from .exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
+    DestinationRefused,
     InvalidHandshake,
     InvalidProxyStatus,
     InvalidStatus,
 )
-from .opening.proxy import DestinationRefused
 from .options import FOREVER
 
 TYPE_CHECKING = False

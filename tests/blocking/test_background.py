@@ -21,7 +21,7 @@ from wsmini.blocking import background as keeper
 from wsmini.blocking import receiver as receiving_module
 from wsmini.blocking import transport as wire
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import frame

@@ -24,7 +24,7 @@ from wsmini.exceptions import (
     PayloadTooBig,
     ProtocolError,
 )
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

@@ -42,7 +42,8 @@ from wsmini.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
 )
-from wsmini.opening.sockets import CHUNK, SocketStream
+from wsmini.opening.readsizes import CHUNK
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
 from wsmini.sansio.protocol import State

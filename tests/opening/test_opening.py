@@ -35,12 +35,13 @@ from wsmini.exceptions import (
     ProxyError,
     TooManyRedirects,
 )
-from wsmini.opening import opening
-from wsmini.opening import sockets as net
-from wsmini.opening.auth import basic, parse_challenges
+from wsmini.opening import opening, resolver, tcp
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, run_blocking, wait
+from wsmini.opening.steps import run_blocking
+from wsmini.opening.streams import SocketStream
+from wsmini.opening.waiting import READ, wait
 from wsmini.options import Options
+from wsmini.sansio.auth import basic, parse_challenges
 from wsmini.sansio.handshake import accept_key
 from wsmini.testing import frame, scripted_server
 
@@ -64,7 +65,7 @@ class Clock:
 def track_sockets(monkeypatch):
     """A list of the sockets that the client makes from now on."""
     made = []
-    begin, pair = net._begin_connect, socket.socketpair
+    begin, pair = tcp._begin_connect, socket.socketpair
 
     def begin_connect(*args):
         made.append(begin(*args))
@@ -74,12 +75,12 @@ def track_sockets(monkeypatch):
         made.extend(pair())
         return tuple(made[-2:])
 
-    monkeypatch.setattr(net, "_begin_connect", begin_connect)
-    monkeypatch.setattr(net.socket, "socketpair", socketpair)
+    monkeypatch.setattr(tcp, "_begin_connect", begin_connect)
+    monkeypatch.setattr(resolver.socket, "socketpair", socketpair)
     return made
 
 
-class Reluctant(net.SocketStream):
+class Reluctant(SocketStream):
     """Blocks before each call does something: there is a wait wherever there may be one."""
 
     def __init__(self, sock):
@@ -155,7 +156,7 @@ def targets(server):
 def named(monkeypatch):
     """Names that are looked up here: a dictionary of name and address."""
     names = {}
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
 
     def look_up(name, port, flags=0):
         known = names.get(name.decode())
@@ -163,7 +164,7 @@ def named(monkeypatch):
             return real(name, port, flags)
         return real(known.encode(), port, flags)
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     return names
 
 
@@ -940,7 +941,7 @@ def test_a_resolver_that_hangs(monkeypatch, released):
         released.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_NONAME, "too late")
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     exc = failure(TimeoutError, "ws://slow.example/", open_timeout=SOON)
     released.set()
     check_timeout(exc, "dns", "slow.example:80")
@@ -970,7 +971,7 @@ def test_the_first_of_two_addresses_is_blackholed(monkeypatch):
     with site({"/": None}) as server, blackhole() as dead:
         addresses = [dead, (server.host, server.port)]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
-        monkeypatch.setattr(net, "_getaddrinfo", lambda *args: found)
+        monkeypatch.setattr(resolver, "_getaddrinfo", lambda *args: found)
         steps = Opening(options_for("ws://two.example/", happy_eyeballs_delay=SOON)).steps()
         begun = time.monotonic()
         wanted = next(steps)
@@ -1271,7 +1272,7 @@ def socks_proxy(replies):
 @pytest.fixture
 def many_addresses(monkeypatch):
     """many.example has four IPv6 addresses and two IPv4 ones, in this order."""
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
 
     def look_up(name, port, flags=0):
         if name != b"many.example":
@@ -1281,7 +1282,7 @@ def many_addresses(monkeypatch):
         found = [(socket.AF_INET6, 1, 6, "", (f"2001:db8::{i}", port, 0, 0)) for i in "1234"]
         return found + [(socket.AF_INET, 1, 6, "", (f"192.0.2.{i}", port)) for i in "12"]
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
 
 
 ATTEMPTS = {
@@ -1308,9 +1309,9 @@ def test_addresses_that_we_look_up(scheme, replies, expected, opens, many_addres
 
 def test_socks4_has_no_ipv6(monkeypatch):
     found = [(socket.AF_INET6, 1, 6, "", ("2001:db8::1", 80, 0, 0))]
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
     monkeypatch.setattr(
-        net, "_getaddrinfo", lambda name, *a: found if b"only" in name else real(name, *a)
+        resolver, "_getaddrinfo", lambda name, *a: found if b"only" in name else real(name, *a)
     )
     with scripted_server(lambda peer: peer._read(1)) as proxy:
         url = f"socks4://127.0.0.1:{proxy.port}"
@@ -1575,7 +1576,7 @@ def test_the_words_of_an_unknown_name(monkeypatch):
     def look_up(name, port, flags=0):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     exc = failure(socket.gaierror, "ws://nowhere.example/")
     assert "Name or service not known (dns: nowhere.example:80, after 0.0" in str(exc)
     assert "is the name spelt right" in str(exc)
@@ -1585,7 +1586,7 @@ def test_an_error_without_words(monkeypatch):
     def look_up(name, port, flags=0):
         raise OSError
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     assert "OSError (dns: h.example:80" in str(failure(OSError, "ws://h.example/"))
 
 

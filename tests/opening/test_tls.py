@@ -20,8 +20,10 @@ from helpers import CERTS, PATIENCE, SEED, splits
 
 from wsmini.opening import tls
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, WAITALL, WRITE, SocketStream, run_blocking, send_all
+from wsmini.opening.steps import run_blocking
+from wsmini.opening.streams import WAITALL, SocketStream, send_all
 from wsmini.opening.tls import TLSStream, default_context, unverified_context
+from wsmini.opening.waiting import READ, WRITE
 from wsmini.options import Options
 from wsmini.testing import scripted_server
 

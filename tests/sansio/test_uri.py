@@ -18,6 +18,7 @@ from wsmini.sansio.uri import (
     parse_uri,
     quote,
     redacted_uri,
+    shown_address,
     unquote,
 )
 
@@ -524,3 +525,20 @@ def test_a_huge_url_is_read_in_linear_time(text):
 def test_dot_segments_are_removed_in_one_pass():
     path = "/a" * 100_000 + "/.." * 100_000 + "/b"
     assert join(parse_uri("ws://h/"), path).path == "/b"
+
+
+SHOWN_ADDRESSES = {  # address -> text
+    "IPv4": (("127.0.0.1", 80), "127.0.0.1:80"),
+    "IPv6": (("::1", 443, 0, 0), "[::1]:443"),
+    "zone": (("fe80::1%eth0", 1, 0, 2), "[fe80::1%eth0]:1"),
+    "name": (("example.com", 8080), "example.com:8080"),
+    "path": ("/run/x.sock", "/run/x.sock"),
+    "bytes": (b"/run/x.sock", "/run/x.sock"),
+    "number": (5, "5"),
+    "short": (("x",), "('x',)"),
+}
+
+
+@pytest.mark.parametrize("address, text", SHOWN_ADDRESSES.values(), ids=SHOWN_ADDRESSES)
+def test_addresses_for_people(address, text):
+    assert shown_address(address) == text

@@ -9,7 +9,6 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from http.cookiejar import CookieJar
-    from typing import List, Optional
 
     from ..sansio.http11 import Headers
     from ..sansio.uri import URI
@@ -25,7 +24,7 @@ class _Request:
         self.origin_req_host = home.host
         self.unverifiable = uri.host != home.host
         self._url = f"{self.type}://{uri.authority}{uri.resource_name}"
-        self.cookie: Optional[str] = None
+        self.cookie: str | None = None
 
     def get_full_url(self) -> str:
         return self._url
@@ -33,7 +32,7 @@ class _Request:
     def has_header(self, name: str) -> bool:
         return False
 
-    def get_header(self, name: str, default: Optional[str] = None) -> Optional[str]:
+    def get_header(self, name: str, default: str | None = None) -> str | None:
         return default
 
     def add_unredirected_header(self, name: str, value: str) -> None:
@@ -50,11 +49,11 @@ class _Response:
     def info(self) -> _Response:
         return self
 
-    def get_all(self, name: str, default: Optional[List[str]] = None) -> Optional[List[str]]:
+    def get_all(self, name: str, default: list[str] | None = None) -> list[str] | None:
         return self._headers.get_all(name) or default
 
 
-def cookie_header(jar: CookieJar, uri: URI, home: URI) -> Optional[str]:
+def cookie_header(jar: CookieJar, uri: URI, home: URI) -> str | None:
     """The value of the ``Cookie`` header for a request of *uri*, ``None`` if there are none.
 
     *home* is the URL that the user asked for, from which redirects led to *uri*.

@@ -1,6 +1,6 @@
 """The opening: everything between a URL and an open connection, in one generator.
 
-``Opening(options).steps()`` never blocks. It yields what it waits for (``net.Wait``), under one
+``Opening(options).steps()`` never blocks. It yields what it waits for (``steps.Wait``), under one
 deadline for all of it, and is resumed with the sockets that are ready. Every front end drives this
 generator; none has a second copy of what it does::
 
@@ -22,6 +22,7 @@ import socket
 import time
 
 from ..exceptions import (
+    DestinationRefused,
     InvalidHandshake,
     InvalidProxy,
     InvalidProxyStatus,
@@ -34,44 +35,37 @@ from ..exceptions import (
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.http11 import ResponseParser, redacted
-from ..sansio.uri import join, redacted_uri
+from ..sansio.uri import join, redacted_uri, shown_address
 from .hints import hint
 from .proxy import (
-    DestinationRefused,
     asks_system,
     choose_proxy,
     connect_http,
     connect_socks4,
     connect_socks5,
 )
-from .sockets import (
-    SocketStream,
-    Wait,
-    configure,
-    connect_tcp,
-    in_thread,
-    interleaved,
-    receive_response,
-    resolve,
-    send_all,
-    shown_address,
-)
+from .resolver import in_thread, resolve
+from .steps import Wait
+from .streams import SocketStream, receive_response, send_all
+from .tcp import configure, connect_tcp, interleaved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
+    from typing import Any, Iterable, Sequence, TypeVar, Union
 
     from ..options import Options
+    from ..sansio.auth import Authenticator, Credentials
     from ..sansio.extensions import Extension
     from ..sansio.http11 import Headers, Request, Response
+    from ..sansio.proxy_url import Proxy
     from ..sansio.uri import URI
-    from .auth import Authenticator, Credentials
-    from .proxy import Proxy
-    from .sockets import Address, Steps, Stream
+    from .resolver import Address
+    from .steps import Steps
+    from .streams import Stream
 
     T = TypeVar("T")
-    Pair = Tuple[str, Optional[str]]
+    Pair = tuple[str, str | None]
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_PROXY_ATTEMPTS = 4  # addresses that a SOCKS proxy is asked for, if we look the name up
@@ -81,7 +75,7 @@ class Opened:
     """What an opening results in.
 
     Attributes:
-        stream: the ``net.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
+        stream: the ``streams.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
         rest: the bytes that came behind the response's head.
         request, response: of the handshake.
         extensions: those negotiated, in the order of the response.
@@ -101,10 +95,10 @@ class Opened:
         rest: bytes,
         request: Request,
         response: Response,
-        extensions: List[Extension],
-        subprotocol: Optional[str],
-        timings: Dict[str, float],
-        ssl_object: Optional[ssl.SSLObject] = None,
+        extensions: list[Extension],
+        subprotocol: str | None,
+        timings: dict[str, float],
+        ssl_object: ssl.SSLObject | None = None,
     ) -> None:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
@@ -119,9 +113,9 @@ class Journal:
         self._trace, self._logger = options.trace, options.logger
         self.started = self._phase_started = time.monotonic()
         self.phase, self.address = "dns", options.uri.authority
-        self.timings: Dict[str, float] = {}
+        self.timings: dict[str, float] = {}
 
-    def enter(self, phase: str, address: Optional[str] = None) -> None:
+    def enter(self, phase: str, address: str | None = None) -> None:
         """The present phase is done, *phase* begins; to *address* if that changes."""
         now = time.monotonic()
         self.timings[self.phase] = self.timings.get(self.phase, 0.0) + now - self._phase_started
@@ -165,13 +159,13 @@ class Opening:
         given: the pairs of ``additional_headers``, where *options* shan't be asked for them.
     """
 
-    def __init__(self, options: Options, given: Optional[Sequence[Pair]] = None) -> None:
+    def __init__(self, options: Options, given: Sequence[Pair] | None = None) -> None:
         self.options, self._user_headers = options, given
         self._home = options.uri.origin
         self._way = [options.uri]
         self._unchanged = 0  # from which of these on nothing but the URL has changed
-        self._authenticators: Dict[object, Authenticator] = {}
-        self._authorization: Optional[str] = None  # what a challenge has led to
+        self._authenticators: dict[object, Authenticator] = {}
+        self._authorization: str | None = None  # what a challenge has led to
         self._journal = Journal(options)
 
     def steps(self) -> Steps[Opened]:
@@ -305,7 +299,7 @@ class Opening:
         return addresses
 
     def _start_tls(
-        self, stream: Stream, context: Optional[ssl.SSLContext], name: str, port: int
+        self, stream: Stream, context: ssl.SSLContext | None, name: str, port: int
     ) -> Steps[Stream]:
         """TLS over *stream*, which is closed if that fails."""
         with _closed_on_error(stream):
@@ -321,7 +315,7 @@ class Opening:
 
     # -- through a proxy --
 
-    def _proxy_for(self, uri: URI) -> Steps[Optional[Proxy]]:
+    def _proxy_for(self, uri: URI) -> Steps[Proxy | None]:
         proxy = self.options.fixed_proxy
         if self.options.proxy is True and asks_system():
             # Which may look names up, to see whether they are excepted.
@@ -348,7 +342,7 @@ class Opening:
                 if not destinations:
                     raise
 
-    def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[List[Optional[Address]]]:
+    def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[list[Address | None]]:
         """What a SOCKS proxy is asked for, one after the other; ``None`` for the name."""
         if proxy.resolves_names:
             return [None]
@@ -389,7 +383,7 @@ class Opening:
 
     # -- the upgrade --
 
-    def _upgrade(self, stream: Stream, uri: URI) -> Steps[Optional[Opened]]:
+    def _upgrade(self, stream: Stream, uri: URI) -> Steps[Opened | None]:
         """Ask for the upgrade; ``None`` if the answer asks for another round."""
         options, journal = self.options, self._journal
         journal.enter("upgrade")
@@ -433,7 +427,7 @@ class Opening:
             return given
         return [(name, value) for name, value in given if value is None]
 
-    def _headers(self, uri: URI) -> List[Pair]:
+    def _headers(self, uri: URI) -> list[Pair]:
         """What is added to the request: the user's headers, credentials and cookies."""
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
@@ -451,7 +445,7 @@ class Opening:
                 headers.append(("Cookie", cookie))
         return headers
 
-    def _server_authenticator(self, uri: URI) -> Optional[Authenticator]:
+    def _server_authenticator(self, uri: URI) -> Authenticator | None:
         """What answers the challenges of the server of *uri*, if there are credentials for it."""
         made = self._authenticators
         if uri.origin == self._home:
@@ -462,7 +456,7 @@ class Opening:
             made[uri.origin] = _authenticator((uri.username, uri.password or ""), preemptive=True)
         return made.get(uri.origin)
 
-    def _proxy_authenticator(self, proxy: Proxy) -> Optional[Authenticator]:
+    def _proxy_authenticator(self, proxy: Proxy) -> Authenticator | None:
         made = self._authenticators
         if proxy not in made and proxy.username is not None:
             credentials = (proxy.username, proxy.password or "")
@@ -553,14 +547,14 @@ def _peer(sock: socket.socket) -> str:
 
 
 def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
-    from .auth import Authenticator  # only who has credentials needs it
+    from ..sansio.auth import Authenticator  # only who has credentials needs it
 
     return Authenticator(credentials, **how)
 
 
 def _answer(
-    authenticator: Optional[Authenticator], response: Response, method: str, target: str
-) -> Optional[str]:
+    authenticator: Authenticator | None, response: Response, method: str, target: str
+) -> str | None:
     """The header for another attempt, if *response* is a challenge that can be answered."""
     if authenticator is None or response.status_code != authenticator.status:
         return None
@@ -575,7 +569,7 @@ def _has(headers: Iterable[Pair], lower_name: str) -> bool:
 # -- without secrets --
 
 
-def _shown(headers: Headers) -> List[Tuple[str, str]]:
+def _shown(headers: Headers) -> list[tuple[str, str]]:
     shown = []
     for name, value in headers.items():
         if name.lower() == "location":

@@ -23,15 +23,18 @@ import threading
 from io import BytesIO
 from itertools import repeat
 
-from .sockets import DONTWAIT, READ, WAITALL, WRITE, Wait
+from .steps import Wait
+from .streams import DONTWAIT, WAITALL
+from .waiting import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Dict, Hashable, List, Optional, Tuple
+    from typing import Hashable
 
     from ..sansio.frames import Data
-    from .sockets import Steps, Stream
+    from .steps import Steps
+    from .streams import Stream
 
 RECORD = 16384  # bytes of plaintext in a TLS record, at most (RFC 8446, 5.1)
 SHORT = 1024  # bytes; of records up to so many, the next ones are taken to be short, too
@@ -47,11 +50,11 @@ GATHERS = sys.implementation.name == "cpython"
 MAX_SESSIONS = 64  # remembered for each context
 MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
 
-_default_context: Optional[ssl.SSLContext] = None
+_default_context: ssl.SSLContext | None = None
 
 # By context, the last session with each server: a handshake that resumes it is cheaper. OpenSSL
 # takes one only in the context that it belongs to, and what was verified then holds for it.
-_sessions: Dict[ssl.SSLContext, Dict[Hashable, ssl.SSLSession]] = {}
+_sessions: dict[ssl.SSLContext, dict[Hashable, ssl.SSLSession]] = {}
 _sessions_lock = threading.Lock()
 
 
@@ -75,7 +78,7 @@ def unverified_context() -> ssl.SSLContext:
     return context
 
 
-def _remember(context: ssl.SSLContext, server: Hashable, session: Optional[ssl.SSLSession]) -> None:
+def _remember(context: ssl.SSLContext, server: Hashable, session: ssl.SSLSession | None) -> None:
     """Remember *session*, and forget those that weren't used for the longest time."""
     # With TLS 1.3 there is a session before it can be resumed.
     if session is None or not session.id:
@@ -123,9 +126,9 @@ class TLSStream:
         self._lock = threading.RLock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
         # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
-        self._failure: Optional[OSError] = None
+        self._failure: OSError | None = None
         self._ended = False
-        self._landed: List[bytes] = []  # ciphertext that was read and isn't in _incoming yet
+        self._landed: list[bytes] = []  # ciphertext that was read and isn't in _incoming yet
         self.busy = False  # whether recv() has bytes in local variables
         self.unsent = False
 
@@ -134,7 +137,7 @@ class TLSStream:
         """The standard library's object, for ``getpeercert()``, ``cipher()`` and the like."""
         return self._tls
 
-    def facts(self) -> Dict[str, object]:
+    def facts(self) -> dict[str, object]:
         """What a trace tells of it."""
         cipher = self._tls.cipher()
         return {
@@ -215,12 +218,12 @@ class TLSStream:
                 self._incoming.write(landed.pop())
                 self.busy = False
 
-    def _decrypted(self, size: int) -> Optional[bytes]:
+    def _decrypted(self, size: int) -> bytes | None:
         """What is here, decrypted; ``None`` if more is needed, ``b""`` at the end."""
         # The connection may have broken behind a record of which only a part was asked for so far.
         if self._failure is not None and not self._tls.pending():
             raise self._failure
-        chunks: List[bytes] = []
+        chunks: list[bytes] = []
         try:
             data = self._tls.read(min(size, RECORD))
             size -= len(data)
@@ -241,7 +244,7 @@ class TLSStream:
             self._failure = exc
         return b"".join(chunks)
 
-    def _read_on(self, chunks: List[bytes], size: int) -> None:
+    def _read_on(self, chunks: list[bytes], size: int) -> None:
         """Append what else is here, *size* bytes at most; what is before an exception, too."""
         while size > 0 and chunks[-1]:
             # As many records as surely fit, without a step of Python for each. (What is longer
@@ -285,7 +288,7 @@ class TLSStream:
         with self._lock:
             return self._incoming.write(data) > 0
 
-    def _decrypted_into(self, whole: memoryview, n: int) -> Tuple[int, bool]:
+    def _decrypted_into(self, whole: memoryview, n: int) -> tuple[int, bool]:
         """Decrypt to ``whole[n:]``; up to where, and whether more ciphertext is needed."""
         read, size = self._tls.read, len(whole)
         with self._lock:

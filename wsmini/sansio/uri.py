@@ -8,10 +8,15 @@ wasn't percent-encoded.
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from sys import intern
 
 from ..exceptions import InvalidURI
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PORTS = {False: 80, True: 443}
 _SCHEMES = {"ws": False, "wss": True}
@@ -240,6 +245,13 @@ def unquote(text: str) -> str:
         is_escape = _is_escape(part)
         parts.append(bytes((int(part[:2], 16),)) + part[2:] if is_escape else b"%" + part)
     return b"".join(parts).decode()
+
+
+def shown_address(address: Any) -> str:
+    """*address*, as sockets have it, for people: ``127.0.0.1:80``, ``[::1]:80``, a path."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return f"{_bracketed(address[0])}:{address[1]}"
+    return os.fsdecode(address) if isinstance(address, (str, bytes)) else str(address)
 
 
 def _is_escape(text: bytes) -> bool:
