@@ -358,9 +358,9 @@ def test_a_client_is_closed_while_the_server_says_nothing(scheme, reached, over)
 def test_a_client_is_closed_while_a_name_is_looked_up(reached, over, monkeypatch):
     real = resolver._getaddrinfo
 
-    def hang(name, port, flags=0):
+    def hang(name, port, family, flags=0):
         if flags & socket.AI_NUMERICHOST:
-            return real(name, port, flags)
+            return real(name, port, family, flags)
         reached.set()
         over.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -31,10 +31,12 @@ SANS_IO = (
 )  # fmt: skip
 OPENING = (
     "clock",
+    "interrupts",
     "options",
     "policies",
     *("opening." + name for name in """
-        cookies hints readsizes waiting steps resolver tcp streams tls proxy opening writebuffer
+        cookies hints readsizes waiting steps resolver tcp streams tls_context tls proxy opening
+        writebuffer
     """.split()),
     "info",
     "events.timers",
@@ -43,7 +45,7 @@ OPENING = (
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
     tuple("blocking." + name for name in """
-        boxes stacks locks background receiver transport connection reconnect
+        receiver sender transport background connection reconnect
     """.split()),
     ("callbacks.loop", "callbacks.connection", "callbacks.client"),
     ("aio.selector_thread", "aio.stream", "aio.future", "aio.connection", "aio"),

@@ -158,11 +158,11 @@ def named(monkeypatch):
     names = {}
     real = resolver._getaddrinfo
 
-    def look_up(name, port, flags=0):
-        known = names.get(name.decode())
+    def look_up(name, port, family, flags=0):
+        known = names.get(name)
         if known is None or flags:
-            return real(name, port, flags)
-        return real(known.encode(), port, flags)
+            return real(name, port, family, flags)
+        return real(known, port, family, flags)
 
     monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     return names
@@ -935,7 +935,7 @@ def check_timeout(exc, phase, address, timeout=SOON):
 
 
 def test_a_resolver_that_hangs(monkeypatch, released):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not an address")
         released.wait(PATIENCE)
@@ -1274,9 +1274,9 @@ def many_addresses(monkeypatch):
     """many.example has four IPv6 addresses and two IPv4 ones, in this order."""
     real = resolver._getaddrinfo
 
-    def look_up(name, port, flags=0):
-        if name != b"many.example":
-            return real(name, port, flags)
+    def look_up(name, port, family, flags=0):
+        if name != "many.example":
+            return real(name, port, family, flags)
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not an address")
         found = [(socket.AF_INET6, 1, 6, "", (f"2001:db8::{i}", port, 0, 0)) for i in "1234"]
@@ -1311,7 +1311,7 @@ def test_socks4_has_no_ipv6(monkeypatch):
     found = [(socket.AF_INET6, 1, 6, "", ("2001:db8::1", 80, 0, 0))]
     real = resolver._getaddrinfo
     monkeypatch.setattr(
-        resolver, "_getaddrinfo", lambda name, *a: found if b"only" in name else real(name, *a)
+        resolver, "_getaddrinfo", lambda name, *a: found if "only" in name else real(name, *a)
     )
     with scripted_server(lambda peer: peer._read(1)) as proxy:
         url = f"socks4://127.0.0.1:{proxy.port}"
@@ -1573,7 +1573,7 @@ def test_the_words_of_a_refused_connection():
 
 
 def test_the_words_of_an_unknown_name(monkeypatch):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
@@ -1583,7 +1583,7 @@ def test_the_words_of_an_unknown_name(monkeypatch):
 
 
 def test_an_error_without_words(monkeypatch):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         raise OSError
 
     monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
