@@ -13,16 +13,18 @@ import ssl
 import sys
 import threading
 import weakref
+from errno import EAGAIN, ECONNRESET, EPIPE
 
 import pytest
 from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE, SEED, splits
 
-from wsmini.opening import tls
+from wsmini.opening import tls, tls_context
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking
 from wsmini.opening.streams import WAITALL, SocketStream, send_all
-from wsmini.opening.tls import TLSStream, default_context, unverified_context
+from wsmini.opening.tls import TLSStream
+from wsmini.opening.tls_context import unverified_context
 from wsmini.opening.waiting import READ, WRITE
 from wsmini.options import Options
 from wsmini.testing import scripted_server
@@ -33,7 +35,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 @pytest.fixture(autouse=True)
 def no_sessions(monkeypatch):
-    monkeypatch.setattr(tls, "_sessions", {})
+    monkeypatch.setattr(tls_context, "_sessions", {})
 
 
 class Lower:
@@ -64,7 +66,7 @@ class Lower:
     def send(self, data, flags=0):
         n = min(len(data), self.room, self.most)
         if not n:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         self.room -= n
         self.sent.append(n)
         self.to_server.write(bytes(data[:n]))
@@ -88,7 +90,7 @@ class Lower:
             except ssl.SSLError:
                 self.ended = True
         if not self.incoming and not self.ended:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         data = bytes(self.incoming[:size])
         del self.incoming[:size]
         return data
@@ -128,31 +130,12 @@ class Lower:
 def opened(context=None, lower=None, name="localhost", port=443):
     """A stream that has done its handshake with the server behind *lower*."""
     lower = lower or Lower()
-    stream = TLSStream(lower, context or client_context(), name, port)
+    stream = TLSStream(lower, context or client_context(), name, port, resumption=True)
     for _ in stream.handshake():
         lower.work()
         lower.room = 1 << 30
     lower.work()
     return stream, lower
-
-
-# -- contexts --
-
-
-def test_the_default_context_verifies_and_is_made_once(monkeypatch):
-    monkeypatch.setattr(tls, "_default_context", None)
-    context = default_context()
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-    assert default_context() is context
-
-
-def test_the_unverified_context():
-    context = unverified_context()
-    assert context.verify_mode is ssl.CERT_NONE
-    assert not context.check_hostname
-    stream, _ = opened(context, Lower(server_context("other-server")), "whoever.example")
-    assert stream.ssl_object.version()
 
 
 # -- the handshake --
@@ -162,7 +145,7 @@ def test_the_unverified_context():
 @pytest.mark.parametrize("most", [1, 7, 1 << 30])
 def test_a_handshake(version, most):
     stream, lower = opened(lower=Lower(server_context(version=version), most=most))
-    assert stream.facts() == {
+    assert stream.details() == {
         "version": version.name.replace("_", "."),
         "cipher": stream.ssl_object.cipher()[0],
         "resumed": False,
@@ -179,9 +162,9 @@ def test_a_handshake(version, most):
 @pytest.mark.skipif(
     sys.implementation.name == "pypy", reason="PyPy names the newest version as that in use"
 )
-def test_facts_before_the_handshake():
+def test_details_before_the_handshake():
     stream = TLSStream(Lower(), client_context(), "localhost", 443)
-    assert stream.facts() == {"version": None, "cipher": None, "resumed": False}
+    assert stream.details() == {"version": None, "cipher": None, "resumed": False}
     stream.close()
 
 
@@ -207,7 +190,7 @@ class Blocked:
 
     def __call__(self, *args):
         if not self.open:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         return self.call(*args)
 
 
@@ -342,7 +325,7 @@ def reconnect(context, server, name="localhost", port=443):
     assert stream.recv(1) == b"x"  # the tickets come before it
     stream.close()
     assert lower.closed == 1
-    return stream.facts()["resumed"]
+    return stream.details()["resumed"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -353,7 +336,7 @@ def test_a_session_is_resumed(version):
 
 def test_a_session_serves_until_the_server_knows_it_no_more():
     def session():
-        (found,) = tls._sessions[context].values()
+        (found,) = tls_context._sessions[context].values()
         return found
 
     context, server = client_context(), server_context()
@@ -405,7 +388,7 @@ def test_a_session_is_not_resumed_if_more_is_to_be_verified(change):
 def test_an_unverified_session_does_not_pass_for_a_verified_one():
     server = server_context("other-server")
     for context in (unverified_context(), client_context()):
-        assert not tls._sessions.get(context)
+        assert not tls_context._sessions.get(context)
         if context.verify_mode is ssl.CERT_NONE:
             reconnect(context, server)
         else:
@@ -418,7 +401,7 @@ def test_without_a_ticket_there_is_nothing_to_resume():
     server = server_context(version=ssl.TLSVersion.TLSv1_3)
     stream, _ = opened(context, Lower(server))
     stream.close()  # before any ticket was read
-    assert not tls._sessions
+    assert not tls_context._sessions
 
 
 def test_a_stream_without_a_handshake_can_be_closed():
@@ -427,25 +410,7 @@ def test_a_stream_without_a_handshake_can_be_closed():
     stream.close()
     stream.close()
     assert lower.closed == 2
-    assert not tls._sessions
-
-
-class Session:
-    id = b"x"
-
-
-def test_sessions_are_bounded():
-    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(tls.MAX_CONTEXTS + 1)]
-    for port in range(tls.MAX_SESSIONS + 10):
-        tls._remember(contexts[0], port, Session())
-        tls._remember(contexts[0], 0, Session())  # in use again and again
-    kept = tls._sessions[contexts[0]]
-    assert len(kept) == tls.MAX_SESSIONS
-    assert 0 in kept and 1 not in kept and tls.MAX_SESSIONS + 9 in kept
-    for context in contexts[1:]:
-        tls._remember(context, 0, Session())
-        tls._remember(contexts[1], 0, Session())
-    assert list(tls._sessions) == [contexts[2], contexts[3], contexts[4], contexts[1]]
+    assert not tls_context._sessions
 
 
 def test_a_context_without_sessions_is_not_kept_alive():
@@ -455,7 +420,7 @@ def test_a_context_without_sessions_is_not_kept_alive():
     stream.close()
     del context, stream
     gc.collect()
-    assert tls._sessions or gone() is None
+    assert tls_context._sessions or gone() is None
 
 
 # -- receiving --
@@ -637,7 +602,7 @@ def test_what_came_before_the_connection_broke_is_delivered(here, first):
     def fail(size, flags=0):
         if lower.incoming:
             return receive(size, flags)
-        raise ConnectionResetError("broken")
+        raise ConnectionResetError(ECONNRESET, "broken")
 
     lower.recv = fail
     received = b""
@@ -724,7 +689,7 @@ def test_an_exception_in_the_middle_of_a_long_message_is_found():
     lower.recv = interrupted
     with pytest.raises(KeyboardInterrupt):
         stream.recv(200000, WAITALL)
-    with pytest.raises(InterruptedError, match="in the middle of a record"):
+    with pytest.raises(ConnectionAbortedError, match="in the middle of a record"):
         stream.recv(200000, WAITALL)
 
 
@@ -790,7 +755,7 @@ def test_an_error_of_the_lower_stream_comes_out():
     stream, lower = opened()
 
     def send(data, flags):
-        raise BrokenPipeError
+        raise BrokenPipeError(EPIPE, "in a test")
 
     lower.send = send
     with pytest.raises(BrokenPipeError):
@@ -1025,13 +990,15 @@ def test_over_real_sockets_a_session_is_resumed():
 
     with scripted_server(script, ssl=server_context()) as server:
         for _ in range(2):
-            options = Options(f"wss://localhost:{server.port}", ssl=context, proxy=None)
+            options = Options(
+                f"wss://localhost:{server.port}", ssl=context, proxy=None, tls_resumption=True
+            )
             opened = run_blocking(Opening(options).steps())
             stream = opened.stream
             stream.sock.settimeout(PATIENCE)
             if not opened.rest:
                 assert stream.recv(100)
-            facts.append(stream.facts()["resumed"])
+            facts.append(stream.details()["resumed"])
             stream.say_goodbye()
             stream.close()
     assert facts == [False, True]

@@ -558,7 +558,7 @@ def _context(args: Namespace) -> SSLContext | None:
     problem = ssl_problem()
     if problem:
         raise ValueError(problem)
-    from ..opening.tls import unverified_context  # which loads ssl
+    from ..opening.tls_context import unverified_context  # which loads ssl
 
     context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
     if args.cert:

@@ -36,7 +36,6 @@ from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.http11 import ResponseParser, redacted
 from ..sansio.uri import join, redacted_uri, shown_address
-from .hints import hint
 from .proxy import (
     asks_system,
     choose_proxy,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from .resolver import Address
     from .steps import Steps
     from .streams import Stream
+    from .tls import TLSStream
 
     T = TypeVar("T")
     Pair = tuple[str, str | None]
@@ -140,6 +140,8 @@ class Journal:
 
     def explain(self, exc: Union[OSError, InvalidHandshake]) -> None:
         """Make *exc* say where and when it happened, and what to try."""
+        from .hints import hint  # needed on failure only
+
         elapsed = time.monotonic() - self.started
         facts = (self.phase, self.address, elapsed, hint(exc, self.phase))
         exc.phase, exc.address, exc.elapsed, exc.hint = facts  # type: ignore[union-attr]
@@ -165,6 +167,7 @@ class Opening:
         self._way = [options.uri]
         self._unchanged = 0  # from which of these on nothing but the URL has changed
         self._authenticators: dict[object, Authenticator] = {}
+        self._tls: list[TLSStream] = []  # of this round
         self._authorization: str | None = None  # what a challenge has led to
         self._journal = Journal(options)
 
@@ -211,17 +214,33 @@ class Opening:
             steps.close()
 
     def _open(self) -> Steps[Opened]:
-        """SharedTimers, until one opens the connection."""
+        """Round after round, until one opens the connection."""
         while True:
             uri = self._way[-1]
-            stream = yield from self._connect(uri)
-            with _closed_on_error(stream):
-                opened = yield from self._upgrade(stream, uri)
+            self._tls.clear()
+            try:
+                stream = yield from self._connect(uri)
+                with _closed_on_error(stream):
+                    opened = yield from self._upgrade(stream, uri)
+            except OSError as exc:
+                if self._resumption_failed(exc):
+                    continue
+                raise
             if opened is not None:
                 self._journal.enter("done")
                 return opened
             stream.close()
             self._journal.enter("dns")
+
+    def _resumption_failed(self, exc: OSError) -> bool:
+        """Whether *exc* may come from a TLS session that was resumed; the next round has none."""
+        if isinstance(exc, TimeoutError) or exc.errno is None or self.options.sock is not None:
+            return False
+        refused = [stream.refuse_resumption() for stream in self._tls]
+        if any(refused):
+            self._journal.note("resumption failed", error=type(exc).__name__, message=str(exc))
+            self._journal.enter("dns")
+        return any(refused)
 
     # -- to the server --
 
@@ -293,7 +312,7 @@ class Opening:
 
     def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
         self._journal.enter("dns", shown)
-        addresses = yield from resolve(host, port)
+        addresses = yield from resolve(host, port, self.options.family)
         if self._journal.wants_notes():
             self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
         return addresses
@@ -303,14 +322,17 @@ class Opening:
     ) -> Steps[Stream]:
         """TLS over *stream*, which is closed if that fails."""
         with _closed_on_error(stream):
-            from . import tls  # ssl is large, and ws:// doesn't need it
+            # ssl is large, and ws:// doesn't need it.
+            from .tls import TLSStream
+            from .tls_context import default_context
 
-            secure = tls.TLSStream(
-                stream, context or tls.default_context(), name.partition("%")[0], port
-            )
+            context = context or default_context()
+            resumption = self.options.tls_resumption
+            secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
+            self._tls.append(secure)
             yield from secure.handshake()
             if self._journal.wants_notes():
-                self._journal.note("secured", server_hostname=name, **secure.facts())
+                self._journal.note("secured", server_hostname=name, **secure.details())
         return secure
 
     # -- through a proxy --
