@@ -231,6 +231,27 @@ def test_a_url_is_a_str(value):
         parse_uri(value)
 
 
+DEVIATIONS = {  # where IDNA 2003 has another name
+    "straße.example": "xn--strae-oqa.example",
+    "STRAẞE.example": "xn--strae-oqa.example",
+    "βόλος.example": "xn--nxasmm1c.example",
+    "ΒΌΛΟσ.example": "xn--nxasmq6b.example",
+    "bücher。straße.": "xn--bcher-kva.xn--strae-oqa.",
+    "a.ß": "a.xn--zca",
+}
+
+
+@pytest.mark.parametrize("host", DEVIATIONS)
+def test_names_that_idna_2003_gives_to_others(host):
+    assert parse_uri(f"ws://{host}/").host == DEVIATIONS[host]
+
+
+@pytest.mark.parametrize("host", ["a\u200cb", "a\u200db.example", "ßא.example", "xn--ß", "ß" * 64])
+def test_names_that_are_not_encoded(host):
+    with pytest.raises(InvalidURI):
+        parse_uri(f"ws://{host}/")
+
+
 def test_without_the_idna_codec_only_hosts_in_ascii_work(monkeypatch):
     monkeypatch.setattr(uri_module, "_CODEC", "no-such-codec")
     assert parse_uri("ws://xn--bcher-kva.example/é").host == "xn--bcher-kva.example"
@@ -389,6 +410,7 @@ RFC_3986 = {
     "/g": "wss://a/g",
     "//g": "wss://g/",
     "?y": "wss://a/b/c/d;p?y",
+    "g h?i j": "wss://a/b/c/g%20h?i%20j",
     "g?y": "wss://a/b/c/g?y",
     "#s": "wss://a/b/c/d;p?q",
     "g#s": "wss://a/b/c/g",
@@ -449,7 +471,6 @@ INVALID_REFERENCES = {
     "no slashes": "https:x",
     "script": "javascript:alert(1)",
     "Unix socket": "ws+unix:/run/docker.sock:/",
-    "space": "/a b",
     "CR LF": "/a\r\nX: 1",
     "bad port": "//h:0/",
     "bad host": "http://a..b/",

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     HeadersLike = Union["Headers", Mapping[str, str], Iterable[tuple[str, str]]]
 
-MAX_LINE = 8192
+MAX_LINE = 65536  # policies and cookies get long
 MAX_HEADERS = 128
-MAX_HEAD = 65536
+MAX_HEAD = 262144
 MAX_BODY = 65536
 MAX_INTERIM = 8
 
