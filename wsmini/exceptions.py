@@ -198,6 +198,7 @@ class InvalidHandshake(WebSocketException):
     phase = address = hint = ""
     elapsed = 0.0
     hung_up = False
+    first_bytes = b""
 
     def __str__(self) -> str:
         if not self.phase:

@@ -35,7 +35,7 @@ from wsmini.exceptions import (
     ProxyError,
     TooManyRedirects,
 )
-from wsmini.opening import opening, resolver, tcp
+from wsmini.opening import opening, resolver, streams, tcp
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking
 from wsmini.opening.streams import SocketStream
@@ -489,8 +489,7 @@ def test_a_redirect_from_wss_to_ws_is_not_followed(location):
 BAD_LOCATIONS = {
     "scheme": "ftp://h.example/",
     "no host": "http:///x",
-    "space": "/a b",
-    "two": "http://a.example/, http://b.example/",
+    "space in the host": "//a b/",
     "Unix socket": "ws+unix:/s:/",
     "a user that can't be sent": f"http://a%3Ab:{PASSWORD}@h.example/",
     "port": f"http://u:{PASSWORD}@h.example:99999/?token={PASSWORD}",
@@ -1618,3 +1617,63 @@ def test_an_https_proxy_without_tls(no_ssl, monkeypatch):
     exc = failure(InvalidProxy, "ws://h.example/", proxy=True)
     assert "ssl module" in str(exc)
     assert PASSWORD not in str(exc)
+
+
+# -- refusals without an end --
+
+
+def endless(status, headers, more=b""):
+    """A response without a length, of a connection that stays open and says *more* for ever."""
+
+    def script(peer):
+        peer.request()
+        lines = [f"HTTP/1.1 {status} No", *(f"{name}: {value}" for name, value in headers.items())]
+        peer.send_raw("\r\n".join([*lines, "", ""]).encode())
+        with contextlib.suppress(OSError, EOFError):
+            while more:
+                peer.send_raw(more)
+                peer.sock.settimeout(0.05)
+                with contextlib.suppress(socket.timeout):
+                    peer.sock.recv(1)
+                    return
+            peer.sock.recv(1)
+
+    return script
+
+
+REFUSALS = {
+    "403": (403, {}, b""),
+    "an event stream": (200, {"Content-Type": "text/event-stream"}, b": alive\n\n"),
+    "401 without credentials": (401, {"WWW-Authenticate": "Basic"}, b""),
+    "a length that is never reached": (500, {"Content-Length": "100"}, b"x"),
+}
+
+
+@pytest.mark.parametrize("status, headers, more", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_without_an_end_is_told_by_its_head(status, headers, more, monkeypatch):
+    monkeypatch.setattr(streams, "BODY_TIME", SOON)
+    with scripted_server(endless(status, headers, more)) as server:
+        exc = failure(InvalidStatus, server.url)
+    assert exc.response.status_code == status
+
+
+@pytest.mark.parametrize("of_proxy", [False, True])
+def test_a_challenge_without_an_end_is_answered(of_proxy, monkeypatch):
+    monkeypatch.setattr(streams, "BODY_TIME", PATIENCE * 10)  # nobody waits for a body here
+    status, name = (407, "Proxy-Authenticate") if of_proxy else (401, "WWW-Authenticate")
+    challenge = endless(status, {name: 'Digest realm="x", nonce="n", qop="auth"'})
+
+    def script(peer):
+        if peer.number == 1:
+            challenge(peer)
+            return
+        if of_proxy:
+            peer.request()
+            peer.respond(200, "OK")
+        peer.accept()
+
+    with scripted_server(script) as server:
+        if of_proxy:
+            open_("ws://h.example/", proxy=f"http://u:p@127.0.0.1:{server.port}")
+        else:
+            open_(server.url, auth=("u", "p"))

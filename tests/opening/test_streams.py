@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import types
+from errno import ECONNRESET
 
 import pytest
 from helpers import PATIENCE, splits
+from listeners import finish
 
 from wsmini.exceptions import InvalidMessage
-from wsmini.opening.steps import Wait, run_blocking
-from wsmini.opening.streams import SocketStream, receive_response, receive_some, send_all
+from wsmini.opening import streams
+from wsmini.opening.steps import Expired, Wait, run_blocking
+from wsmini.opening.streams import SocketStream, receive_body, receive_head, receive_some, send_all
 from wsmini.opening.waiting import READ, WRITE
 from wsmini.sansio.http11 import ResponseParser
 
@@ -77,7 +81,7 @@ def test_a_peer_that_hung_up_without_a_word_is_a_connection_error(pair):
 
 def test_the_head_of_a_response_alone():
     stream, parser = Shy([b"HTTP/1.1 404 Not Found\r\n\r\n", b"the body"]), ResponseParser()
-    response, _ = drive(receive_response(stream, parser, head_only=True), stream, READ)
+    response, _ = drive(receive_head(stream, parser), stream, READ)
     assert response.status_code == 404
     assert stream.incoming == [b"the body"]
 
@@ -126,7 +130,8 @@ def drive(steps, stream, events):
     waits = 0
     while True:
         try:
-            assert next(steps) == Wait({stream.sock: events}, None)
+            ((sock, awaited),) = next(steps).sockets.items()
+            assert sock is stream.sock and awaited & events
         except StopIteration as stop:
             return stop.value, waits
         waits += 1
@@ -154,6 +159,22 @@ def test_receiving_some():
     assert drive(receive_some(stream, 5), stream, READ) == (b"", 1)
 
 
+def test_what_tls_has_to_answer_goes_out_while_more_is_waited_for():
+    stream = Shy([b"ab"])
+    steps = receive_some(stream)
+    assert next(steps) == Wait({stream.sock: READ | WRITE}, None)  # it didn't fit
+    stream.asked = 0
+    assert next(steps) == Wait({stream.sock: READ}, None)
+    assert stream.flushed == 2
+    assert finish(steps, []) == b"ab"
+
+
+def receive_response(stream, parser, broken=None):
+    response = yield from receive_head(stream, parser, broken)
+    yield from receive_body(stream, parser)
+    return response
+
+
 RESPONSE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nbody"
 
 
@@ -166,10 +187,13 @@ def test_receiving_a_response():
         assert not response.body_truncated
 
 
+CHUNKED = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 CUT = {  # what comes -> body
     "end in the body": ([RESPONSE[:-2], b""], b"bo"),
-    "reset in the body": ([RESPONSE[:-2], ConnectionResetError()], b"bo"),
-    "timeout in the body": ([RESPONSE[:-4], TimeoutError()], b""),
+    "reset in the body": ([RESPONSE[:-2], ConnectionResetError(ECONNRESET, "reset")], b"bo"),
+    "timeout in the body": ([RESPONSE[:-4], Expired()], b""),
+    "nonsense in the body": ([CHUNKED + b"nonsense\r\n"], b""),
 }
 
 
@@ -203,5 +227,28 @@ def test_a_timeout_thrown_into_the_wait_for_a_body_only_cuts_it_off():
     next(steps)
     next(steps)
     with pytest.raises(StopIteration) as stop:
-        steps.throw(TimeoutError())
+        steps.throw(Expired())
     assert stop.value.value.body == b"bo"
+
+
+def test_what_a_signal_handler_raises_is_not_taken_for_the_end_of_the_body():
+    stream = Shy([RESPONSE[:-2], b"unread"])
+    steps = receive_response(stream, ResponseParser())
+    next(steps)
+    next(steps)
+    with pytest.raises(TimeoutError, match="enough"):
+        steps.throw(TimeoutError("enough"))
+
+
+def test_a_body_without_an_end_gets_a_second(monkeypatch):
+    clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(streams, "time", clock)
+    stream, parser = Shy([b"x"] * 1000), ResponseParser()
+    parser.receive_data(b"HTTP/1.1 200 OK\r\n\r\n")
+    steps = receive_body(stream, parser)
+    for _ in range(8):  # a byte in each eighth of the second
+        assert next(steps).deadline == streams.BODY_TIME == 1.0
+        clock.now += 0.125
+    finish(steps, [])
+    assert parser.complete
+    assert parser.response.body == b"x" * 7

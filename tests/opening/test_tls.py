@@ -6,6 +6,7 @@ much as it likes. What threads do to each other is tried over a socket pair.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import socket
@@ -1013,3 +1014,155 @@ def test_what_is_thrown_into_a_handshake_has_no_other_error_as_its_context():
         with pytest.raises(TimeoutError) as raised:
             steps.throw(TimeoutError("over"))
     assert raised.value.__context__ is None
+
+
+def open_and_close(port, context, **options):
+    """Open a connection, receive what comes behind its handshake; whether a session was resumed."""
+    options = Options(f"wss://localhost:{port}", ssl=context, proxy=None, **options)
+    opened = run_blocking(Opening(options).steps())
+    opened.stream.sock.settimeout(PATIENCE)
+    if not opened.rest:
+        assert opened.stream.recv(100)
+    opened.stream.close()
+    return opened.ssl_object.session_reused
+
+
+FAILURE = b"\x15\x03\x03\x00\x02\x02\x50"  # an alert: internal error
+
+
+@pytest.mark.parametrize("alert", [FAILURE, b""], ids=["alert", "hang-up"])
+def test_a_server_that_fails_to_resume_is_reached_all_the_same(alert):
+    context, numbers = client_context(), []
+
+    def script(peer):
+        numbers.append(peer.number)
+        if peer.number == 2:
+            peer.sock.recv(65536)
+            peer.send_raw(alert)
+            return
+        peer._start(theirs)
+        peer.accept()
+        peer.send_message("hello")
+
+    theirs = server_context()
+    with scripted_server(script) as server:
+        resumed = [open_and_close(server.port, context, tls_resumption=True) for _ in range(3)]
+    assert resumed == [False] * 3
+    assert numbers == [1, 2, 3, 4]  # the second one failed, and was made again
+
+
+def test_without_a_session_a_failure_is_not_tried_again():
+    numbers = []
+
+    def script(peer):
+        numbers.append(peer.number)
+        peer.sock.recv(65536)
+        peer.send_raw(FAILURE)
+
+    with scripted_server(script) as server, pytest.raises(ssl.SSLError):
+        open_and_close(server.port, client_context(), tls_resumption=True)
+    assert numbers == [1]
+
+
+@pytest.mark.parametrize("resumption, expected", [(None, False), (True, True), (False, False)])
+def test_who_resumes(resumption, expected):
+    context = client_context()
+
+    def script(peer):
+        peer.accept()
+        peer.send_message("hello")  # behind the tickets
+
+    with scripted_server(script, ssl=server_context()) as server:
+        resumed = [
+            open_and_close(server.port, context, tls_resumption=resumption) for _ in range(2)
+        ]
+    assert resumed == [False, expected]
+
+
+def test_a_certificate_that_is_asked_for_after_the_request():
+    seen = []
+
+    def script(peer):
+        peer.request()
+        peer.sock.verify_client_post_handshake()
+        peer.sock.do_handshake()
+        peer.sock.settimeout(0.1)
+        while not seen:
+            with contextlib.suppress(socket.timeout):
+                peer.sock.recv(1)  # takes the certificate in
+            if peer.sock.getpeercert():
+                seen.append(peer.sock.getpeercert())
+        peer.sock.settimeout(PATIENCE)
+        peer.accept()
+        peer.send_message("hello")
+
+    context = client_context(certificate="client")
+    context.post_handshake_auth = True
+    theirs = server_context(
+        version=ssl.TLSVersion.TLSv1_3, client_ca="ca", post_handshake_auth=True
+    )
+    with scripted_server(script, ssl=theirs) as server:
+        open_and_close(server.port, context)
+    assert seen[0]["subject"]
+
+
+@pytest.mark.skipif(not hasattr(ssl.SSLContext, "num_tickets"), reason="no tickets to count")
+def test_a_flood_of_tickets_comes_back_to_the_caller():
+    flood = server_context(version=ssl.TLSVersion.TLSv1_3, num_tickets=2000)
+    stream, lower = opened(lower=Lower(flood))
+    for _ in range(2):
+        here = len(lower.incoming)
+        assert here > 2 * tls.READ_SIZE
+        with pytest.raises(BlockingIOError, match="brought no data") as caught:
+            stream.recv(100)
+        assert caught.value.errno == EAGAIN
+        assert here - len(lower.incoming) <= tls.READ_SIZE  # one read, and then a look at the time
+    lower.say(b"x")
+    data = b""
+    while not data:
+        with contextlib.suppress(BlockingIOError):
+            data = stream.recv(100)
+    assert data == b"x"
+
+
+def test_a_handshake_without_an_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(tls, "MAX_HANDSHAKE", 100)
+    with pytest.raises(ConnectionAbortedError, match="has no end"):
+        opened()
+
+
+class Interrupted:
+    """Stands in for the engine, in which a signal handler raises."""
+
+    def __getattr__(self, name):
+        def raise_it(*args):
+            raise KeyboardInterrupt
+
+        return raise_it
+
+
+def test_a_lock_is_not_left_behind_by_what_a_signal_handler_raises(monkeypatch):
+    stream, lower = opened()
+    for call in (
+        lambda: stream.recv(1),
+        lambda: stream.send(b"x"),
+        stream.flush,
+        stream.say_goodbye,
+        stream.buffered,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(stream, "_tls", Interrupted())
+            patch.setattr(stream, "_outgoing", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert not stream._lock._is_owned()
+
+
+def test_closing_waits_for_no_other_thread():
+    # After a fork, the one that has the lock may not exist.
+    stream, lower = opened()
+    thread = threading.Thread(target=stream._lock.acquire)
+    thread.start()
+    thread.join(PATIENCE)
+    stream.close()
+    assert lower.closed

@@ -576,5 +576,6 @@ def _identify(context: SSLContext, args: Namespace) -> None:
 
     try:
         context.load_cert_chain(args.cert, args.key, passphrase)
+        context.post_handshake_auth = True  # some servers ask for it after the request
     except OSError as exc:
         raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc

@@ -25,7 +25,6 @@ from ..exceptions import (
     DestinationRefused,
     InvalidHandshake,
     InvalidProxy,
-    InvalidProxyStatus,
     InvalidRedirect,
     InvalidStatus,
     InvalidURI,
@@ -44,8 +43,8 @@ from .proxy import (
     connect_socks5,
 )
 from .resolver import in_thread, resolve
-from .steps import Wait
-from .streams import SocketStream, receive_response, send_all
+from .steps import Expired, Wait
+from .streams import SocketStream, receive_body, receive_head, send_all
 from .tcp import configure, connect_tcp, interleaved
 
 TYPE_CHECKING = False
@@ -206,10 +205,12 @@ class Opening:
                 if deadline is None or time.monotonic() < deadline:
                     wanted = steps.send(ready)
                 else:  # even if there is something: a server may send without end
-                    wanted = steps.throw(TimeoutError(f"not open after {timeout} s"))
+                    wanted = steps.throw(Expired())
         except StopIteration as stop:
             result: T = stop.value
             return result
+        except Expired:
+            raise TimeoutError(f"not open after {timeout} s") from None
         finally:
             steps.close()
 
@@ -385,6 +386,11 @@ class Opening:
     def _connect_http(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
         target = shown_address((host, port))
         authenticator = self._proxy_authenticator(proxy)
+
+        def answer(response: Response) -> str | None:
+            self._note_response(response)
+            return _answer(authenticator, response, "CONNECT", target)
+
         authorization = authenticator.first("CONNECT", target) if authenticator else None
         while True:
             headers = []
@@ -393,15 +399,11 @@ class Opening:
             if authorization is not None:
                 headers.append(("Proxy-Authorization", authorization))
             stream = yield from self._connect_to_proxy(proxy)
-            try:
-                with _closed_on_error(stream):
-                    yield from connect_http(stream, host, port, headers)
+            with _closed_on_error(stream):
+                authorization = yield from connect_http(stream, host, port, headers, answer)
+            if authorization is None:
                 return stream
-            except InvalidProxyStatus as exc:
-                self._note_response(exc.response)
-                authorization = _answer(authenticator, exc.response, "CONNECT", target)
-                if authorization is None:
-                    raise
+            stream.close()
 
     # -- the upgrade --
 
@@ -424,7 +426,7 @@ class Opening:
             journal.note("request", target=target, headers=_shown(request.headers))
         broken = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
-        response = yield from receive_response(stream, parser, broken, head_only=True)
+        response = yield from receive_head(stream, parser, broken)
         self._note_response(response)
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
@@ -433,7 +435,7 @@ class Opening:
         if response.status_code != 101:
             if self._goes_on(uri, response):
                 return None  # without its body, which may never end
-            yield from receive_response(stream, parser)
+            yield from receive_body(stream, parser)
         extensions, subprotocol = check_response(
             response, key, options.offers, options.subprotocols
         )

@@ -23,12 +23,13 @@ from ..exceptions import (
 from ..sansio.http11 import Request, ResponseParser
 from ..sansio.proxy_url import parse_proxy
 from ..sansio.uri import shown_address
-from .streams import receive_response, receive_some, send_all
+from .streams import receive_body, receive_head, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Mapping
+    from typing import Callable, Mapping
 
+    from ..sansio.http11 import Response
     from ..sansio.proxy_url import Proxy
     from ..sansio.uri import URI
     from .resolver import Address
@@ -163,9 +164,19 @@ def _packed(text: str) -> bytes:
 
 
 def connect_http(
-    stream: Stream, host: str, port: int, headers: list[tuple[str, str]]
-) -> Steps[None]:
+    stream: Stream,
+    host: str,
+    port: int,
+    headers: list[tuple[str, str]],
+    answer: Callable[[Response], str | None] = lambda response: None,
+) -> Steps[str | None]:
     """Ask an HTTP proxy to connect to *host* (RFC 9110, 9.3.6), with *headers* besides ``Host``.
+
+    Args:
+        answer: called with a refusal: the credentials to try again with, if it asks for some.
+
+    Returns:
+        ``None`` once the stream leads to *host*, or these credentials.
 
     Raises:
         InvalidProxyStatus: if the proxy refuses; 407 if it wants (other) credentials.
@@ -176,14 +187,19 @@ def connect_http(
     broken = yield from send_all(stream, request.serialize())
     parser = ResponseParser(method="CONNECT")
     try:
-        response = yield from receive_response(stream, parser, broken)
+        response = yield from receive_head(stream, parser, broken)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
     if not 200 <= response.status_code < 300:
-        raise InvalidProxyStatus(response)
+        credentials = answer(response)
+        if credentials is None:
+            yield from receive_body(stream, parser)
+            raise InvalidProxyStatus(response)
+        return credentials
     if parser.rest:
         # The server waits for us to speak, so this can only be the proxy's.
         raise InvalidProxyMessage("the proxy sent data behind its answer to CONNECT")
+    return None
 
 
 def connect_socks5(

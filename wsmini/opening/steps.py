@@ -50,6 +50,10 @@ class Wait(namedtuple("Wait", "sockets deadline")):
     deadline: float | None
 
 
+class Expired(TimeoutError):
+    """Thrown into steps whose time is over, which tells it from what a signal handler raises."""
+
+
 def run_blocking(steps: Steps[T]) -> T:
     """Run *steps* to their end in this thread, and return their result."""
     try:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 
-from .steps import Wait
+from ..exceptions import InvalidMessage
+from .steps import Expired, Wait
 from .waiting import READ, WRITE
 
 TYPE_CHECKING = False
@@ -46,6 +48,7 @@ DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0)) if sys.platform.startswith("l
 WAITALL = int(socket.MSG_WAITALL) if DONTWAIT else 0
 
 RESPONSE_READ = 65536  # bytes asked for at once while opening
+BODY_TIME = 1.0  # seconds for the body of a refusal, whose head says enough
 
 SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
@@ -100,46 +103,70 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
     return None
 
 
-def receive_some(stream: Stream, size: int = RESPONSE_READ) -> Steps[bytes]:
-    """The next bytes, at most *size*; ``b""`` at the end."""
-    while True:
+def receive_some(
+    stream: Stream, size: int = RESPONSE_READ, deadline: float | None = None
+) -> Steps[bytes]:
+    """The next bytes, at most *size*; ``b""`` at the end, or when *deadline* is over."""
+    while deadline is None or time.monotonic() < deadline:
         try:
             return stream.recv(size)
         except BlockingIOError:
             pass  # as above
-        yield Wait({stream.sock: READ}, None)
+        # TLS may have to answer before more comes: a renegotiation, or a late wish for a
+        # certificate. (RFC 8446, 4.6.2)
+        flushed = stream.flush()
+        yield Wait({stream.sock: READ if flushed else READ | WRITE}, deadline)
+    return b""
 
 
-def receive_response(
-    stream: Stream,
-    parser: ResponseParser,
-    broken: ConnectionError | None = None,
-    head_only: bool = False,
+def receive_head(
+    stream: Stream, parser: ResponseParser, broken: ConnectionError | None = None
 ) -> Steps[Response]:
-    """Feed *parser* until the response is complete, or until its head is.
-
-    Once the head is there, what goes wrong with the body only cuts it off, a timeout too.
+    """Feed *parser* until the head of the response is complete.
 
     Args:
         broken: what ``send_all`` returned for the request.
 
     Raises:
-        InvalidMessage: if it isn't an HTTP response.
+        InvalidMessage: if it isn't an HTTP response; its ``first_bytes`` are what it is instead.
         OSError: if the connection is lost before the end of the head.
     """
-    while not parser.complete and not (head_only and parser.response is not None):
-        try:
-            data = yield from receive_some(stream)
-        except OSError:
-            if parser.response is None:
-                raise
-            data = b""
-        if data:
-            parser.receive_data(data)
-        elif broken is not None and parser.response is None:
+    first_bytes = b""
+    while parser.response is None:
+        data = yield from receive_some(stream)
+        if not data and broken is not None:
             raise broken
-        else:
-            parser.receive_eof()
-    if parser.response is None:
-        raise AssertionError("a complete response has a head")
+        first_bytes = first_bytes or data[:1024]
+        try:
+            if data:
+                parser.receive_data(data)
+            else:
+                parser.receive_eof()
+        except InvalidMessage as exc:
+            exc.first_bytes = first_bytes
+            raise
     return parser.response
+
+
+def receive_body(stream: Stream, parser: ResponseParser) -> Steps[None]:
+    """Feed *parser*, which has the head, with what comes of the body within ``BODY_TIME``.
+
+    The body may have no length and no end, and isn't what matters: whatever goes wrong cuts it off.
+    """
+    deadline = time.monotonic() + BODY_TIME
+    while not parser.complete:
+        try:
+            data = yield from receive_some(stream, deadline=deadline)
+        except Expired:
+            data = b""
+        except OSError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
+            data = b""
+        try:
+            if data:
+                parser.receive_data(data)
+            else:
+                parser.receive_eof()
+        except InvalidMessage:
+            return
