@@ -15,7 +15,6 @@ from wsmini.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
-    DestinationRefused,
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
@@ -45,6 +44,7 @@ from wsmini.policies import (
     retryable,
 )
 from wsmini.sansio.http11 import Response
+from wsmini.sansio.proxy_url import DestinationRefused
 
 LOST = ConnectionResetError(errno.ECONNRESET, "reset")
 

@@ -255,9 +255,14 @@ def test_a_reset_instead_of_a_response():
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-x\r\n", b"\x15\x03\x01\0\2\2\x46", b"HTTP/2 101 x\r\n\r\n"]
+    "data, advice",
+    [
+        (b"SSH-2.0-x\r\n", "HTTP/1.1 listen"),
+        (b"\x15\x03\x01\0\2\2\x46", "wss://"),
+        (b"HTTP/2 101 x\r\n\r\n", "breaks the rules"),
+    ],
 )
-def test_something_else_than_http(data):
+def test_something_else_than_http(data, advice):
     def script(peer):
         peer.request()
         peer.send_raw(data)
@@ -266,7 +271,8 @@ def test_something_else_than_http(data):
         exc = failure(InvalidMessage, server.url)
     assert exc.phase == "upgrade"
     assert exc.address == f"127.0.0.1:{server.port}"
-    assert "wss://" in exc.hint
+    assert advice in exc.hint
+    assert exc.first_bytes == data
 
 
 WRONG = {
@@ -1517,7 +1523,7 @@ def secretive(peer):
         value = 'Digest realm="x", nonce="n", qop="auth"'
         peer.respond(401, "Who?", {"WWW-Authenticate": value, "Set-Cookie": "s=t0ken"})
     elif request.target.startswith("/again"):
-        peer.respond(403, "No", {"X-Auth-Token": "t0ken", "Set-Cookie": "s=t0ken"}, b"t0ken")
+        peer.respond(403, "No", {"X-Auth-Token": "t0ken", "Set-Cookie": "s=t0ken"}, b"no")
     else:
         location = "/again?access_token=t0ken&x=1&flag"
         peer.respond(302, "Found", {"Location": location, "Set-Cookie": "t=t0ken"})
@@ -1592,7 +1598,9 @@ def test_an_error_without_words(monkeypatch):
 def test_the_words_of_a_refusal():
     with site({"/": (401, {}, b"x")}) as server:
         exc = failure(InvalidStatus, server.url)
-    assert str(exc).startswith("server refused the WebSocket connection: HTTP 401 Page (upgrade: ")
+    assert str(exc).startswith(
+        "server refused the WebSocket connection: HTTP 401 Page: x (upgrade: "
+    )
     assert str(exc).endswith(f"{exc.hint})")
     assert isinstance(exc, InvalidHandshake)
 

@@ -13,7 +13,6 @@ import pytest
 from helpers import splits
 
 from wsmini.exceptions import (
-    DestinationRefused,
     InvalidProxy,
     InvalidProxyMessage,
     InvalidProxyStatus,
@@ -28,7 +27,7 @@ from wsmini.opening.proxy import (
     is_excluded,
 )
 from wsmini.opening.waiting import READ, WRITE
-from wsmini.sansio.proxy_url import Proxy, parse_proxy
+from wsmini.sansio.proxy_url import DestinationRefused, Proxy, parse_proxy
 from wsmini.sansio.uri import parse_uri
 
 PASSWORD = "pa55-phrase"

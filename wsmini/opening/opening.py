@@ -18,12 +18,13 @@ from the first step on. One thread drives it; nobody else touches the socket bef
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 
 from ..exceptions import (
-    DestinationRefused,
     InvalidHandshake,
+    InvalidMessage,
     InvalidProxy,
     InvalidRedirect,
     InvalidStatus,
@@ -34,6 +35,7 @@ from ..exceptions import (
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.http11 import ResponseParser, redacted
+from ..sansio.proxy_url import DestinationRefused
 from ..sansio.uri import join, redacted_uri, shown_address
 from .proxy import (
     asks_system,
@@ -41,6 +43,7 @@ from .proxy import (
     connect_http,
     connect_socks4,
     connect_socks5,
+    proxy_variable,
 )
 from .resolver import in_thread, resolve
 from .steps import Expired, Wait
@@ -50,7 +53,7 @@ from .tcp import configure, connect_tcp, interleaved
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Iterable, Sequence, TypeVar, Union
+    from typing import Any, Iterable, Sequence, TypeVar
 
     from ..options import Options
     from ..sansio.auth import Authenticator, Credentials
@@ -137,12 +140,12 @@ class Journal:
         """Whether anybody listens."""
         return self._trace is not None or self._logger is not None
 
-    def explain(self, exc: Union[OSError, InvalidHandshake]) -> None:
-        """Make *exc* say where and when it happened, and what to try."""
-        from .hints import hint  # needed on failure only
+    def explain(self, exc: OSError | InvalidHandshake, situation: tuple[Any, ...]) -> None:
+        """Make *exc* say where and when it happened, and what to try in this *situation*."""
+        from .hints import Situation, hint  # needed on failure only
 
         elapsed = time.monotonic() - self.started
-        facts = (self.phase, self.address, elapsed, hint(exc, self.phase))
+        facts = (self.phase, self.address, elapsed, hint(exc, self.phase, Situation(*situation)))
         exc.phase, exc.address, exc.elapsed, exc.hint = facts  # type: ignore[union-attr]
         if isinstance(exc, OSError):
             if exc.strerror is not None:
@@ -185,11 +188,28 @@ class Opening:
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
-            self._journal.explain(exc)
+            self._journal.explain(exc, self._situation())
             raise
         with _closed_on_error(opened.stream):
             self._journal.note("open", timings=dict(opened.timings))
         return opened
+
+    def _situation(self) -> tuple[Any, ...]:
+        """What ``hints`` want to know, see ``Situation``."""
+        uri = self._way[-1]
+        dropped: list[str] = []
+        if uri.origin != self._home:
+            dropped += [name for name, value in self._user_headers or () if value is not None]
+            if self.options.auth is not None or self._way[0].username is not None:
+                dropped.append("Authorization")
+        through_proxy = self._journal.address.startswith("proxy ")
+        from_environment = self.options.proxy is True and through_proxy
+        return (
+            uri.secure,
+            uri.authority if len(self._way) > 1 else "",
+            dropped,
+            proxy_variable(uri, os.environ)[0] if from_environment else "",
+        )
 
     def _in_time(self, steps: Steps[T]) -> Steps[T]:
         """*steps*, with every wait bounded by the deadline of the whole."""
@@ -332,6 +352,10 @@ class Opening:
             secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
             self._tls.append(secure)
             yield from secure.handshake()
+            if secure.ssl_object.selected_alpn_protocol() == "h2":
+                raise InvalidMessage(
+                    "the server has chosen HTTP/2, which the context offers by ALPN: leave h2 out"
+                )
             if self._journal.wants_notes():
                 self._journal.note("secured", server_hostname=name, **secure.details())
         return secure

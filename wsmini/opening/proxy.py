@@ -14,14 +14,14 @@ import socket
 import sys
 
 from ..exceptions import (
-    DestinationRefused,
     InvalidMessage,
+    InvalidProxy,
     InvalidProxyMessage,
     InvalidProxyStatus,
     ProxyError,
 )
 from ..sansio.http11 import Request, ResponseParser
-from ..sansio.proxy_url import parse_proxy
+from ..sansio.proxy_url import DestinationRefused, parse_proxy
 from ..sansio.uri import shown_address
 from .streams import receive_body, receive_head, receive_some, send_all
 
@@ -68,23 +68,41 @@ def choose_proxy(uri: URI, environ: Mapping[str, str] | None = None) -> Proxy | 
         InvalidProxy: if it isn't valid.
     """
     environ = os.environ if environ is None else environ
-    names = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-    text = ""
-    for name in names:
-        text = text or _variable(environ, f"{name}_proxy")
+    name, text = proxy_variable(uri, environ)
+    source = f"the variable {name} of the environment"
     if text:
-        excluded = is_excluded(uri.host, uri.port, _variable(environ, "no_proxy"))
+        _, exceptions = _variable(environ, "no_proxy")
+        excluded = is_excluded(uri.host, uri.port, exceptions)
     elif asks_system():
-        text, excluded = _system_proxy(uri, names)
-    return parse_proxy(text) if text and not excluded else None
+        source = "the settings of the system"
+        text, excluded = _system_proxy(uri, _names(uri))
+    if not text or excluded:
+        return None
+    try:
+        return parse_proxy(text)
+    except InvalidProxy as exc:
+        raise InvalidProxy(exc.proxy, f"{exc.problem} (it comes from {source})") from None
 
 
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    """An environment variable in lower or upper case, the former first."""
-    value = environ.get(name, "").strip()
-    if value or (name == "http_proxy" and "REQUEST_METHOD" in environ):
-        return value  # in a CGI script, HTTP_PROXY is a header of the request: CVE-2016-5385
-    return environ.get(name.upper(), "").strip()
+def proxy_variable(uri: URI, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that names a proxy for *uri*, and its value; empty if there is none."""
+    found = (_variable(environ, f"{name}_proxy") for name in _names(uri))
+    return next(filter(any, found), ("", ""))
+
+
+def _names(uri: URI) -> tuple[str, ...]:
+    return ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
+
+
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """An environment variable in lower or upper case, the former first: its name and value."""
+    for spelling in (name, name.upper()):
+        value = environ.get(spelling, "").strip()
+        if value:
+            return spelling, value
+        if name == "http_proxy" and "REQUEST_METHOD" in environ:
+            break  # in a CGI script, HTTP_PROXY is a header of the request: CVE-2016-5385
+    return "", ""
 
 
 def asks_system() -> bool:

@@ -1,10 +1,10 @@
-"""The URL of a proxy, as ``proxy=`` and the variables of the environment have it."""
+"""Proxies: their URL, as ``proxy=`` and the environment have it, and what one may refuse."""
 
 from __future__ import annotations
 
 from collections import namedtuple
 
-from ..exceptions import InvalidProxy
+from ..exceptions import InvalidProxy, ProxyError
 from .uri import parse_authority, redacted_uri, shown_address
 
 _PORTS = {
@@ -12,6 +12,10 @@ _PORTS = {
     "https": 443,
     **dict.fromkeys(("socks4", "socks4a", "socks5", "socks5h"), 1080),
 }
+
+
+class DestinationRefused(ProxyError):
+    """A SOCKS proxy couldn't connect to this address, but perhaps can to another one."""
 
 
 class Proxy(namedtuple("Proxy", "scheme host port username password")):
