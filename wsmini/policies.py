@@ -62,7 +62,7 @@ _NOT_YET_VALID = (9, 11)
 _MISFITS = (
     "CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "UNRECOGNIZED_NAME", "HANDSHAKE_FAILURE",
     "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "HTTP_REQUEST",
-    "NO_CIPHERS",
+    "NO_CIPHERS", "NO_APPLICATION_PROTOCOL",
 )  # fmt: skip
 _TLS_RECORDS = (20, 21, 22, 23)  # the types of RFC 8446, 5.1
 _STATUSES = {408, 425, 429}  # besides 5xx
@@ -106,14 +106,18 @@ def retryable(failure: BaseException) -> bool:
         cause = failure.__cause__  # of what a proxy's answer was not
         hung_up = failure.hung_up or isinstance(cause, InvalidHandshake) and cause.hung_up
         return hung_up or isinstance(failure, DestinationRefused)
-    # An SSLError can't be there before ssl is.
-    ssl = sys.modules.get("ssl")
+    ssl = sys.modules.get("ssl")  # without it, there is no SSLError
     if ssl is not None and isinstance(failure, ssl.SSLError):
-        code = getattr(failure, "verify_code", 0)
-        reason = getattr(failure, "reason", None) or ""
-        misfit = code or speaks_no_tls(failure) or any(part in reason for part in _MISFITS)
-        return code in _NOT_YET_VALID or not misfit
+        return _tls_may_pass(failure)
     return isinstance(failure, OSError)
+
+
+def _tls_may_pass(failure: BaseException) -> bool:
+    """Whether TLS failed for a reason that may be gone next time."""
+    code = getattr(failure, "verify_code", 0)
+    reason = getattr(failure, "reason", None) or ""
+    misfit = code or speaks_no_tls(failure) or any(part in reason for part in _MISFITS)
+    return code in _NOT_YET_VALID or not misfit
 
 
 def speaks_no_tls(failure: BaseException) -> bool:

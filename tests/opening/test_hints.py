@@ -145,6 +145,7 @@ REASONS = {
     "TLSV1_UNRECOGNIZED_NAME": "server_hostname=",
     "TLSV1_ALERT_PROTOCOL_VERSION": "minimum_version",
     "UNSUPPORTED_PROTOCOL": "minimum_version",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "http/1.1 by ALPN",
     "TLSV1_ALERT_INTERNAL_ERROR": "log",
     "SOMETHING_ELSE": "",
     None: "",

@@ -342,3 +342,8 @@ def test_only_one_family(family):
 def test_a_name_that_is_not_ascii_is_refused_before_anything_is_asked():
     with pytest.raises(socket.gaierror):
         run_blocking(resolve("exämple.com", 80))
+
+
+def test_what_a_replacement_returns_may_be_any_iterable(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: iter(ANSWER))
+    assert run_blocking(resolve("example.com", 80)) == ANSWER

@@ -1030,17 +1030,20 @@ def open_and_close(port, context, **options):
 FAILURE = b"\x15\x03\x03\x00\x02\x02\x50"  # an alert: internal error
 
 
-@pytest.mark.parametrize("alert", [FAILURE, b""], ids=["alert", "hang-up"])
+@pytest.mark.parametrize("alert", [FAILURE, b"", None], ids=["alert", "hang-up", "later"])
 def test_a_server_that_fails_to_resume_is_reached_all_the_same(alert):
     context, numbers = client_context(), []
 
     def script(peer):
         numbers.append(peer.number)
-        if peer.number == 2:
+        if peer.number == 2 and alert is not None:
             peer.sock.recv(65536)
             peer.send_raw(alert)
             return
         peer._start(theirs)
+        if peer.number == 2:
+            peer.request()
+            return
         peer.accept()
         peer.send_message("hello")
 

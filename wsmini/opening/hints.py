@@ -95,6 +95,7 @@ _TLS = {
     "UNRECOGNIZED_NAME": _NAME,
     "PROTOCOL_VERSION": _VERSION,
     "UNSUPPORTED_PROTOCOL": _VERSION,
+    "NO_APPLICATION_PROTOCOL": "the server doesn't offer http/1.1 by ALPN: is it for HTTP/2 only?",
     "INTERNAL_ERROR": "see the server's log",
 }
 
@@ -124,33 +125,35 @@ _ERRORS = {
 }
 
 
+# Where the class says it all; the first one counts.
+_ANSWERS = (
+    (
+        DestinationRefused,
+        "the proxy works, but doesn't reach the server: is that up at this address?",
+    ),
+    (ProxyError, "check the proxy's address, kind and credentials; proxy=None goes without"),
+    (InvalidUpgrade, "is there a proxy or balancer on the way that doesn't pass WebSocket on?"),
+    (InvalidHeader, "the server is at fault; without the option that offers it, it may work"),
+    (InvalidRedirect, "is it the right URL? the server seems to expect another one"),
+    (TooManyRedirects, "is it the right URL? some servers want cookies= or auth= first"),
+)
+
+
 def hint(exc: BaseException, phase: str, situation: Situation = _PLAIN) -> str:
     """One thing to try after *exc* in *phase*; empty if nothing better than its text is known."""
-    if situation.proxy_from and isinstance(exc, OSError):
-        return f"is it the right proxy? {situation.proxy_from} names it; proxy=None goes without"
+    if isinstance(exc, OSError):
+        found = _for_tls(exc, phase)
+        if not found and situation.proxy_from:
+            named = f"{situation.proxy_from} names it; proxy=None goes without"
+            return f"is it the right proxy? {named}"
+        return found or _for_network(exc, phase)
     if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
         return _for_status(exc, situation)
-    if isinstance(exc, DestinationRefused):
-        return (
-            "the proxy works, but doesn't reach the server: is that up at this address?"
-        )
-    if isinstance(exc, ProxyError):
-        return "check the proxy's address, kind and credentials; proxy=None goes without"
     if isinstance(exc, InvalidMessage):
         return _for_nonsense(exc, situation)
-    if isinstance(exc, InvalidUpgrade):
-        return "is there a proxy or balancer on the way that doesn't pass WebSocket on?"
     if isinstance(exc, NegotiationError) and exc.name == "Sec-WebSocket-Protocol" and exc.value:
         return f"the server speaks this subprotocol: pass subprotocols=[{exc.value[:40]!r}]"
-    if isinstance(exc, InvalidHeader):
-        return "the server is at fault; without the option that offers it, it may work"
-    if isinstance(exc, InvalidRedirect):
-        return "is it the right URL? the server seems to expect another one"
-    if isinstance(exc, TooManyRedirects):
-        return "is it the right URL? some servers want cookies= or auth= first"
-    if isinstance(exc, OSError):
-        return _for_tls(exc, phase) or _for_network(exc, phase)
-    return ""
+    return next((advice for kind, advice in _ANSWERS if isinstance(exc, kind)), "")
 
 
 def _for_status(exc: InvalidStatus | InvalidProxyStatus, situation: Situation) -> str:

@@ -243,7 +243,7 @@ class Opening:
                 stream = yield from self._connect(uri)
                 with _closed_on_error(stream):
                     opened = yield from self._upgrade(stream, uri)
-            except OSError as exc:
+            except (OSError, InvalidMessage) as exc:
                 if self._resumption_failed(exc):
                     continue
                 raise
@@ -253,9 +253,13 @@ class Opening:
             stream.close()
             self._journal.enter("dns")
 
-    def _resumption_failed(self, exc: OSError) -> bool:
+    def _resumption_failed(self, exc: OSError | InvalidMessage) -> bool:
         """Whether *exc* may come from a TLS session that was resumed; the next round has none."""
-        if isinstance(exc, TimeoutError) or exc.errno is None or self.options.sock is not None:
+        if isinstance(exc, OSError):
+            may_be = exc.errno is not None and not isinstance(exc, TimeoutError)
+        else:
+            may_be = exc.hung_up
+        if not may_be or self.options.sock is not None:
             return False
         refused = [stream.refuse_resumption() for stream in self._tls]
         if any(refused):

@@ -214,6 +214,6 @@ def _getaddrinfo(host: str, port: int, family: int, flags: int = 0) -> Sequence[
             name = host.encode("ascii")
             return socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, 0, flags)
         # As http.client and urllib3 call it, which replacements are made for.
-        return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
     except UnicodeError as exc:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no name: {exc}") from exc
