@@ -13,7 +13,7 @@ import fakes
 from helpers import PATIENCE
 
 from wsmini.blocking.connection import Connection
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import Peer, frame

@@ -100,7 +100,7 @@ EXAMPLES = {  # class, arguments -> attributes, text
     "InvalidStatus": (
         (RESPONSE,),
         {"response": RESPONSE},
-        "server refused the WebSocket connection: HTTP 503 Service Unavailable",
+        "server refused the WebSocket connection: HTTP 503 Service Unavailable: busy",
     ),
     "InvalidHeader": (
         ("Upgrade", "h2c"),

@@ -18,7 +18,7 @@ from helpers import PATIENCE, PROMPT
 
 import wsmini
 from wsmini import aio
-from wsmini.opening import sockets as net
+from wsmini.opening import resolver
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import Stall, echo_server, fault_server, scripted_server
 
@@ -356,16 +356,16 @@ def test_a_client_is_closed_while_the_server_says_nothing(scheme, reached, over)
 
 
 def test_a_client_is_closed_while_a_name_is_looked_up(reached, over, monkeypatch):
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
 
-    def hang(name, port, flags=0):
+    def hang(name, port, family, flags=0):
         if flags & socket.AI_NUMERICHOST:
-            return real(name, port, flags)
+            return real(name, port, family, flags)
         reached.set()
         over.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(net, "_getaddrinfo", hang)
+    monkeypatch.setattr(resolver, "_getaddrinfo", hang)
     start = time.monotonic()
     client = wsmini.Client("ws://a-name.invalid", open_timeout=PATIENCE, proxy=None)
     assert_it_ends(client, reached)

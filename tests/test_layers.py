@@ -27,30 +27,27 @@ SANS_IO = (
     "sansio.http11",
     "exceptions",
     *("sansio." + name for name in """
-        uri response libcrypto frames extensions deflate messages handshake protocol payload
+        proxy_url uri response auth libcrypto frames extensions deflate messages handshake protocol
+        payload
     """.split()),
 )  # fmt: skip
 OPENING = (
-    "opening.auth",
-    "opening.cookies",
-    "opening.hints",
-    "opening.sockets",
-    "opening.tls",
-    "opening.proxy",
+    "clock",
+    "interrupts",
     "options",
     "policies",
-    "opening.opening",
+    *("opening." + name for name in """
+        cookies hints readsizes waiting steps resolver tcp streams tls_context tls proxy opening
+        writebuffer
+    """.split()),
     "info",
-    "clock",
-    "opening.steps",
     "events.timers",
-    "opening.writebuffer",
     "events.transport",
-)
+)  # fmt: skip
 # Front ends, which don't import from each other; the servers for tests are none, but alike.
 FRONT_ENDS = (
     tuple("blocking." + name for name in """
-        boxes stacks locks background receiver transport connection reconnect
+        receiver sender transport background connection reconnect
     """.split()),
     ("callbacks.loop", "callbacks.connection", "callbacks.client"),
     ("aio.selector_thread", "aio.stream", "aio.future", "aio.connection", "aio"),

@@ -30,7 +30,6 @@ from wsmini.exceptions import (
     TooManyRedirects,
     connection_closed,
 )
-from wsmini.opening.proxy import DestinationRefused
 from wsmini.policies import (
     Attempts,
     Backoff,
@@ -45,6 +44,7 @@ from wsmini.policies import (
     retryable,
 )
 from wsmini.sansio.http11 import Response
+from wsmini.sansio.proxy_url import DestinationRefused
 
 LOST = ConnectionResetError(errno.ECONNRESET, "reset")
 
@@ -89,9 +89,9 @@ def certificate(code):
     return exc
 
 
-def tls(reason):
+def tls(reason, first_bytes=b"\x16\x03\x03"):
     exc = ssl.SSLError(1, f"[SSL: {reason}]")
-    exc.reason = reason
+    exc.reason, exc.first_bytes = reason, first_bytes
     return exc
 
 
@@ -111,6 +111,7 @@ YES = {
     "certificate not yet valid": certificate(9),
     "revocation list not yet valid": certificate(11),
     "tls ended early": ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+    "a broken record": tls("RECORD_LAYER_FAILURE"),
     "tls failed inside": tls("TLSV1_ALERT_INTERNAL_ERROR"),
     "hung up": hung_up(InvalidMessage("connection closed without a response")),
     "proxy hung up": caused(InvalidProxyMessage("x"), hung_up(InvalidMessage("closed"))),
@@ -138,6 +139,7 @@ NO = {
     "verification failed somehow": tls("CERTIFICATE_VERIFY_FAILED"),
     "our certificate": tls("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
     "no tls there": tls("WRONG_VERSION_NUMBER"),
+    "no tls there, in other words": tls("RECORD_LAYER_FAILURE", b"HTTP/1.1 400 Bad Request"),
     "tls versions": tls("TLSV1_ALERT_PROTOCOL_VERSION"),
     "not http": InvalidMessage("not a status line"),
     "no upgrade": InvalidUpgrade("Upgrade"),

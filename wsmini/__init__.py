@@ -119,6 +119,6 @@ def unverified_context() -> SSLContext:
     The connection is encrypted, but anybody can be at its other end. For a server with a private
     CA, ``ssl.create_default_context(cafile="ca.pem")`` is what you want.
     """
-    from .opening.tls import unverified_context  # ssl is large, and ws:// doesn't need it
+    from .opening.tls_context import unverified_context  # ssl is large, and ws:// doesn't need it
 
     return unverified_context()

@@ -195,11 +195,14 @@ class InvalidHandshake(WebSocketException):
         elapsed: after how many seconds.
         hint: one thing to try, or an empty string.
         hung_up: whether the peer closed the connection where its answer should have been.
+        first_bytes: how the answer began, where that isn't HTTP; an ``ssl.SSLError`` of the
+            handshake has it, too.
     """
 
     phase = address = hint = ""
     elapsed = 0.0
     hung_up = False
+    first_bytes = b""
 
     def __str__(self) -> str:
         if not self.phase:
@@ -227,7 +230,16 @@ class InvalidStatus(InvalidHandshake):
         self.response = response
 
     def _text(self) -> str:
-        return f"server refused the WebSocket connection: HTTP {_status(self.response)}"
+        said = _beginning(self.response.body)
+        said = f": {said}" if said else ""
+        return f"server refused the WebSocket connection: HTTP {_status(self.response)}{said}"
+
+
+def _beginning(body: bytes) -> str:
+    """The first words of *body*, on one line, of at most 200 printable characters."""
+    text = " ".join(body[:1000].decode("utf-8", "replace").split())
+    text = "".join(filter(str.isprintable, text))
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _status(response: Response) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .opening.sockets import shown_address
+from .sansio.uri import shown_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import socket
 import sys
 
 from .exceptions import InvalidProxy, InvalidURI
-from .opening.proxy import parse_proxy
 from .sansio.deflate import Deflate, available
 from .sansio.extensions import ExtensionOffer
 from .sansio.handshake import check_subprotocols, user_headers
 from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
+from .sansio.proxy_url import parse_proxy
 from .sansio.redaction import shown
 from .sansio.uri import parse_authority, parse_uri
 from .version import __version__
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         TypeVar,
     )
 
-    from .opening.auth import Credentials
-    from .opening.sockets import SocketOption
+    from typing_extensions import TypeAlias
+
+    from .sansio.auth import Credentials
     from .sansio.handshake import HeaderSource
     from .sansio.protocol import MaxSize
 
     T = TypeVar("T")
+    SocketOption: TypeAlias = "tuple[int, int, int | bytes]"
 
     class ConnectOptions(TypedDict, total=False):
         """The keyword arguments of ``connect()``: what ``Options`` takes, for type checkers."""
@@ -46,11 +48,13 @@ if TYPE_CHECKING:
         source_address: tuple[str, int] | None
         happy_eyeballs_delay: float
         socket_options: Sequence[SocketOption] | None
+        family: int
         proxy: Literal[True] | str | None
-        proxy_ssl: ssl_module.SSLContext | None
+        proxy_ssl: Literal[True] | ssl_module.SSLContext | None
         proxy_server_hostname: str | None
-        ssl: ssl_module.SSLContext | None
+        ssl: Literal[True] | ssl_module.SSLContext | None
         server_hostname: str | None
+        tls_resumption: bool | None
         origin: str | None
         subprotocols: Sequence[str] | None
         extensions: Sequence[ExtensionOffer] | None
@@ -104,14 +108,19 @@ class Options:
         source_address: ``(host, port)`` to connect from; 0 for any port.
         happy_eyeballs_delay: seconds until the next address of a name is tried too (RFC 8305).
         socket_options: ``(level, option, value)`` triples, set before connecting.
+        family: ``socket.AF_INET`` or ``socket.AF_INET6`` for such addresses only; 0 for both.
         proxy: ``True`` for what the environment says (``wss_proxy``, ``https_proxy``,
             ``ws_proxy``, ``http_proxy``, ``all_proxy``, ``no_proxy``), ``None`` for none, or the
             URL of one: http, https, socks5, socks5h, socks4 or socks4a.
         proxy_ssl: an ``ssl.SSLContext`` for an https proxy.
         proxy_server_hostname: the name for SNI and the certificate of an https proxy.
-        ssl: an ``ssl.SSLContext`` for ``wss``; ``None`` for one that verifies the certificate and
-            the host name against the system's certificates.
+        ssl: an ``ssl.SSLContext`` for ``wss``; ``None`` or ``True`` for one that verifies the
+            certificate and the host name against the system's certificates.
         server_hostname: the name for SNI and the certificate's check, instead of the URL's host.
+        tls_resumption: whether later connections resume TLS sessions of earlier ones, which spares
+            half the work; ``None`` for that with wsmini's own context only; with ``True``, also
+            with yours, which you then must not change: a resumed session goes on with the old
+            certificates; ``False`` for never.
         origin: the ``Origin`` header.
         subprotocols: those to offer, the preferred one first.
         extensions: ``ExtensionOffer`` objects, offered in this order, in front of compression.
@@ -121,7 +130,7 @@ class Options:
             callable that returns these, called without arguments as each attempt to connect begins.
         user_agent_header: the ``User-Agent`` header, ``None`` for none.
         auth: ``(user, password)`` for servers that ask for Basic or Digest authentication, or a
-            callable that sees the challenge, see ``auth.Authenticator``. The URL's user and
+            callable that sees the challenge, see ``sansio.auth.Authenticator``. The URL's user and
             password do the same, and are sent at once.
         cookies: an ``http.cookiejar.CookieJar`` to take cookies from and to put them into.
         max_redirects: how many redirects to follow; 0 to follow none.
@@ -145,11 +154,12 @@ class Options:
     """
 
     __slots__ = (
-        "additional_headers", "auth", "busy_poll", "close_timeout", "cookies", "fixed_proxy",
-        "happy_eyeballs_delay", "host", "logger", "max_queue", "max_redirects", "max_size",
-        "offers", "open_timeout", "origin", "ping_interval", "ping_timeout", "port", "proxy",
-        "proxy_server_hostname", "proxy_ssl", "server_hostname", "sock", "socket_options",
-        "source_address", "ssl", "subprotocols", "trace", "unix_path", "uri", "user_agent_header",
+        "additional_headers", "auth", "busy_poll", "close_timeout", "cookies", "family",
+        "fixed_proxy", "happy_eyeballs_delay", "host", "logger", "max_queue",
+        "max_redirects", "max_size", "offers", "open_timeout", "origin", "ping_interval",
+        "ping_timeout", "port", "proxy", "proxy_server_hostname", "proxy_ssl",
+        "server_hostname", "sock", "socket_options", "source_address", "ssl",
+        "subprotocols", "tls_resumption", "trace", "unix_path", "uri", "user_agent_header",
     )  # fmt: skip
 
     def __init__(
@@ -163,11 +173,13 @@ class Options:
         source_address: tuple[str, int] | None = None,
         happy_eyeballs_delay: float = 0.25,
         socket_options: Sequence[SocketOption] | None = (),
+        family: int = 0,
         proxy: Literal[True] | str | None = True,
-        proxy_ssl: ssl_module.SSLContext | None = None,
+        proxy_ssl: Literal[True] | ssl_module.SSLContext | None = None,
         proxy_server_hostname: str | None = None,
-        ssl: ssl_module.SSLContext | None = None,
+        ssl: Literal[True] | ssl_module.SSLContext | None = None,
         server_hostname: str | None = None,
+        tls_resumption: bool | None = None,
         origin: str | None = None,
         subprotocols: Sequence[str] | None = (),
         extensions: Sequence[ExtensionOffer] | None = (),
@@ -194,12 +206,14 @@ class Options:
         self.source_address = _source_address(source_address)
         self.happy_eyeballs_delay = _seconds("happy_eyeballs_delay", happy_eyeballs_delay)
         self.socket_options = _socket_options(socket_options or ())
+        self.family = _family(family)
         self.proxy = proxy
         self.fixed_proxy = None if proxy is None or proxy is True else parse_proxy(proxy)
         self.proxy_ssl = _context("proxy_ssl", proxy_ssl)
         self.proxy_server_hostname = _host("proxy_server_hostname", proxy_server_hostname)
         self.ssl = _context("ssl", ssl)
         self.server_hostname = _host("server_hostname", server_hostname)
+        self.tls_resumption = _choice("tls_resumption", tls_resumption)
         self.origin = _header("Origin", origin)
         wanted = check_subprotocols(() if subprotocols is None else subprotocols)
         self.subprotocols: Sequence[str] = tuple(wanted)
@@ -233,7 +247,7 @@ class Options:
         """What can't be seen from one option alone."""
         size_limits(self.max_size)
         if self.auth is not None or self.uri.username is not None:
-            from .opening.auth import Authenticator  # only users of the option need it
+            from .sansio.auth import Authenticator  # only users of the option need it
 
             if self.auth is not None:
                 Authenticator(self.auth)
@@ -338,9 +352,23 @@ def _socket_options(options: Sequence[SocketOption]) -> Sequence[SocketOption]:
     return checked
 
 
-def _context(name: str, context: ssl_module.SSLContext | None) -> ssl_module.SSLContext | None:
+def _family(family: int) -> int:
+    if family not in (0, socket.AF_INET, getattr(socket, "AF_INET6", 0)):
+        raise ValueError(f"family is 0, AF_INET or AF_INET6, not {family!r}")
+    return family
+
+
+def _choice(name: str, value: bool | None) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} is True, False or None, not {value!r}")
+    return value
+
+
+def _context(
+    name: str, context: Literal[True] | ssl_module.SSLContext | None
+) -> ssl_module.SSLContext | None:
     """Something false must never switch verification off in silence."""
-    if context is None:
+    if context is None or context is True:
         return None
     import ssl  # only users of the option need it
 

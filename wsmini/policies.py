@@ -25,8 +25,8 @@ from .exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
-from .opening.proxy import DestinationRefused
 from .options import FOREVER
+from .sansio.proxy_url import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,9 +61,10 @@ _NOT_YET_VALID = (9, 11)
 # end. Any other failure of TLS (a broken record, an early end, an internal error) may pass.
 _MISFITS = (
     "CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "UNRECOGNIZED_NAME", "HANDSHAKE_FAILURE",
-    "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE",
-    "NO_CIPHERS",
+    "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_VERSION_NUMBER", "HTTP_REQUEST",
+    "NO_CIPHERS", "NO_APPLICATION_PROTOCOL",
 )  # fmt: skip
+_TLS_RECORDS = (20, 21, 22, 23)  # the types of RFC 8446, 5.1
 _STATUSES = {408, 425, 429}  # besides 5xx
 _CODES = {1001, 1005, 1006, 1011, 1012, 1013, 1014}
 
@@ -105,13 +106,27 @@ def retryable(failure: BaseException) -> bool:
         cause = failure.__cause__  # of what a proxy's answer was not
         hung_up = failure.hung_up or isinstance(cause, InvalidHandshake) and cause.hung_up
         return hung_up or isinstance(failure, DestinationRefused)
-    # An SSLError can't be there before ssl is.
-    ssl = sys.modules.get("ssl")
+    ssl = sys.modules.get("ssl")  # without it, there is no SSLError
     if ssl is not None and isinstance(failure, ssl.SSLError):
-        code = getattr(failure, "verify_code", 0)
-        reason = getattr(failure, "reason", None) or ""
-        return code in _NOT_YET_VALID or not (code or any(misfit in reason for misfit in _MISFITS))
+        return _tls_may_pass(failure)
     return isinstance(failure, OSError)
+
+
+def _tls_may_pass(failure: BaseException) -> bool:
+    """Whether TLS failed for a reason that may be gone next time."""
+    code = getattr(failure, "verify_code", 0)
+    reason = getattr(failure, "reason", None) or ""
+    misfit = code or speaks_no_tls(failure) or any(part in reason for part in _MISFITS)
+    return code in _NOT_YET_VALID or not misfit
+
+
+def speaks_no_tls(failure: BaseException) -> bool:
+    """Whether the peer's first bytes, kept where its handshake failed, begin no record of TLS.
+
+    What OpenSSL says of that depends on its version, and may also mean a broken record.
+    """
+    first_bytes = getattr(failure, "first_bytes", b"")
+    return bool(first_bytes) and first_bytes[0] not in _TLS_RECORDS
 
 
 def closed_by_program(failure: BaseException) -> bool:

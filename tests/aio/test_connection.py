@@ -34,7 +34,7 @@ from wsmini import clock as slept
 from wsmini.aio import Connection, connect
 from wsmini.aio import connection as aio
 from wsmini.aio.selector_thread import host_loop
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import echo_server, frame, scripted_server

@@ -20,7 +20,7 @@ from wsmini import clock as slept
 from wsmini.blocking import background, receiver, sender, transport
 from wsmini.blocking.receiver import Receiver
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import frame

@@ -27,7 +27,7 @@ from wsmini.exceptions import (
     ProtocolError,
     SendBufferFull,
 )
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

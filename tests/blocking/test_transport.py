@@ -44,7 +44,8 @@ from wsmini.exceptions import (
     ConnectionClosedOK,
 )
 from wsmini.opening import writebuffer
-from wsmini.opening.sockets import CHUNK, SocketStream
+from wsmini.opening.readsizes import CHUNK
+from wsmini.opening.streams import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
 from wsmini.sansio.protocol import State

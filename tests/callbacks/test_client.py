@@ -14,7 +14,7 @@ from helpers import PATIENCE, SEED
 from wsmini.callbacks.client import _NEXT, Client
 from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import ConnectionClosed, InvalidState, InvalidStatus, SendBufferFull
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import Backoff, Fixed, NoReconnect
 from wsmini.sansio.protocol import State
 from wsmini.testing import Cut, Refuse, Reset, echo_server, fault_server, frame, scripted_server

@@ -14,7 +14,7 @@ import pytest
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import SendBufferFull
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import NoReconnect
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

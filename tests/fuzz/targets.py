@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import http.cookiejar
 
+from wsmini.opening.auth import Authenticator, parse_challenges, strength
+
 from wsmini.cli.tracing import FrameScanner
 from wsmini.exceptions import (
     InvalidHeader,
@@ -17,7 +19,6 @@ from wsmini.exceptions import (
     PayloadTooBig,
     ProtocolError,
 )
-from wsmini.opening.auth import Authenticator, parse_challenges, strength
 from wsmini.opening.cookies import MAX_SENT, cookie_header, store_cookies
 from wsmini.opening.proxy import parse_proxy
 from wsmini.policies import retry_after

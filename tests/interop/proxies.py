@@ -27,6 +27,7 @@ from witness import (
     PLAIN_PASSWORD,
     REALM,
     STRONG,
+    TLS_VERSIONS,
     USER,
     free_port,
     trusting,
@@ -504,10 +505,28 @@ LogLevel notice
 {modules}
 Listen 127.0.0.1:{ws}
 Listen 127.0.0.1:{wss}
+Listen 127.0.0.1:{tls12}
+Listen 127.0.0.1:{tls13}
 <VirtualHost 127.0.0.1:{wss}>
     SSLEngine on
     SSLCertificateFile {certificate}
 </VirtualHost>
+<VirtualHost 127.0.0.1:{tls12}>
+    SSLEngine on
+    SSLProtocol TLSv1.2
+    SSLCertificateFile {certificate}
+    SSLCACertificateFile {authority}
+</VirtualHost>
+<VirtualHost 127.0.0.1:{tls13}>
+    SSLEngine on
+    SSLProtocol TLSv1.3
+    SSLCertificateFile {certificate}
+    SSLCACertificateFile {authority}
+</VirtualHost>
+<Location /certificate/>
+    SSLVerifyClient require
+    RequestHeader set X-Client "%{{SSL_CLIENT_S_DN}}s"
+</Location>
 <Location /md5/>
     AuthType Digest
     AuthName {realm}
@@ -527,13 +546,16 @@ ProxyPreserveHost on
 """
 APACHE_MODULES = (
     "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic",
-    "auth_digest", "proxy", "proxy_http", "proxy_wstunnel", "socache_shmcb", "ssl",
+    "auth_digest", "headers", "proxy", "proxy_http", "proxy_wstunnel", "socache_shmcb", "ssl",
 )  # fmt: skip
 
 
 def apache(software):
-    """Digest (MD5) and Basic authentication; the first part of the path says which."""
-    ports = free_ports("ws", "wss")
+    """Authentication by the first part of the path: Digest (MD5), Basic, a client certificate.
+
+    For that it is asked when the request has been read: by renegotiation, or by TLS 1.3 afterwards.
+    """
+    ports = free_ports("ws", "wss", "tls12", "tls13")
     modules = "\n".join(
         f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so"
         for name in APACHE_MODULES
@@ -542,6 +564,7 @@ def apache(software):
         folder=software.subfolder("apache"),
         modules=modules + ("\nUser nobody\nGroup nogroup" if os.getuid() == 0 else ""),
         certificate=CERTS / "server.pem",
+        authority=CERTS / "ca.pem",
         realm=REALM,
         users=software.write("apache.digest", digest_users("md5", USER)),
         passwords=software.write("apache.basic", f"{USER}:{CRYPTED}\n"),
@@ -552,6 +575,24 @@ def apache(software):
     process = software.run("apache", [program("apache2"), "-D", "FOREGROUND", "-f", path])
     process.wait_for("resuming normal operations")
     return ports
+
+
+def proxy_py(software):
+    """An HTTP proxy in Python, proxy.py."""
+    port = free_port()
+    command = [sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", str(port)]
+    process = software.run("proxy.py", [*command, "--num-workers", "1", "--num-acceptors", "1"])
+    accepts(process, port)
+    return {"plain": port}
+
+
+def pyopenssl(software):
+    """A server that wants a client certificate and has no session id context: it can't resume."""
+    server = HERE / "servers" / "pyopenssl_server.py"
+    command = [sys.executable, server, CERTS / "server.pem", CERTS / "ca.pem"]
+    process = software.run("pyopenssl", command)
+    found = {version: process.wait_for(rf"{version}: (\d+)") for version in TLS_VERSIONS}
+    return {version: int(match.group(1)) for version, match in found.items()}
 
 
 STARTERS = {
@@ -566,6 +607,8 @@ STARTERS = {
     "nginx": nginx,
     "lighttpd": lighttpd,
     "apache": apache,
+    "proxy.py": proxy_py,
+    "pyopenssl": pyopenssl,
 }
 
 

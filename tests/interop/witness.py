@@ -19,6 +19,8 @@ CERTS = HERE.parent / "certs"
 # Of servers; "server" is the good one.
 CERTIFICATES = ("server", "self-signed", "expired", "not-yet-valid", "wrong-host", "other-server")
 
+TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
+
 REALM = "interop"
 USER = "user"
 # What only the right encoding survives; and for programs whose configuration can't hold that.

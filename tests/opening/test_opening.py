@@ -35,12 +35,13 @@ from wsmini.exceptions import (
     ProxyError,
     TooManyRedirects,
 )
-from wsmini.opening import opening
-from wsmini.opening import sockets as net
-from wsmini.opening.auth import basic, parse_challenges
+from wsmini.opening import opening, resolver, streams, tcp
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, run_blocking, wait
+from wsmini.opening.steps import run_blocking
+from wsmini.opening.streams import SocketStream
+from wsmini.opening.waiting import READ, wait
 from wsmini.options import Options
+from wsmini.sansio.auth import basic, parse_challenges
 from wsmini.sansio.handshake import accept_key
 from wsmini.sansio.redaction import tag
 from wsmini.testing import frame, scripted_server
@@ -65,7 +66,7 @@ class Clock:
 def track_sockets(monkeypatch):
     """A list of the sockets that the client makes from now on."""
     made = []
-    begin, pair = net._begin_connect, socket.socketpair
+    begin, pair = tcp._begin_connect, socket.socketpair
 
     def begin_connect(*args):
         made.append(begin(*args))
@@ -75,12 +76,12 @@ def track_sockets(monkeypatch):
         made.extend(pair())
         return tuple(made[-2:])
 
-    monkeypatch.setattr(net, "_begin_connect", begin_connect)
-    monkeypatch.setattr(net.socket, "socketpair", socketpair)
+    monkeypatch.setattr(tcp, "_begin_connect", begin_connect)
+    monkeypatch.setattr(resolver.socket, "socketpair", socketpair)
     return made
 
 
-class Reluctant(net.SocketStream):
+class Reluctant(SocketStream):
     """Blocks before each call does something: there is a wait wherever there may be one."""
 
     def __init__(self, sock):
@@ -156,15 +157,15 @@ def targets(server):
 def named(monkeypatch):
     """Names that are looked up here: a dictionary of name and address."""
     names = {}
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
 
-    def look_up(name, port, flags=0):
-        known = names.get(name.decode())
+    def look_up(name, port, family, flags=0):
+        known = names.get(name)
         if known is None or flags:
-            return real(name, port, flags)
-        return real(known.encode(), port, flags)
+            return real(name, port, family, flags)
+        return real(known, port, family, flags)
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     return names
 
 
@@ -255,9 +256,14 @@ def test_a_reset_instead_of_a_response():
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-x\r\n", b"\x15\x03\x01\0\2\2\x46", b"HTTP/2 101 x\r\n\r\n"]
+    "data, advice",
+    [
+        (b"SSH-2.0-x\r\n", "HTTP/1.1 listen"),
+        (b"\x15\x03\x01\0\2\2\x46", "wss://"),
+        (b"HTTP/2 101 x\r\n\r\n", "breaks the rules"),
+    ],
 )
-def test_something_else_than_http(data):
+def test_something_else_than_http(data, advice):
     def script(peer):
         peer.request()
         peer.send_raw(data)
@@ -266,7 +272,8 @@ def test_something_else_than_http(data):
         exc = failure(InvalidMessage, server.url)
     assert exc.phase == "upgrade"
     assert exc.address == f"127.0.0.1:{server.port}"
-    assert "wss://" in exc.hint
+    assert advice in exc.hint
+    assert exc.first_bytes == data
 
 
 WRONG = {
@@ -489,8 +496,7 @@ def test_a_redirect_from_wss_to_ws_is_not_followed(location):
 BAD_LOCATIONS = {
     "scheme": "ftp://h.example/",
     "no host": "http:///x",
-    "space": "/a b",
-    "two": "http://a.example/, http://b.example/",
+    "space in the host": "//a b/",
     "Unix socket": "ws+unix:/s:/",
     "a user that can't be sent": f"http://a%3Ab:{PASSWORD}@h.example/",
     "port": f"http://u:{PASSWORD}@h.example:99999/?token={PASSWORD}",
@@ -935,13 +941,13 @@ def check_timeout(exc, phase, address, timeout=SOON):
 
 
 def test_a_resolver_that_hangs(monkeypatch, released):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not an address")
         released.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_NONAME, "too late")
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     exc = failure(TimeoutError, "ws://slow.example/", open_timeout=SOON)
     released.set()
     check_timeout(exc, "dns", "slow.example:80")
@@ -971,7 +977,7 @@ def test_the_first_of_two_addresses_is_blackholed(monkeypatch):
     with site({"/": None}) as server, blackhole() as dead:
         addresses = [dead, (server.host, server.port)]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
-        monkeypatch.setattr(net, "_getaddrinfo", lambda *args: found)
+        monkeypatch.setattr(resolver, "_getaddrinfo", lambda *args: found)
         steps = Opening(options_for("ws://two.example/", happy_eyeballs_delay=SOON)).steps()
         begun = time.monotonic()
         wanted = next(steps)
@@ -1272,17 +1278,17 @@ def socks_proxy(replies):
 @pytest.fixture
 def many_addresses(monkeypatch):
     """many.example has four IPv6 addresses and two IPv4 ones, in this order."""
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
 
-    def look_up(name, port, flags=0):
-        if name != b"many.example":
-            return real(name, port, flags)
+    def look_up(name, port, family, flags=0):
+        if name != "many.example":
+            return real(name, port, family, flags)
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not an address")
         found = [(socket.AF_INET6, 1, 6, "", (f"2001:db8::{i}", port, 0, 0)) for i in "1234"]
         return found + [(socket.AF_INET, 1, 6, "", (f"192.0.2.{i}", port)) for i in "12"]
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
 
 
 ATTEMPTS = {
@@ -1309,9 +1315,9 @@ def test_addresses_that_we_look_up(scheme, replies, expected, opens, many_addres
 
 def test_socks4_has_no_ipv6(monkeypatch):
     found = [(socket.AF_INET6, 1, 6, "", ("2001:db8::1", 80, 0, 0))]
-    real = net._getaddrinfo
+    real = resolver._getaddrinfo
     monkeypatch.setattr(
-        net, "_getaddrinfo", lambda name, *a: found if b"only" in name else real(name, *a)
+        resolver, "_getaddrinfo", lambda name, *a: found if "only" in name else real(name, *a)
     )
     with scripted_server(lambda peer: peer._read(1)) as proxy:
         url = f"socks4://127.0.0.1:{proxy.port}"
@@ -1518,7 +1524,7 @@ def secretive(peer):
         value = 'Digest realm="x", nonce="n", qop="auth"'
         peer.respond(401, "Who?", {"WWW-Authenticate": value, "Set-Cookie": "s=t0ken"})
     elif request.target.startswith("/again"):
-        peer.respond(403, "No", {"X-Auth-Token": "t0ken", "Set-Cookie": "s=t0ken"}, b"t0ken")
+        peer.respond(403, "No", {"X-Auth-Token": "t0ken", "Set-Cookie": "s=t0ken"}, b"no")
     else:
         location = "/again?access_token=t0ken&x=1&flag"
         peer.respond(302, "Found", {"Location": location, "Set-Cookie": "t=t0ken"})
@@ -1573,27 +1579,29 @@ def test_the_words_of_a_refused_connection():
 
 
 def test_the_words_of_an_unknown_name(monkeypatch):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     exc = failure(socket.gaierror, "ws://nowhere.example/")
     assert "Name or service not known (dns: nowhere.example:80, after 0.0" in str(exc)
     assert "is the name spelt right" in str(exc)
 
 
 def test_an_error_without_words(monkeypatch):
-    def look_up(name, port, flags=0):
+    def look_up(name, port, family, flags=0):
         raise OSError
 
-    monkeypatch.setattr(net, "_getaddrinfo", look_up)
+    monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     assert "OSError (dns: h.example:80" in str(failure(OSError, "ws://h.example/"))
 
 
 def test_the_words_of_a_refusal():
     with site({"/": (401, {}, b"x")}) as server:
         exc = failure(InvalidStatus, server.url)
-    assert str(exc).startswith("server refused the WebSocket connection: HTTP 401 Page (upgrade: ")
+    assert str(exc).startswith(
+        "server refused the WebSocket connection: HTTP 401 Page: x (upgrade: "
+    )
     assert str(exc).endswith(f"{exc.hint})")
     assert isinstance(exc, InvalidHandshake)
 
@@ -1618,3 +1626,63 @@ def test_an_https_proxy_without_tls(no_ssl, monkeypatch):
     exc = failure(InvalidProxy, "ws://h.example/", proxy=True)
     assert "ssl module" in str(exc)
     assert PASSWORD not in str(exc)
+
+
+# -- refusals without an end --
+
+
+def endless(status, headers, more=b""):
+    """A response without a length, of a connection that stays open and says *more* for ever."""
+
+    def script(peer):
+        peer.request()
+        lines = [f"HTTP/1.1 {status} No", *(f"{name}: {value}" for name, value in headers.items())]
+        peer.send_raw("\r\n".join([*lines, "", ""]).encode())
+        with contextlib.suppress(OSError, EOFError):
+            while more:
+                peer.send_raw(more)
+                peer.sock.settimeout(0.05)
+                with contextlib.suppress(socket.timeout):
+                    peer.sock.recv(1)
+                    return
+            peer.sock.recv(1)
+
+    return script
+
+
+REFUSALS = {
+    "403": (403, {}, b""),
+    "an event stream": (200, {"Content-Type": "text/event-stream"}, b": alive\n\n"),
+    "401 without credentials": (401, {"WWW-Authenticate": "Basic"}, b""),
+    "a length that is never reached": (500, {"Content-Length": "100"}, b"x"),
+}
+
+
+@pytest.mark.parametrize("status, headers, more", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_without_an_end_is_told_by_its_head(status, headers, more, monkeypatch):
+    monkeypatch.setattr(streams, "BODY_TIME", SOON)
+    with scripted_server(endless(status, headers, more)) as server:
+        exc = failure(InvalidStatus, server.url)
+    assert exc.response.status_code == status
+
+
+@pytest.mark.parametrize("of_proxy", [False, True])
+def test_a_challenge_without_an_end_is_answered(of_proxy, monkeypatch):
+    monkeypatch.setattr(streams, "BODY_TIME", PATIENCE * 10)  # nobody waits for a body here
+    status, name = (407, "Proxy-Authenticate") if of_proxy else (401, "WWW-Authenticate")
+    challenge = endless(status, {name: 'Digest realm="x", nonce="n", qop="auth"'})
+
+    def script(peer):
+        if peer.number == 1:
+            challenge(peer)
+            return
+        if of_proxy:
+            peer.request()
+            peer.respond(200, "OK")
+        peer.accept()
+
+    with scripted_server(script) as server:
+        if of_proxy:
+            open_("ws://h.example/", proxy=f"http://u:p@127.0.0.1:{server.port}")
+        else:
+            open_(server.url, auth=("u", "p"))

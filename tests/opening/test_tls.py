@@ -6,6 +6,7 @@ much as it likes. What threads do to each other is tried over a socket pair.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import socket
@@ -13,15 +14,19 @@ import ssl
 import sys
 import threading
 import weakref
+from errno import EAGAIN, ECONNRESET, EPIPE
 
 import pytest
 from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE, SEED, splits
 
-from wsmini.opening import tls
+from wsmini.opening import tls, tls_context
 from wsmini.opening.opening import Opening
-from wsmini.opening.sockets import READ, WAITALL, WRITE, SocketStream, run_blocking, send_all
-from wsmini.opening.tls import TLSStream, default_context, unverified_context
+from wsmini.opening.steps import run_blocking
+from wsmini.opening.streams import WAITALL, SocketStream, send_all
+from wsmini.opening.tls import TLSStream
+from wsmini.opening.tls_context import unverified_context
+from wsmini.opening.waiting import READ, WRITE
 from wsmini.options import Options
 from wsmini.testing import scripted_server
 
@@ -31,7 +36,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 @pytest.fixture(autouse=True)
 def no_sessions(monkeypatch):
-    monkeypatch.setattr(tls, "_sessions", {})
+    monkeypatch.setattr(tls_context, "_sessions", {})
 
 
 class Lower:
@@ -62,7 +67,7 @@ class Lower:
     def send(self, data, flags=0):
         n = min(len(data), self.room, self.most)
         if not n:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         self.room -= n
         self.sent.append(n)
         self.to_server.write(bytes(data[:n]))
@@ -86,7 +91,7 @@ class Lower:
             except ssl.SSLError:
                 self.ended = True
         if not self.incoming and not self.ended:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         data = bytes(self.incoming[:size])
         del self.incoming[:size]
         return data
@@ -126,31 +131,12 @@ class Lower:
 def opened(context=None, lower=None, name="localhost", port=443):
     """A stream that has done its handshake with the server behind *lower*."""
     lower = lower or Lower()
-    stream = TLSStream(lower, context or client_context(), name, port)
+    stream = TLSStream(lower, context or client_context(), name, port, resumption=True)
     for _ in stream.handshake():
         lower.work()
         lower.room = 1 << 30
     lower.work()
     return stream, lower
-
-
-# -- contexts --
-
-
-def test_the_default_context_verifies_and_is_made_once(monkeypatch):
-    monkeypatch.setattr(tls, "_default_context", None)
-    context = default_context()
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-    assert default_context() is context
-
-
-def test_the_unverified_context():
-    context = unverified_context()
-    assert context.verify_mode is ssl.CERT_NONE
-    assert not context.check_hostname
-    stream, _ = opened(context, Lower(server_context("other-server")), "whoever.example")
-    assert stream.ssl_object.version()
 
 
 # -- the handshake --
@@ -160,7 +146,7 @@ def test_the_unverified_context():
 @pytest.mark.parametrize("most", [1, 7, 1 << 30])
 def test_a_handshake(version, most):
     stream, lower = opened(lower=Lower(server_context(version=version), most=most))
-    assert stream.facts() == {
+    assert stream.details() == {
         "version": version.name.replace("_", "."),
         "cipher": stream.ssl_object.cipher()[0],
         "resumed": False,
@@ -177,9 +163,9 @@ def test_a_handshake(version, most):
 @pytest.mark.skipif(
     sys.implementation.name == "pypy", reason="PyPy names the newest version as that in use"
 )
-def test_facts_before_the_handshake():
+def test_details_before_the_handshake():
     stream = TLSStream(Lower(), client_context(), "localhost", 443)
-    assert stream.facts() == {"version": None, "cipher": None, "resumed": False}
+    assert stream.details() == {"version": None, "cipher": None, "resumed": False}
     stream.close()
 
 
@@ -205,7 +191,7 @@ class Blocked:
 
     def __call__(self, *args):
         if not self.open:
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "in a test")
         return self.call(*args)
 
 
@@ -340,7 +326,7 @@ def reconnect(context, server, name="localhost", port=443):
     assert stream.recv(1) == b"x"  # the tickets come before it
     stream.close()
     assert lower.closed == 1
-    return stream.facts()["resumed"]
+    return stream.details()["resumed"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -351,7 +337,7 @@ def test_a_session_is_resumed(version):
 
 def test_a_session_serves_until_the_server_knows_it_no_more():
     def session():
-        (found,) = tls._sessions[context].values()
+        (found,) = tls_context._sessions[context].values()
         return found
 
     context, server = client_context(), server_context()
@@ -403,7 +389,7 @@ def test_a_session_is_not_resumed_if_more_is_to_be_verified(change):
 def test_an_unverified_session_does_not_pass_for_a_verified_one():
     server = server_context("other-server")
     for context in (unverified_context(), client_context()):
-        assert not tls._sessions.get(context)
+        assert not tls_context._sessions.get(context)
         if context.verify_mode is ssl.CERT_NONE:
             reconnect(context, server)
         else:
@@ -416,7 +402,7 @@ def test_without_a_ticket_there_is_nothing_to_resume():
     server = server_context(version=ssl.TLSVersion.TLSv1_3)
     stream, _ = opened(context, Lower(server))
     stream.close()  # before any ticket was read
-    assert not tls._sessions
+    assert not tls_context._sessions
 
 
 def test_a_stream_without_a_handshake_can_be_closed():
@@ -425,25 +411,7 @@ def test_a_stream_without_a_handshake_can_be_closed():
     stream.close()
     stream.close()
     assert lower.closed == 2
-    assert not tls._sessions
-
-
-class Session:
-    id = b"x"
-
-
-def test_sessions_are_bounded():
-    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(tls.MAX_CONTEXTS + 1)]
-    for port in range(tls.MAX_SESSIONS + 10):
-        tls._remember(contexts[0], port, Session())
-        tls._remember(contexts[0], 0, Session())  # in use again and again
-    kept = tls._sessions[contexts[0]]
-    assert len(kept) == tls.MAX_SESSIONS
-    assert 0 in kept and 1 not in kept and tls.MAX_SESSIONS + 9 in kept
-    for context in contexts[1:]:
-        tls._remember(context, 0, Session())
-        tls._remember(contexts[1], 0, Session())
-    assert list(tls._sessions) == [contexts[2], contexts[3], contexts[4], contexts[1]]
+    assert not tls_context._sessions
 
 
 def test_a_context_without_sessions_is_not_kept_alive():
@@ -453,7 +421,7 @@ def test_a_context_without_sessions_is_not_kept_alive():
     stream.close()
     del context, stream
     gc.collect()
-    assert tls._sessions or gone() is None
+    assert tls_context._sessions or gone() is None
 
 
 # -- receiving --
@@ -635,7 +603,7 @@ def test_what_came_before_the_connection_broke_is_delivered(here, first):
     def fail(size, flags=0):
         if lower.incoming:
             return receive(size, flags)
-        raise ConnectionResetError("broken")
+        raise ConnectionResetError(ECONNRESET, "broken")
 
     lower.recv = fail
     received = b""
@@ -722,7 +690,7 @@ def test_an_exception_in_the_middle_of_a_long_message_is_found():
     lower.recv = interrupted
     with pytest.raises(KeyboardInterrupt):
         stream.recv(200000, WAITALL)
-    with pytest.raises(InterruptedError, match="in the middle of a record"):
+    with pytest.raises(ConnectionAbortedError, match="in the middle of a record"):
         stream.recv(200000, WAITALL)
 
 
@@ -788,7 +756,7 @@ def test_an_error_of_the_lower_stream_comes_out():
     stream, lower = opened()
 
     def send(data, flags):
-        raise BrokenPipeError
+        raise BrokenPipeError(EPIPE, "in a test")
 
     lower.send = send
     with pytest.raises(BrokenPipeError):
@@ -1023,13 +991,15 @@ def test_over_real_sockets_a_session_is_resumed():
 
     with scripted_server(script, ssl=server_context()) as server:
         for _ in range(2):
-            options = Options(f"wss://localhost:{server.port}", ssl=context, proxy=None)
+            options = Options(
+                f"wss://localhost:{server.port}", ssl=context, proxy=None, tls_resumption=True
+            )
             opened = run_blocking(Opening(options).steps())
             stream = opened.stream
             stream.sock.settimeout(PATIENCE)
             if not opened.rest:
                 assert stream.recv(100)
-            facts.append(stream.facts()["resumed"])
+            facts.append(stream.details()["resumed"])
             stream.say_goodbye()
             stream.close()
     assert facts == [False, True]
@@ -1044,3 +1014,158 @@ def test_what_is_thrown_into_a_handshake_has_no_other_error_as_its_context():
         with pytest.raises(TimeoutError) as raised:
             steps.throw(TimeoutError("over"))
     assert raised.value.__context__ is None
+
+
+def open_and_close(port, context, **options):
+    """Open a connection, receive what comes behind its handshake; whether a session was resumed."""
+    options = Options(f"wss://localhost:{port}", ssl=context, proxy=None, **options)
+    opened = run_blocking(Opening(options).steps())
+    opened.stream.sock.settimeout(PATIENCE)
+    if not opened.rest:
+        assert opened.stream.recv(100)
+    opened.stream.close()
+    return opened.ssl_object.session_reused
+
+
+FAILURE = b"\x15\x03\x03\x00\x02\x02\x50"  # an alert: internal error
+
+
+@pytest.mark.parametrize("alert", [FAILURE, b"", None], ids=["alert", "hang-up", "later"])
+def test_a_server_that_fails_to_resume_is_reached_all_the_same(alert):
+    context, numbers = client_context(), []
+
+    def script(peer):
+        numbers.append(peer.number)
+        if peer.number == 2 and alert is not None:
+            peer.sock.recv(65536)
+            peer.send_raw(alert)
+            return
+        peer._start(theirs)
+        if peer.number == 2:
+            peer.request()
+            return
+        peer.accept()
+        peer.send_message("hello")
+
+    theirs = server_context()
+    with scripted_server(script) as server:
+        resumed = [open_and_close(server.port, context, tls_resumption=True) for _ in range(3)]
+    assert resumed == [False] * 3
+    assert numbers == [1, 2, 3, 4]  # the second one failed, and was made again
+
+
+def test_without_a_session_a_failure_is_not_tried_again():
+    numbers = []
+
+    def script(peer):
+        numbers.append(peer.number)
+        peer.sock.recv(65536)
+        peer.send_raw(FAILURE)
+
+    with scripted_server(script) as server, pytest.raises(ssl.SSLError):
+        open_and_close(server.port, client_context(), tls_resumption=True)
+    assert numbers == [1]
+
+
+@pytest.mark.parametrize("resumption, expected", [(None, False), (True, True), (False, False)])
+def test_who_resumes(resumption, expected):
+    context = client_context()
+
+    def script(peer):
+        peer.accept()
+        peer.send_message("hello")  # behind the tickets
+
+    with scripted_server(script, ssl=server_context()) as server:
+        resumed = [
+            open_and_close(server.port, context, tls_resumption=resumption) for _ in range(2)
+        ]
+    assert resumed == [False, expected]
+
+
+def test_a_certificate_that_is_asked_for_after_the_request():
+    seen = []
+
+    def script(peer):
+        peer.request()
+        peer.sock.verify_client_post_handshake()
+        peer.sock.do_handshake()
+        peer.sock.settimeout(0.1)
+        while not seen:
+            with contextlib.suppress(socket.timeout):
+                peer.sock.recv(1)  # takes the certificate in
+            if peer.sock.getpeercert():
+                seen.append(peer.sock.getpeercert())
+        peer.sock.settimeout(PATIENCE)
+        peer.accept()
+        peer.send_message("hello")
+
+    context = client_context(certificate="client")
+    context.post_handshake_auth = True
+    theirs = server_context(
+        version=ssl.TLSVersion.TLSv1_3, client_ca="ca", post_handshake_auth=True
+    )
+    with scripted_server(script, ssl=theirs) as server:
+        open_and_close(server.port, context)
+    assert seen[0]["subject"]
+
+
+@pytest.mark.skipif(not hasattr(ssl.SSLContext, "num_tickets"), reason="no tickets to count")
+def test_a_flood_of_tickets_comes_back_to_the_caller():
+    flood = server_context(version=ssl.TLSVersion.TLSv1_3, num_tickets=2000)
+    stream, lower = opened(lower=Lower(flood))
+    for _ in range(2):
+        here = len(lower.incoming)
+        assert here > 2 * tls.READ_SIZE
+        with pytest.raises(BlockingIOError, match="brought no data") as caught:
+            stream.recv(100)
+        assert caught.value.errno == EAGAIN
+        assert here - len(lower.incoming) <= tls.READ_SIZE  # one read, and then a look at the time
+    lower.say(b"x")
+    data = b""
+    while not data:
+        with contextlib.suppress(BlockingIOError):
+            data = stream.recv(100)
+    assert data == b"x"
+
+
+def test_a_handshake_without_an_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(tls, "MAX_HANDSHAKE", 100)
+    with pytest.raises(ConnectionAbortedError, match="has no end"):
+        opened()
+
+
+class Interrupted:
+    """Stands in for the engine, in which a signal handler raises."""
+
+    def __getattr__(self, name):
+        def raise_it(*args):
+            raise KeyboardInterrupt
+
+        return raise_it
+
+
+def test_a_lock_is_not_left_behind_by_what_a_signal_handler_raises(monkeypatch):
+    stream, lower = opened()
+    for call in (
+        lambda: stream.recv(1),
+        lambda: stream.send(b"x"),
+        stream.flush,
+        stream.say_goodbye,
+        stream.buffered,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(stream, "_tls", Interrupted())
+            patch.setattr(stream, "_outgoing", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        assert not stream._lock._is_owned()
+
+
+def test_closing_waits_for_no_other_thread():
+    # After a fork, the one that has the lock may not exist.
+    stream, lower = opened()
+    thread = threading.Thread(target=stream._lock.acquire)
+    thread.start()
+    thread.join(PATIENCE)
+    stream.close()
+    assert lower.closed

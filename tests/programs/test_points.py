@@ -23,7 +23,7 @@ from pairs import connection
 from points import run
 
 from wsmini import Client, ConcurrencyError, ConnectionClosed
-from wsmini.opening.sockets import SocketStream
+from wsmini.opening.streams import SocketStream
 from wsmini.opening.tls import TLSStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import Opcode, mask

@@ -18,6 +18,7 @@ from wsmini.sansio.uri import (
     parse_authority,
     parse_uri,
     quote,
+    shown_address,
     unquote,
 )
 
@@ -230,6 +231,27 @@ def test_a_url_is_a_str(value):
         parse_uri(value)
 
 
+DEVIATIONS = {  # where IDNA 2003 has another name
+    "straße.example": "xn--strae-oqa.example",
+    "STRAẞE.example": "xn--strae-oqa.example",
+    "βόλος.example": "xn--nxasmm1c.example",
+    "ΒΌΛΟσ.example": "xn--nxasmq6b.example",
+    "bücher。straße.": "xn--bcher-kva.xn--strae-oqa.",
+    "a.ß": "a.xn--zca",
+}
+
+
+@pytest.mark.parametrize("host", DEVIATIONS)
+def test_names_that_idna_2003_gives_to_others(host):
+    assert parse_uri(f"ws://{host}/").host == DEVIATIONS[host]
+
+
+@pytest.mark.parametrize("host", ["a\u200cb", "a\u200db.example", "ßא.example", "xn--ß", "ß" * 64])
+def test_names_that_are_not_encoded(host):
+    with pytest.raises(InvalidURI):
+        parse_uri(f"ws://{host}/")
+
+
 def test_without_the_idna_codec_only_hosts_in_ascii_work(monkeypatch):
     monkeypatch.setattr(uri_module, "_CODEC", "no-such-codec")
     assert parse_uri("ws://xn--bcher-kva.example/é").host == "xn--bcher-kva.example"
@@ -381,6 +403,7 @@ RFC_3986 = {
     "/g": "wss://a/g",
     "//g": "wss://g/",
     "?y": "wss://a/b/c/d;p?y",
+    "g h?i j": "wss://a/b/c/g%20h?i%20j",
     "g?y": "wss://a/b/c/g?y",
     "#s": "wss://a/b/c/d;p?q",
     "g#s": "wss://a/b/c/g",
@@ -441,7 +464,6 @@ INVALID_REFERENCES = {
     "no slashes": "https:x",
     "script": "javascript:alert(1)",
     "Unix socket": "ws+unix:/run/docker.sock:/",
-    "space": "/a b",
     "CR LF": "/a\r\nX: 1",
     "bad port": "//h:0/",
     "bad host": "http://a..b/",
@@ -517,3 +539,20 @@ def test_a_huge_url_is_read_in_linear_time(text):
 def test_dot_segments_are_removed_in_one_pass():
     path = "/a" * 100_000 + "/.." * 100_000 + "/b"
     assert join(parse_uri("ws://h/"), path).path == "/b"
+
+
+SHOWN_ADDRESSES = {  # address -> text
+    "IPv4": (("127.0.0.1", 80), "127.0.0.1:80"),
+    "IPv6": (("::1", 443, 0, 0), "[::1]:443"),
+    "zone": (("fe80::1%eth0", 1, 0, 2), "[fe80::1%eth0]:1"),
+    "name": (("example.com", 8080), "example.com:8080"),
+    "path": ("/run/x.sock", "/run/x.sock"),
+    "bytes": (b"/run/x.sock", "/run/x.sock"),
+    "number": (5, "5"),
+    "short": (("x",), "('x',)"),
+}
+
+
+@pytest.mark.parametrize("address, text", SHOWN_ADDRESSES.values(), ids=SHOWN_ADDRESSES)
+def test_addresses_for_people(address, text):
+    assert shown_address(address) == text

@@ -11,8 +11,7 @@ from certificates import client_context, server_context
 from helpers import PATIENCE
 
 import wsmini
-from wsmini.opening import opening
-from wsmini.opening import sockets as net
+from wsmini.opening import opening, tcp, waiting
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -158,7 +157,7 @@ class Hours:
 def give_up(monkeypatch):
     """Let ``open_timeout`` pass; a request is sent just before, say by ``trace``."""
     hours = Hours()
-    for module in (net, opening):
+    for module in (tcp, waiting, opening):
         monkeypatch.setattr(module, "time", hours)
 
     def give_up():

@@ -18,7 +18,7 @@ import socket
 import threading
 import weakref
 
-from ..opening.steps import LATER
+from ..opening.waiting import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class SelectorThreadLoop:
 
     def _stay(self) -> None:
         """Be kept by the loop."""
-        self._timer = self.call_later(LATER, self._stay)
+        self._timer = self.call_later(MAX_WAIT, self._stay)
 
     def _remove(self, key: Tuple[int, int]) -> None:
         with self._lock:

@@ -33,7 +33,7 @@ import weakref
 from _thread import get_ident
 
 from ..clock import NEVER, suspend_detector
-from ..opening.sockets import READ, wait
+from ..opening.waiting import READ, wait
 from .receiver import CHECK
 
 TYPE_CHECKING = False

@@ -18,7 +18,7 @@ from ..clock import deadline_after
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..opening.opening import Opening
-from ..opening.sockets import run_blocking
+from ..opening.steps import run_blocking
 from ..options import read_options
 from ..sansio.frames import close_payload
 from ..sansio.payload import chunk_decoder, decode_message, encode_message

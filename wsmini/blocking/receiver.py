@@ -11,20 +11,9 @@ from itertools import repeat
 
 from ..clock import NEVER, lock_timeout
 from ..exceptions import ConcurrencyError
-from ..opening.sockets import (
-    CHUNK,
-    DONTWAIT,
-    HEADER,
-    HEED,
-    LARGE,
-    MAX_READ_SIZE,
-    NO_CLOSE,
-    READ,
-    READ_SIZE,
-    SLOW_CLOSE,
-    WAITALL,
-    WRITE,
-)
+from ..opening.readsizes import CHUNK, HEADER, LARGE, MAX_READ_SIZE, READ_SIZE
+from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, WAITALL
+from ..opening.waiting import HEED, READ, WRITE
 from ..sansio.protocol import State
 
 TYPE_CHECKING = False

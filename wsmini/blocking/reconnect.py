@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..exceptions import InvalidHandshake
-from ..opening.sockets import HEED, in_main_thread
+from ..opening.waiting import HEED, in_main_thread
 from ..options import read_options
 from ..policies import Attempts, check_loop
 from ..sansio.protocol import State

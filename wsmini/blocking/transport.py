@@ -39,12 +39,8 @@ import time
 from ..clock import NEVER
 from ..exceptions import WebSocketException
 from ..interrupts import Waiters, new_lock
-from ..opening.sockets import (
-    DONTWAIT,
-    HEED,
-    set_receive_timeout,
-    wait,
-)
+from ..opening.streams import DONTWAIT
+from ..opening.waiting import HEED, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.protocol import State
 
@@ -53,7 +49,7 @@ if TYPE_CHECKING:
     from typing import Callable, List, Optional, Tuple
 
     from ..interrupts import Lock
-    from ..opening.sockets import Stream
+    from ..opening.streams import Stream
     from ..options import Options
     from ..sansio.frames import Data
     from ..sansio.protocol import ClientProtocol

@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..opening.opening import Opened
-    from ..opening.sockets import Steps
-    from ..opening.steps import LoopRun
+    from ..opening.steps import LoopRun, Steps
     from ..options import ConnectOptions
     from ..policies import Policy, Retries
     from ..sansio.http11 import Request, Response

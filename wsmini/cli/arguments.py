@@ -556,7 +556,7 @@ def _context(args: Namespace) -> SSLContext | None:
     problem = ssl_problem()
     if problem:
         raise ValueError(problem)
-    from ..opening.tls import unverified_context  # which loads ssl
+    from ..opening.tls_context import unverified_context  # which loads ssl
 
     context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
     if args.cert:
@@ -574,5 +574,6 @@ def _identify(context: SSLContext, args: Namespace) -> None:
 
     try:
         context.load_cert_chain(args.cert, args.key, passphrase)
+        context.post_handshake_auth = True  # some servers ask for it after the request
     except OSError as exc:
         raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc

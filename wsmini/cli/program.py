@@ -17,8 +17,8 @@ from ..exceptions import (
     InvalidStatus,
     WebSocketException,
 )
-from ..opening.sockets import shown_address
 from ..sansio.redaction import redacted_header, redacted_uri
+from ..sansio.uri import shown_address
 from .arguments import (
     ABNORMAL,
     BROKEN_PIPE,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..blocking.connection import Connection
 from ..opening.opening import Opening
-from ..opening.sockets import run_blocking
+from ..opening.steps import run_blocking
 from ..options import read_options
 from ..sansio.frames import Opcode, mask
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ssl import SSLObject
     from typing import Any, Callable, Iterator
 
-    from ..opening.sockets import Stream
+    from ..opening.streams import Stream
     from ..options import ConnectOptions
     from ..sansio.frames import Data
 
@@ -38,7 +38,7 @@ def connect_traced(
         for line in tls_facts(tls) if tls is not None else ():
             say(line, "*")
         if frames:
-            opened.stream = stream = TracedStream(opened.stream, say)  # type: ignore[assignment]
+            opened.stream = stream = TracedStream(opened.stream, say)
             stream.received(opened.rest)
         return Connection(opened, settings)
     except BaseException:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from _weakref import ref  # weakref itself would bring other modules along
 
 from ..clock import suspend_detector
-from ..opening.steps import LATER
+from ..opening.waiting import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SharedTimers:
             now = loop.time()
             if not self._due and self._slept is not None:
                 self._slept(now, now)  # who comes after it needn't know
-            delay = min(max(0.0, when - now), LATER)
+            delay = min(max(0.0, when - now), MAX_WAIT)
             self._due[when] = loop.call_later(delay, self._call, loop, when), {}
         self._due[when][1][member] = None
 

@@ -26,19 +26,9 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 
 from __future__ import annotations
 
-from ..opening.sockets import (
-    CHUNK,
-    HEADER,
-    LARGE,
-    MAX_READ_SIZE,
-    NO_CLOSE,
-    READ,
-    READ_SIZE,
-    SLOW_CLOSE,
-    SocketStream,
-    wait,
-)
-from ..opening.steps import LATER
+from ..opening.readsizes import CHUNK, HEADER, LARGE, MAX_READ_SIZE, READ_SIZE
+from ..opening.streams import NO_CLOSE, SLOW_CLOSE, SocketStream
+from ..opening.waiting import MAX_WAIT, READ, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.frames import Opcode
 from ..sansio.protocol import ClientProtocol, State
@@ -617,7 +607,7 @@ class EventTransport:
     def _arm(self) -> None:
         """Set the timer to what is due next, unless it is early enough."""
         now, due = self._loop.time(), self._tick_at
-        if 1 < due - now < LATER:
+        if 1 < due - now < MAX_WAIT:
             due = -(-due * TOGETHER // 1) / TOGETHER
         due = min(due, self._close_by)
         if due >= self._timer_at or self.closed:

@@ -1,6 +1,6 @@
 """The opening: everything between a URL and an open connection, in one generator.
 
-``Opening(options).steps()`` never blocks. It yields what it waits for (``net.Wait``), under one
+``Opening(options).steps()`` never blocks. It yields what it waits for (``steps.Wait``), under one
 deadline for all of it, and is resumed with the sockets that are ready. Every front end drives this
 generator; none has a second copy of what it does::
 
@@ -18,13 +18,14 @@ from the first step on. One thread drives it; nobody else touches the socket bef
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 
 from ..exceptions import (
     InvalidHandshake,
+    InvalidMessage,
     InvalidProxy,
-    InvalidProxyStatus,
     InvalidRedirect,
     InvalidStatus,
     InvalidURI,
@@ -33,46 +34,41 @@ from ..exceptions import (
 )
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
+from ..sansio.proxy_url import DestinationRefused
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
-from ..sansio.uri import join
-from .hints import hint
+from ..sansio.uri import join, shown_address
 from .proxy import (
-    DestinationRefused,
     asks_system,
     choose_proxy,
     connect_http,
     connect_socks4,
     connect_socks5,
+    proxy_variable,
 )
-from .sockets import (
-    SocketStream,
-    Wait,
-    configure,
-    connect_tcp,
-    in_thread,
-    interleaved,
-    receive_response,
-    resolve,
-    send_all,
-    shown_address,
-)
+from .resolver import in_thread, resolve
+from .steps import Expired, Wait
+from .streams import SocketStream, receive_body, receive_head, send_all
+from .tcp import configure, connect_tcp, interleaved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, Union
+    from typing import Any, Iterable, Sequence, TypeVar
 
     from ..options import Options
+    from ..sansio.auth import Authenticator, Credentials
     from ..sansio.extensions import Extension
     from ..sansio.http11 import Headers, Request, Response
+    from ..sansio.proxy_url import Proxy
     from ..sansio.uri import URI
-    from .auth import Authenticator, Credentials
-    from .proxy import Proxy
-    from .sockets import Address, Steps, Stream
+    from .resolver import Address
+    from .steps import Steps
+    from .streams import Stream
+    from .tls import TLSStream
 
     T = TypeVar("T")
-    Pair = Tuple[str, Optional[str]]
+    Pair = tuple[str, str | None]
 
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_PROXY_ATTEMPTS = 4  # addresses that a SOCKS proxy is asked for, if we look the name up
@@ -82,7 +78,7 @@ class Opened:
     """What an opening results in.
 
     Attributes:
-        stream: the ``net.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
+        stream: the ``streams.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
         rest: the bytes that came behind the response's head.
         request, response: of the handshake.
         extensions: those negotiated, in the order of the response.
@@ -102,10 +98,10 @@ class Opened:
         rest: bytes,
         request: Request,
         response: Response,
-        extensions: List[Extension],
-        subprotocol: Optional[str],
-        timings: Dict[str, float],
-        ssl_object: Optional[ssl.SSLObject] = None,
+        extensions: list[Extension],
+        subprotocol: str | None,
+        timings: dict[str, float],
+        ssl_object: ssl.SSLObject | None = None,
     ) -> None:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
@@ -120,9 +116,9 @@ class Journal:
         self._trace, self._logger = options.trace, options.logger
         self.started = self._phase_started = time.monotonic()
         self.phase, self.address = "dns", options.uri.authority
-        self.timings: Dict[str, float] = {}
+        self.timings: dict[str, float] = {}
 
-    def enter(self, phase: str, address: Optional[str] = None) -> None:
+    def enter(self, phase: str, address: str | None = None) -> None:
         """The present phase is done, *phase* begins; to *address* if that changes."""
         now = time.monotonic()
         self.timings[self.phase] = self.timings.get(self.phase, 0.0) + now - self._phase_started
@@ -145,10 +141,12 @@ class Journal:
         """Whether anybody listens."""
         return self._trace is not None or self._logger is not None
 
-    def explain(self, exc: Union[OSError, InvalidHandshake]) -> None:
-        """Make *exc* say where and when it happened, and what to try."""
+    def explain(self, exc: OSError | InvalidHandshake, situation: tuple[Any, ...]) -> None:
+        """Make *exc* say where and when it happened, and what to try in this *situation*."""
+        from .hints import Situation, hint  # needed on failure only
+
         elapsed = time.monotonic() - self.started
-        facts = (self.phase, self.address, elapsed, hint(exc, self.phase))
+        facts = (self.phase, self.address, elapsed, hint(exc, self.phase, Situation(*situation)))
         exc.phase, exc.address, exc.elapsed, exc.hint = facts  # type: ignore[union-attr]
         if isinstance(exc, OSError):
             if exc.strerror is not None:
@@ -166,13 +164,14 @@ class Opening:
         given: the pairs of ``additional_headers``, where *options* shan't be asked for them.
     """
 
-    def __init__(self, options: Options, given: Optional[Sequence[Pair]] = None) -> None:
+    def __init__(self, options: Options, given: Sequence[Pair] | None = None) -> None:
         self.options, self._user_headers = options, given
         self._home = options.uri.origin
         self._way = [options.uri]
         self._unchanged = 0  # from which of these on nothing but the URL has changed
-        self._authenticators: Dict[object, Authenticator] = {}
-        self._authorization: Optional[str] = None  # what a challenge has led to
+        self._authenticators: dict[object, Authenticator] = {}
+        self._tls: list[TLSStream] = []  # of this round
+        self._authorization: str | None = None  # what a challenge has led to
         self._journal = Journal(options)
 
     def steps(self) -> Steps[Opened]:
@@ -190,11 +189,28 @@ class Opening:
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
-            self._journal.explain(exc)
+            self._journal.explain(exc, self._situation())
             raise
         with _closed_on_error(opened.stream):
             self._journal.note("open", timings=dict(opened.timings))
         return opened
+
+    def _situation(self) -> tuple[Any, ...]:
+        """What ``hints`` want to know, see ``Situation``."""
+        uri = self._way[-1]
+        dropped: list[str] = []
+        if uri.origin != self._home:
+            dropped += [name for name, value in self._user_headers or () if value is not None]
+            if self.options.auth is not None or self._way[0].username is not None:
+                dropped.append("Authorization")
+        through_proxy = self._journal.address.startswith("proxy ")
+        from_environment = self.options.proxy is True and through_proxy
+        return (
+            uri.secure,
+            uri.authority if len(self._way) > 1 else "",
+            dropped,
+            proxy_variable(uri, os.environ)[0] if from_environment else "",
+        )
 
     def _in_time(self, steps: Steps[T]) -> Steps[T]:
         """*steps*, with every wait bounded by the deadline of the whole."""
@@ -210,25 +226,47 @@ class Opening:
                 if deadline is None or time.monotonic() < deadline:
                     wanted = steps.send(ready)
                 else:  # even if there is something: a server may send without end
-                    wanted = steps.throw(TimeoutError(f"not open after {timeout} s"))
+                    wanted = steps.throw(Expired())
         except StopIteration as stop:
             result: T = stop.value
             return result
+        except Expired:
+            raise TimeoutError(f"not open after {timeout} s") from None
         finally:
             steps.close()
 
     def _open(self) -> Steps[Opened]:
-        """SharedTimers, until one opens the connection."""
+        """Round after round, until one opens the connection."""
         while True:
             uri = self._way[-1]
-            stream = yield from self._connect(uri)
-            with _closed_on_error(stream):
-                opened = yield from self._upgrade(stream, uri)
+            self._tls.clear()
+            try:
+                stream = yield from self._connect(uri)
+                with _closed_on_error(stream):
+                    opened = yield from self._upgrade(stream, uri)
+            except (OSError, InvalidMessage) as exc:
+                if self._resumption_failed(exc):
+                    continue
+                raise
             if opened is not None:
                 self._journal.enter("done")
                 return opened
             stream.close()
             self._journal.enter("dns")
+
+    def _resumption_failed(self, exc: OSError | InvalidMessage) -> bool:
+        """Whether *exc* may come from a TLS session that was resumed; the next round has none."""
+        if isinstance(exc, OSError):
+            may_be = exc.errno is not None and not isinstance(exc, TimeoutError)
+        else:
+            may_be = exc.hung_up
+        if not may_be or self.options.sock is not None:
+            return False
+        refused = [stream.refuse_resumption() for stream in self._tls]
+        if any(refused):
+            self._journal.note("resumption failed", error=type(exc).__name__, message=str(exc))
+            self._journal.enter("dns")
+        return any(refused)
 
     # -- to the server --
 
@@ -300,29 +338,36 @@ class Opening:
 
     def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
         self._journal.enter("dns", shown)
-        addresses = yield from resolve(host, port)
+        addresses = yield from resolve(host, port, self.options.family)
         if self._journal.wants_notes():
             self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
         return addresses
 
     def _start_tls(
-        self, stream: Stream, context: Optional[ssl.SSLContext], name: str, port: int
+        self, stream: Stream, context: ssl.SSLContext | None, name: str, port: int
     ) -> Steps[Stream]:
         """TLS over *stream*, which is closed if that fails."""
         with _closed_on_error(stream):
-            from . import tls  # ssl is large, and ws:// doesn't need it
+            # ssl is large, and ws:// doesn't need it.
+            from .tls import TLSStream
+            from .tls_context import default_context
 
-            secure = tls.TLSStream(
-                stream, context or tls.default_context(), name.partition("%")[0], port
-            )
+            context = context or default_context()
+            resumption = self.options.tls_resumption
+            secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
+            self._tls.append(secure)
             yield from secure.handshake()
+            if secure.ssl_object.selected_alpn_protocol() == "h2":
+                raise InvalidMessage(
+                    "the server has chosen HTTP/2, which the context offers by ALPN: leave h2 out"
+                )
             if self._journal.wants_notes():
-                self._journal.note("secured", server_hostname=name, **secure.facts())
+                self._journal.note("secured", server_hostname=name, **secure.details())
         return secure
 
     # -- through a proxy --
 
-    def _proxy_for(self, uri: URI) -> Steps[Optional[Proxy]]:
+    def _proxy_for(self, uri: URI) -> Steps[Proxy | None]:
         proxy = self.options.fixed_proxy
         if self.options.proxy is True and asks_system():
             # Which may look names up, to see whether they are excepted.
@@ -349,7 +394,7 @@ class Opening:
                 if not destinations:
                     raise
 
-    def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[List[Optional[Address]]]:
+    def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[list[Address | None]]:
         """What a SOCKS proxy is asked for, one after the other; ``None`` for the name."""
         if proxy.resolves_names:
             return [None]
@@ -370,6 +415,11 @@ class Opening:
     def _connect_http(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
         target = shown_address((host, port))
         authenticator = self._proxy_authenticator(proxy)
+
+        def answer(response: Response) -> str | None:
+            self._note_response(response)
+            return _answer(authenticator, response, "CONNECT", target)
+
         authorization = authenticator.first("CONNECT", target) if authenticator else None
         while True:
             headers = []
@@ -378,19 +428,15 @@ class Opening:
             if authorization is not None:
                 headers.append(("Proxy-Authorization", authorization))
             stream = yield from self._connect_to_proxy(proxy)
-            try:
-                with _closed_on_error(stream):
-                    yield from connect_http(stream, host, port, headers)
+            with _closed_on_error(stream):
+                authorization = yield from connect_http(stream, host, port, headers, answer)
+            if authorization is None:
                 return stream
-            except InvalidProxyStatus as exc:
-                self._note_response(exc.response)
-                authorization = _answer(authenticator, exc.response, "CONNECT", target)
-                if authorization is None:
-                    raise
+            stream.close()
 
     # -- the upgrade --
 
-    def _upgrade(self, stream: Stream, uri: URI) -> Steps[Optional[Opened]]:
+    def _upgrade(self, stream: Stream, uri: URI) -> Steps[Opened | None]:
         """Ask for the upgrade; ``None`` if the answer asks for another round."""
         options, journal = self.options, self._journal
         journal.enter("upgrade")
@@ -409,7 +455,7 @@ class Opening:
             journal.note("request", target=target, headers=_shown(request.headers))
         broken = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
-        response = yield from receive_response(stream, parser, broken, head_only=True)
+        response = yield from receive_head(stream, parser, broken)
         self._note_response(response)
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
@@ -418,7 +464,7 @@ class Opening:
         if response.status_code != 101:
             if self._goes_on(uri, response):
                 return None  # without its body, which may never end
-            yield from receive_response(stream, parser)
+            yield from receive_body(stream, parser)
         extensions, subprotocol = check_response(
             response, key, options.offers, options.subprotocols
         )
@@ -434,7 +480,7 @@ class Opening:
             return given
         return [(name, value) for name, value in given if value is None]
 
-    def _headers(self, uri: URI) -> List[Pair]:
+    def _headers(self, uri: URI) -> list[Pair]:
         """What is added to the request: the user's headers, credentials and cookies."""
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
@@ -452,7 +498,7 @@ class Opening:
                 headers.append(("Cookie", cookie))
         return headers
 
-    def _server_authenticator(self, uri: URI) -> Optional[Authenticator]:
+    def _server_authenticator(self, uri: URI) -> Authenticator | None:
         """What answers the challenges of the server of *uri*, if there are credentials for it."""
         made = self._authenticators
         if uri.origin == self._home:
@@ -463,7 +509,7 @@ class Opening:
             made[uri.origin] = _authenticator((uri.username, uri.password or ""), preemptive=True)
         return made.get(uri.origin)
 
-    def _proxy_authenticator(self, proxy: Proxy) -> Optional[Authenticator]:
+    def _proxy_authenticator(self, proxy: Proxy) -> Authenticator | None:
         made = self._authenticators
         if proxy not in made and proxy.username is not None:
             credentials = (proxy.username, proxy.password or "")
@@ -553,14 +599,14 @@ def _peer(sock: socket.socket) -> str:
 
 
 def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
-    from .auth import Authenticator  # only who has credentials needs it
+    from ..sansio.auth import Authenticator  # only who has credentials needs it
 
     return Authenticator(credentials, **how)
 
 
 def _answer(
-    authenticator: Optional[Authenticator], response: Response, method: str, target: str
-) -> Optional[str]:
+    authenticator: Authenticator | None, response: Response, method: str, target: str
+) -> str | None:
     """The header for another attempt, if *response* is a challenge that can be answered."""
     if authenticator is None or response.status_code != authenticator.status:
         return None
@@ -572,5 +618,5 @@ def _has(headers: Iterable[Pair], lower_name: str) -> bool:
     return any(name.lower() == lower_name for name, _ in headers)
 
 
-def _shown(headers: Headers) -> List[Tuple[str, str]]:
+def _shown(headers: Headers) -> list[tuple[str, str]]:
     return [(name, redacted_header(name, value)) for name, value in headers.items()]

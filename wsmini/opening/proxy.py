@@ -4,7 +4,7 @@ HTTP proxies by CONNECT (RFC 9110, 9.3.6), SOCKS5 (RFC 1928, RFC 1929), SOCKS4 a
 ``https://`` proxy is an HTTP proxy behind TLS, which is the opening's business, as are the
 connection to the proxy and another one when it wants authentication.
 
-The generators here talk to a proxy over a stream; they yield ``net.Wait`` where they would block.
+The generators here talk to a proxy over a stream; they yield ``steps.Wait`` where they would block.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections import namedtuple
 
 from ..exceptions import (
     InvalidMessage,
@@ -22,23 +21,21 @@ from ..exceptions import (
     ProxyError,
 )
 from ..sansio.http11 import Request
-from ..sansio.redaction import redacted_uri
+from ..sansio.proxy_url import DestinationRefused, parse_proxy
 from ..sansio.response import ResponseParser
-from ..sansio.uri import parse_authority
-from .sockets import receive_response, receive_some, send_all
+from ..sansio.uri import shown_address
+from .streams import receive_body, receive_head, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Mapping, Optional, Tuple
+    from typing import Callable, Mapping
 
+    from ..sansio.http11 import Response
+    from ..sansio.proxy_url import Proxy
     from ..sansio.uri import URI
-    from .sockets import Address, Steps, Stream
-
-_PORTS = {
-    "http": 80,
-    "https": 443,
-    **dict.fromkeys(("socks4", "socks4a", "socks5", "socks5h"), 1080),
-}
+    from .resolver import Address
+    from .steps import Steps
+    from .streams import Stream
 
 # RFC 1928, 6
 _SOCKS5_REPLIES = {
@@ -58,77 +55,10 @@ _SOCKS4_REPLIES = {
 }
 
 
-class DestinationRefused(ProxyError):
-    """A SOCKS proxy couldn't connect to this address, but perhaps can to another one."""
-
-
-class Proxy(namedtuple("Proxy", "scheme host port username password")):
-    """A proxy. ``str()`` and ``repr()`` hide the user and the password.
-
-    ``scheme`` is http, https, socks4, socks4a, socks5 or socks5h: with the last and with socks4a,
-    the proxy looks names up.
-    """
-
-    __slots__ = ()
-
-    scheme: str
-    host: str
-    port: int
-    username: Optional[str]
-    password: Optional[str]
-
-    def __str__(self) -> str:
-        userinfo = "" if self.username is None else "***@"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{userinfo}{host}:{self.port}"
-
-    def __repr__(self) -> str:
-        return f"<Proxy {self}>"
-
-    @property
-    def resolves_names(self) -> bool:
-        """Whether the proxy looks the server's name up, rather than we."""
-        return self.scheme not in ("socks4", "socks5")
-
-
-def parse_proxy(text: object) -> Proxy:
-    """Parse the URL of a proxy; without a scheme, it is an HTTP proxy.
-
-    ``socks``, which desktops put into ``all_proxy``, is taken for ``socks5h``.
-
-    Raises:
-        InvalidProxy: if it isn't valid, or the scheme isn't known.
-        TypeError: if *text* isn't a ``str``.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"proxy is a URL, True for the environment's or None, not {text!r}")
-    scheme, found, rest = text.strip().partition("://")
-    if not found:
-        scheme, rest = "http", scheme
-    scheme = scheme.lower()
-    scheme = "socks5h" if scheme == "socks" else scheme
-    if scheme not in _PORTS:
-        known = ", ".join(sorted(_PORTS))
-        raise InvalidProxy(redacted_uri(text), f"its scheme isn't one of {known}")
-    authority, _, path = rest.partition("/")
-    try:
-        if path:
-            raise ValueError("it has a path")
-        username, password, host, port = parse_authority(authority)
-        longest = max(len((text or "").encode()) for text in (username, password))
-        if scheme.startswith("socks") and longest > 255:  # RFC 1929, 2
-            raise ValueError("its user or password exceeds 255 bytes")
-        if scheme.startswith("http") and ":" in (username or ""):
-            raise ValueError("its user has a colon, which Basic authentication can't send")
-    except ValueError as exc:
-        raise InvalidProxy(redacted_uri(text), str(exc)) from None
-    return Proxy(scheme, host, port or _PORTS[scheme], username, password)
-
-
 # -- which proxy --
 
 
-def choose_proxy(uri: URI, environ: Optional[Mapping[str, str]] = None) -> Optional[Proxy]:
+def choose_proxy(uri: URI, environ: Mapping[str, str] | None = None) -> Proxy | None:
     """The proxy for *uri* that the environment asks for, or the settings of the system.
 
     ``wss_proxy`` or ``https_proxy`` for wss URLs, ``ws_proxy`` or ``http_proxy`` for ws URLs, then
@@ -139,23 +69,41 @@ def choose_proxy(uri: URI, environ: Optional[Mapping[str, str]] = None) -> Optio
         InvalidProxy: if it isn't valid.
     """
     environ = os.environ if environ is None else environ
-    names = ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
-    text = ""
-    for name in names:
-        text = text or _variable(environ, f"{name}_proxy")
+    name, text = proxy_variable(uri, environ)
+    source = f"the variable {name} of the environment"
     if text:
-        excluded = is_excluded(uri.host, uri.port, _variable(environ, "no_proxy"))
+        _, exceptions = _variable(environ, "no_proxy")
+        excluded = is_excluded(uri.host, uri.port, exceptions)
     elif asks_system():
-        text, excluded = _system_proxy(uri, names)
-    return parse_proxy(text) if text and not excluded else None
+        source = "the settings of the system"
+        text, excluded = _system_proxy(uri, _names(uri))
+    if not text or excluded:
+        return None
+    try:
+        return parse_proxy(text)
+    except InvalidProxy as exc:
+        raise InvalidProxy(exc.proxy, f"{exc.problem} (it comes from {source})") from None
 
 
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    """An environment variable in lower or upper case, the former first."""
-    value = environ.get(name, "").strip()
-    if value or (name == "http_proxy" and "REQUEST_METHOD" in environ):
-        return value  # in a CGI script, HTTP_PROXY is a header of the request: CVE-2016-5385
-    return environ.get(name.upper(), "").strip()
+def proxy_variable(uri: URI, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that names a proxy for *uri*, and its value; empty if there is none."""
+    found = (_variable(environ, f"{name}_proxy") for name in _names(uri))
+    return next(filter(any, found), ("", ""))
+
+
+def _names(uri: URI) -> tuple[str, ...]:
+    return ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
+
+
+def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """An environment variable in lower or upper case, the former first: its name and value."""
+    for spelling in (name, name.upper()):
+        value = environ.get(spelling, "").strip()
+        if value:
+            return spelling, value
+        if name == "http_proxy" and "REQUEST_METHOD" in environ:
+            break  # in a CGI script, HTTP_PROXY is a header of the request: CVE-2016-5385
+    return "", ""
 
 
 def asks_system() -> bool:
@@ -163,7 +111,7 @@ def asks_system() -> bool:
     return sys.platform in ("win32", "darwin")
 
 
-def _system_proxy(uri: URI, names: Tuple[str, ...]) -> Tuple[str, bool]:
+def _system_proxy(uri: URI, names: tuple[str, ...]) -> tuple[str, bool]:
     """The proxy that Windows or macOS is set to, and whether the host is an exception."""
     from urllib.request import getproxies, proxy_bypass  # it knows these systems
 
@@ -235,31 +183,46 @@ def _packed(text: str) -> bytes:
 
 
 def connect_http(
-    stream: Stream, host: str, port: int, headers: List[Tuple[str, str]]
-) -> Steps[None]:
+    stream: Stream,
+    host: str,
+    port: int,
+    headers: list[tuple[str, str]],
+    answer: Callable[[Response], str | None] = lambda response: None,
+) -> Steps[str | None]:
     """Ask an HTTP proxy to connect to *host* (RFC 9110, 9.3.6), with *headers* besides ``Host``.
+
+    Args:
+        answer: called with a refusal: the credentials to try again with, if it asks for some.
+
+    Returns:
+        ``None`` once the stream leads to *host*, or these credentials.
 
     Raises:
         InvalidProxyStatus: if the proxy refuses; 407 if it wants (other) credentials.
         InvalidProxyMessage: if the answer isn't HTTP.
     """
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    target = shown_address((host, port))
     request = Request("CONNECT", target, [("Host", target), *headers])
     broken = yield from send_all(stream, request.serialize())
     parser = ResponseParser(method="CONNECT")
     try:
-        response = yield from receive_response(stream, parser, broken)
+        response = yield from receive_head(stream, parser, broken)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
     if not 200 <= response.status_code < 300:
-        raise InvalidProxyStatus(response)
+        credentials = answer(response)
+        if credentials is None:
+            yield from receive_body(stream, parser)
+            raise InvalidProxyStatus(response)
+        return credentials
     if parser.rest:
         # The server waits for us to speak, so this can only be the proxy's.
         raise InvalidProxyMessage("the proxy sent data behind its answer to CONNECT")
+    return None
 
 
 def connect_socks5(
-    stream: Stream, proxy: Proxy, host: str, port: int, address: Optional[Address]
+    stream: Stream, proxy: Proxy, host: str, port: int, address: Address | None
 ) -> Steps[None]:
     """Ask a SOCKS5 proxy to connect (RFC 1928): to *address* if there is one, else to *host*.
 
@@ -300,7 +263,7 @@ def _authenticate(stream: Stream, proxy: Proxy) -> Steps[None]:
         raise ProxyError("the SOCKS5 proxy refused the user or the password")
 
 
-def _socks5_destination(host: str, address: Optional[Address]) -> bytes:
+def _socks5_destination(host: str, address: Address | None) -> bytes:
     """The type of the address, and the address (RFC 1928, 5)."""
     packed = _packed((host if address is None else address[4][0]).partition("%")[0])
     if packed:
@@ -310,7 +273,7 @@ def _socks5_destination(host: str, address: Optional[Address]) -> bytes:
 
 
 def connect_socks4(
-    stream: Stream, proxy: Proxy, host: str, port: int, address: Optional[Address]
+    stream: Stream, proxy: Proxy, host: str, port: int, address: Address | None
 ) -> Steps[None]:
     """Ask a SOCKS4 proxy to connect to *address*, or a SOCKS4a proxy to *host*.
 
@@ -340,7 +303,7 @@ def _ask(stream: Stream, message: bytes, size: int) -> Steps[bytes]:
 
 
 def _receive_exactly(
-    stream: Stream, size: int, broken: Optional[ConnectionError] = None
+    stream: Stream, size: int, broken: ConnectionError | None = None
 ) -> Steps[bytes]:
     data = b""
     while len(data) < size:

@@ -1,27 +1,34 @@
-"""The steps of an opening, run on an event loop: as ``net.run`` does, but without blocking."""
+"""Steps: what takes time is a generator that never waits itself, and the two ways to run it.
+
+Such a generator yields a ``Wait`` and is resumed with the sockets that are ready, none if the time
+is over. ``run_blocking`` runs it to its end in this thread; ``run_on_loop`` does so on an event
+loop, and calls back. Closing the generator, at any point, closes what it has opened.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import namedtuple
 
-from .sockets import READ, WRITE
+from .waiting import MAX_WAIT, READ, WRITE, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple, TypeVar
+    import socket
+    from typing import Any, Callable, Generator, Sequence, TypeVar
 
     from typing_extensions import Protocol
 
-    from .sockets import Ready, Steps, Wait
-
     T = TypeVar("T")
-    Done = Callable[[Optional[T], Optional[BaseException]], object]
+    Ready = Sequence[socket.socket]
+    Steps = Generator["Wait", Ready, T]
+    Done = Callable[[T | None, BaseException | None], object]
 
     class Cancellable(Protocol):
         def cancel(self) -> object: ...
 
     class HostLoop(Protocol):
-        """What a link needs of an event loop."""
+        """What a transport needs of an event loop."""
 
         def time(self) -> float: ...
         def call_soon(self, callback: Callable[..., Any], *args: Any) -> Cancellable: ...
@@ -34,7 +41,31 @@ if TYPE_CHECKING:
         def remove_writer(self, fd: Any) -> Any: ...
 
 
-LATER = 86400.0  # seconds; who waits longer wakes once a day: some loops have limits
+class Wait(namedtuple("Wait", "sockets deadline")):
+    """What a generator waits for: one of *sockets* (to ``READ`` and/or ``WRITE``), or the time."""
+
+    __slots__ = ()
+
+    sockets: dict[socket.socket, int]
+    deadline: float | None
+
+
+class Expired(TimeoutError):
+    """Thrown into steps whose time is over, which tells it from what a signal handler raises."""
+
+
+def run_blocking(steps: Steps[T]) -> T:
+    """Run *steps* to their end in this thread, and return their result."""
+    try:
+        wanted = next(steps)
+        while True:
+            timeout = None if wanted.deadline is None else wanted.deadline - time.monotonic()
+            wanted = steps.send(wait(wanted.sockets, timeout))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        steps.close()  # after a KeyboardInterrupt in wait(), too
 
 
 def run_on_loop(loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False) -> LoopRun:
@@ -54,10 +85,10 @@ class LoopRun:
         self, loop: HostLoop, steps: Steps[Any], done: Done[Any], at_once: bool = False
     ) -> None:
         self._loop, self._steps, self._done = loop, steps, done
-        self._registered: List[Tuple[Callable[[int], Any], int]] = []
+        self._registered: list[tuple[Callable[[int], Any], int]] = []
         # The timer is kept from wait to wait if it stays the same.
-        self._call: Optional[Cancellable] = None
-        self._deadline: Optional[float] = None
+        self._call: Cancellable | None = None
+        self._deadline: float | None = None
         if at_once:
             self._go_on(None)
         else:
@@ -80,7 +111,7 @@ class LoopRun:
             self._call.cancel()
             self._call = None
 
-    def _go_on(self, ready: Optional[Ready]) -> None:
+    def _go_on(self, ready: Ready | None) -> None:
         self._stop_watching()  # before the step, which may close the sockets
         if ready is None:
             self._call = None  # it was this one
@@ -120,6 +151,6 @@ class LoopRun:
             return
         self._stop_timer()
         if wanted.deadline is not None:
-            delay = min(max(0.0, wanted.deadline - time.monotonic()), LATER)
+            delay = min(max(0.0, wanted.deadline - time.monotonic()), MAX_WAIT)
             self._deadline = wanted.deadline
             self._call = loop.call_later(delay, self._time_is_over)

@@ -11,14 +11,14 @@ leaves ``busy`` set: nobody knows what was written then, so nothing may follow i
 from __future__ import annotations
 
 from ..sansio.protocol import State
-from .sockets import DONTWAIT
+from .streams import DONTWAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Tuple, Union
 
     from ..sansio.protocol import ClientProtocol, Frames
-    from .sockets import Stream
+    from .streams import Stream
 
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
 

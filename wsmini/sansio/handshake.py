@@ -9,7 +9,7 @@ import binascii
 import os
 import sys
 
-from ..exceptions import InvalidMessage, InvalidStatus, InvalidUpgrade, NegotiationError
+from ..exceptions import InvalidStatus, InvalidUpgrade, NegotiationError
 from .extensions import format_extensions, negotiate
 from .http11 import Headers, Request, is_token, trusted_headers
 
@@ -187,14 +187,12 @@ def check_response(
 
     Raises:
         InvalidStatus: if the status isn't 101.
-        InvalidMessage: if it is, but of HTTP/1.0, which has no upgrades (RFC 9110, 7.8).
         InvalidUpgrade: if ``Upgrade``, ``Connection`` or ``Sec-WebSocket-Accept`` isn't right.
         NegotiationError: if the server chose what wasn't offered.
     """
     if response.status_code != 101:
         raise InvalidStatus(response)
-    if response.http_version == "1.0":
-        raise InvalidMessage("expected the upgrade in HTTP/1.1, got HTTP/1.0")
+    # Of HTTP/1.0, too, which has no upgrades (RFC 9110, 7.8): some servers say that nevertheless.
     headers = response.headers
     for name, wanted in (("Upgrade", "websocket"), ("Connection", "upgrade")):
         if wanted not in tokens(headers.get_all(name)):
@@ -209,7 +207,7 @@ def check_response(
 def _chosen_subprotocol(headers: Headers, wanted: Sequence[str]) -> str | None:
     """The subprotocol chosen, or ``None``: a server may choose none (RFC 6455, 4.2.2)."""
     name = "Sec-WebSocket-Protocol"
-    values = headers.get_all(name)
+    values = [value for value in headers.get_all(name) if value]  # an empty one means none, too
     if not values:
         return None
     if len(values) > 1:

@@ -334,6 +334,10 @@ class MessageReader:
         # Bits are claimed for data frames; the one of permessage-deflate for the first frame only.
         claimed = 0 if opcode & 0x08 or (self._inflate and not opcode) else self._rsv
         if head & 0x70 & ~claimed:
+            if head == ord("H"):  # decided by the first byte, whatever follows
+                raise ProtocolError(
+                    "expected a frame, got 0x48, an H: does another HTTP response follow the 101?"
+                )
             raise ProtocolError(f"reserved bits that no extension claims are set: 0x{head:02x}")
         if opcode not in _KNOWN_OPCODES:
             raise ProtocolError(f"opcode {opcode} isn't defined")

@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_LINE = 8192
+MAX_LINE = 65536  # policies and cookies get long
 MAX_HEADERS = 128
-MAX_HEAD = 65536
+MAX_HEAD = 262144
 MAX_BODY = 65536
 MAX_INTERIM = 8
 

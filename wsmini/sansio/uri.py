@@ -8,11 +8,16 @@ wasn't percent-encoded.
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from sys import intern
 
 from ..exceptions import InvalidURI
 from .redaction import is_scheme, redacted_query, redacted_uri
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PORTS = {False: 80, True: 443}
 _SCHEMES = {"ws": False, "wss": True}
@@ -20,6 +25,7 @@ _UNIX_SCHEMES = {"ws+unix": False, "wss+unix": True}
 _REDIRECT_SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 _CODEC = "idna"
+_DEVIATIONS = frozenset("\xdf\u03c2")  # ß and ς
 
 # Characters, for strip(), which leaves nothing of a text that has no others.
 _ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -154,7 +160,7 @@ def join(base: URI, reference: str) -> URI:
     Raises:
         InvalidURI: if *reference* isn't a URL, or one that no WebSocket can be opened to.
     """
-    text = reference.partition("#")[0]
+    text = reference.partition("#")[0].replace(" ", "%20")  # as browsers and curl mend it
     try:
         _check_characters(text)
         return _resolve(base, *_split(text))
@@ -228,6 +234,13 @@ def unquote(text: str) -> str:
         is_escape = _is_escape(part)
         parts.append(bytes((int(part[:2], 16),)) + part[2:] if is_escape else b"%" + part)
     return b"".join(parts).decode()
+
+
+def shown_address(address: Any) -> str:
+    """*address*, as sockets have it, for people: ``127.0.0.1:80``, ``[::1]:80``, a path."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return f"{_bracketed(address[0])}:{address[1]}"
+    return os.fsdecode(address) if isinstance(address, (str, bytes)) else str(address)
 
 
 def _is_escape(text: bytes) -> bool:
@@ -363,14 +376,42 @@ def _is_name(host: str) -> bool:
 
 
 def _to_ascii(host: str) -> str:
+    if "\u200c" in host or "\u200d" in host:
+        raise ValueError("its host has a joiner, which can't be seen: U+200C or U+200D")
+    host = host.replace("\u1e9e", "\xdf")  # the capital of the other one
     try:
-        return host.encode(_CODEC).decode("ascii")
-    except LookupError:
+        if _DEVIATIONS.isdisjoint(host):
+            return host.encode(_CODEC).decode("ascii")
+        for dot in "\u3002\uff0e\uff61":  # RFC 3490, 3.1
+            host = host.replace(dot, ".")
+        return ".".join(map(_label_to_ascii, host.split(".")))
+    except (LookupError, ImportError):
         raise ValueError(
             "its host isn't ASCII, and this Python has no idna codec; write it as xn--..."
         ) from None
     except UnicodeError:
         raise ValueError("its host isn't a valid international name") from None
+
+
+def _label_to_ascii(label: str) -> str:
+    """*label*, whose ß and ς stay what they are, as in UTS 46 and for browsers.
+
+    The codec knows IDNA 2003, which makes "ss" and σ of them: names that others may own.
+    """
+    if _DEVIATIONS.isdisjoint(label):
+        return label.encode(_CODEC).decode("ascii")
+    from encodings.idna import nameprep
+
+    if label.lower().startswith("xn--"):
+        raise UnicodeError("what is encoded has other characters than ASCII")
+    nameprep(label.replace("\xdf", "s").replace("\u03c2", "\u03c3"))  # raises for what is forbidden
+    prepared, start = "", 0
+    for at, character in enumerate(label):
+        if character in _DEVIATIONS:
+            prepared += nameprep(label[start:at]) + character
+            start = at + 1
+    prepared += nameprep(label[start:])
+    return "xn--" + prepared.encode("punycode").decode("ascii")
 
 
 def _parse_ipv6(text: str) -> str:

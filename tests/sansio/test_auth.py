@@ -14,8 +14,8 @@ import traceback
 import pytest
 from helpers import SEED
 
-from wsmini.opening import auth
-from wsmini.opening.auth import Authenticator, Challenge, basic, digest, parse_challenges, strength
+from wsmini.sansio import auth
+from wsmini.sansio.auth import Authenticator, Challenge, basic, digest, parse_challenges, strength
 
 USER, PASSWORD = "Mufasa", "Circle of Life"
 PAIR = (USER, PASSWORD)

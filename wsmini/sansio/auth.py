@@ -20,8 +20,8 @@ import binascii
 import os
 from collections import namedtuple
 
-from ..sansio.http11 import Headers, is_value
-from ..sansio.uri import quote
+from .http11 import Headers, is_value
+from .uri import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,0 +1,80 @@
+"""Steps, run to their end in this thread."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers import PATIENCE
+
+from wsmini.opening import steps as steps_module
+from wsmini.opening.steps import Wait, run_blocking
+from wsmini.opening.waiting import READ, WRITE
+
+
+def test_running_to_the_end(pair):
+    one, other = pair
+    seen = []
+
+    def steps():
+        seen.append((yield Wait({one: WRITE, other: READ}, None)))
+        one.send(b"x")
+        seen.append((yield Wait({other: READ}, time.monotonic() + PATIENCE)))
+        return "result"
+
+    assert run_blocking(steps()) == "result"
+    assert seen == [[one], [other]]
+
+
+def test_a_deadline_resumes_with_nothing_ready(pair):
+    seen = []
+
+    def steps():
+        for delay in (0.005, 0, -1):
+            deadline = time.monotonic() + delay
+            ready = yield Wait({pair[0]: READ}, deadline)
+            seen.append((list(ready), time.monotonic() >= deadline))
+
+    assert run_blocking(steps()) is None
+    assert seen == [([], True)] * 3
+
+
+def test_running_what_never_waits():
+    def steps():
+        return 5
+        yield
+
+    assert run_blocking(steps()) == 5
+
+
+def test_an_exception_comes_out_of_run(pair):
+    closed = []
+
+    def steps():
+        try:
+            yield Wait({pair[0]: WRITE}, None)
+            raise ZeroDivisionError
+        finally:
+            closed.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        run_blocking(steps())
+    assert closed
+
+
+def test_an_interrupted_wait_ends_the_steps(monkeypatch, pair):
+    def interrupted(sockets, timeout):
+        raise KeyboardInterrupt
+
+    closed = []
+
+    def steps():
+        try:
+            yield Wait({pair[0]: READ}, None)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(steps_module, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_blocking(steps())
+    assert closed

@@ -1,0 +1,219 @@
+"""Name resolution: the addresses of a host, without waiting for the resolver.
+
+Threads: a name that isn't an address is looked up in a daemon thread, because ``getaddrinfo`` can
+hang for as long as it likes. Those that ask for the same name at the same time share a ``Lookup``;
+beyond ``MAX_LOOKUPS`` threads, look-ups queue. A generator that waits owns one end of a socket
+pair, the look-up closes the other one when it has the answer. Nothing here takes a lock: each step
+is one operation of a list, a set, a dictionary or a deque, and what is put where others look for it
+is put there before the look at what they have done, so that one of the two sides sees the other.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+
+from .steps import Wait
+from .waiting import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Sequence, Tuple, TypeVar
+
+    from .steps import Steps
+
+    T = TypeVar("T")
+    # family, type, protocol, canonical name, address: what getaddrinfo returns
+    Address = Tuple[int, int, int, str, Any]
+
+MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones included
+SHARED_FOR = 5.0  # seconds after which a look-up that hangs is no longer joined by others
+
+_threads: set[object] = set()  # one token for each
+_queue: Deque[Lookup] = deque()  # not begun
+_shared: dict[object, Lookup] = {}  # by what is looked up
+
+
+def _forget_threads() -> None:
+    """In a forked child: the threads stay with the parent."""
+    _threads.clear()
+    _queue.clear()
+    _shared.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+class Lookup:
+    """A call that takes its time in a thread, and those that wait for its answer.
+
+    Attributes:
+        answer: what it has returned or raised, once it is there.
+        waiters: sockets, each closed when the answer is there.
+    """
+
+    __slots__ = ("_call", "_key", "answer", "begun", "waiters")
+
+    def __init__(self, call: Callable[[], Any], key: object) -> None:
+        self._call, self._key = call, key
+        self.answer: list[Any] = []
+        self.waiters: list[socket.socket] = []
+        self.begun = time.monotonic()
+
+    def run(self) -> None:
+        """Make the call, and tell those that wait."""
+        try:
+            self.answer.append(self._call())
+        except BaseException as exc:  # it belongs to those that asked
+            self.answer.append(exc.with_traceback(None))  # whose frames would make a cycle
+        self.withdraw()
+        while self.waiters:
+            try:
+                self.waiters.pop().close()
+            except IndexError:
+                break  # one has given up just now
+
+    def withdraw(self) -> None:
+        """Let nobody join any more."""
+        if _shared.get(self._key) is self:
+            _shared.pop(self._key, None)
+
+    def leave(self, waiter: socket.socket) -> None:
+        """*waiter* doesn't wait any more. What nobody waits for isn't begun."""
+        _discard(self.waiters, waiter)
+        if not self.waiters:
+            self.withdraw()
+            if not self.waiters:  # nor has another joined until just now
+                _discard(_queue, self)
+
+
+def _discard(items: list[T] | Deque[T], item: T) -> None:
+    try:
+        items.remove(item)
+    except ValueError:
+        pass  # another thread has taken it
+
+
+def resolve(host: str, port: int, family: int = 0) -> Steps[Sequence[Address]]:
+    """The addresses of *host*, in the resolver's order.
+
+    Args:
+        host: in ASCII.
+        family: the only one to look for; 0 for any.
+
+    Raises:
+        socket.gaierror: if there are none.
+    """
+    if _is_genuine():
+        try:
+            return _getaddrinfo(host, port, family, socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            pass  # not an address
+    asked = (host, port, family)
+    return (yield from in_thread(lambda: _getaddrinfo(*asked), asked))
+
+
+def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
+    """What *look_up* returns, called in a thread that is left to itself if that takes too long.
+
+    Where no thread can be started (after the end of the main thread, say, or where their number is
+    limited), it is called in this one.
+
+    Args:
+        key: what tells that another call, under way, would give the same; ``None`` if none does.
+
+    Raises:
+        Exception: whatever *look_up* raises.
+    """
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        lookup = _join_lookup(look_up, key, writer)
+        try:
+            while not lookup.answer:
+                yield Wait({reader: READ}, None)
+        finally:
+            lookup.leave(writer)
+    found = lookup.answer[0]
+    if isinstance(found, BaseException):
+        try:
+            if key is not None and isinstance(found, OSError):
+                # Others may have got it, too, and each adds what it knows.
+                raise type(found)(*found.args)
+            raise found
+        finally:
+            del found, lookup  # no cycle through the traceback
+    result: T = found
+    return result
+
+
+def _join_lookup(look_up: Callable[[], Any], key: object, waiter: socket.socket) -> Lookup:
+    """Let *waiter* wait for one that is under way, or begin one."""
+    new = Lookup(look_up, key)
+    new.waiters.append(waiter)
+    if key is not None:
+        found = _shared.setdefault(key, new)
+        if found is not new and new.begun - found.begun <= SHARED_FOR:
+            found.waiters.append(waiter)
+            if found.answer or _shared.get(key) is found:
+                return found
+            _discard(found.waiters, waiter)  # the last one before us left meanwhile
+        _shared[key] = new
+    _queue.append(new)
+    if len(_threads) < MAX_LOOKUPS:
+        _start_thread(new)
+    return new
+
+
+def _start_thread(lookup: Lookup) -> None:
+    import threading  # not needed for addresses
+
+    token = object()
+    _threads.add(token)
+    try:
+        thread = threading.Thread(target=_work, args=(token,), name="wsmini-lookup", daemon=True)
+        thread.start()
+    except BaseException as exc:
+        _threads.discard(token)
+        if not isinstance(exc, RuntimeError):
+            raise
+        if not _threads:  # else one of these goes on with it
+            _discard(_queue, lookup)
+            lookup.run()
+
+
+def _work(token: object) -> None:
+    """Look up what is in the queue; in a thread."""
+    while True:
+        try:
+            lookup = _queue.popleft()
+        except IndexError:
+            break
+        lookup.run()
+    _threads.discard(token)
+    # Put there since, by one that found enough threads.
+    if _queue and len(_threads) < MAX_LOOKUPS:
+        _start_thread(_queue[0])
+
+
+def _is_genuine() -> bool:
+    """Whether ``socket.getaddrinfo`` is that of the standard library.
+
+    Programs replace it, to pin a name or to have IPv4 only. (A wrapper can take over the name and
+    the module, but not the globals.)
+    """
+    return getattr(socket.getaddrinfo, "__globals__", None) is vars(socket)
+
+
+def _getaddrinfo(host: str, port: int, family: int, flags: int = 0) -> Sequence[Address]:
+    try:
+        if _is_genuine():
+            # Bytes need no idna codec, which small systems lack, and which takes 300 KiB.
+            name = host.encode("ascii")
+            return socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, 0, flags)
+        # As http.client and urllib3 call it, which replacements are made for.
+        return list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+    except UnicodeError as exc:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no name: {exc}") from exc

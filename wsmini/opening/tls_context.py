@@ -1,0 +1,125 @@
+"""What TLS connections of a process share: contexts, and sessions to resume.
+
+Nothing here takes a lock: each step is one operation of a dictionary, so that threads, signal
+handlers, finalizers and forks may come between any two of them.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Tuple
+
+    Server = Tuple[bytes, int, int, int, bool]
+    Sessions = Dict[Server, ssl.SSLSession | None]
+
+MAX_SESSIONS = 64  # remembered for each context
+MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
+
+# The default context, and the environment that it was made in.
+_default: tuple[tuple[str | None, ...], ssl.SSLContext] | None = None
+
+# By context, the last session with each server: a handshake that resumes it is cheaper. OpenSSL
+# takes one only in the context that it belongs to, and what was verified then holds for it. None is
+# a server that fails when it is asked to resume one.
+_sessions: Dict[ssl.SSLContext, Sessions] = {}
+
+
+def default_context() -> ssl.SSLContext:
+    """The context of all connections that don't bring one: verifies chain and host name.
+
+    It is made once, since loading the system's certificates takes tens of milliseconds; and again
+    if the environment names others, or there were none.
+    """
+    global _default
+    made_in = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+    if _default is not None and _default[0] == made_in:
+        return _default[1]
+    context = _offering_http(ssl.create_default_context())
+    # OpenSSL reads a folder of certificates when it needs them, a file only now.
+    if context.cert_store_stats()["x509_ca"] or made_in[1]:
+        _default = made_in, context
+    return context
+
+
+def unverified_context() -> ssl.SSLContext:
+    """A context that trusts anybody: encrypted, but to whom isn't known."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no authorities, which takes long
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    key_log = os.environ.get("SSLKEYLOGFILE")  # which create_default_context() heeds, too
+    if key_log and not sys.flags.ignore_environment and hasattr(context, "keylog_filename"):
+        context.keylog_filename = key_log
+    return _offering_http(context)
+
+
+def _offering_http(context: ssl.SSLContext) -> ssl.SSLContext:
+    """*context*, which tells servers that speak HTTP/2, too, to speak HTTP/1.1 (RFC 7301)."""
+    if ssl.HAS_ALPN:
+        context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def server_key(context: ssl.SSLContext, name: bytes, port: int) -> Server:
+    """What tells the sessions with a server from those with others.
+
+    What is verified is a part of it: a context may be changed between two connections. (As plain
+    numbers, which hash without a step of Python.)
+    """
+    mode, flags = int(context.verify_mode), int(context.verify_flags)
+    return name, port, mode, flags, context.check_hostname
+
+
+def may_resume(context: ssl.SSLContext, resumption: bool | None) -> bool:
+    """Whether sessions of *context* are resumed, as ``tls_resumption`` says.
+
+    ``ssl`` can't tell whether a context presents another certificate, or trusts others, than it did
+    when the session began; nobody changes ours.
+    """
+    return resumption is True or (
+        resumption is None and _default is not None and context is _default[1]
+    )
+
+
+def session_of(context: ssl.SSLContext, server: Server) -> ssl.SSLSession | None:
+    """The session to resume with *server*, if there is one."""
+    return _sessions.get(context, {}).get(server)
+
+
+def remember_session(
+    context: ssl.SSLContext, server: Server, session: ssl.SSLSession | None
+) -> None:
+    """Remember *session*, and forget those that weren't used for the longest time."""
+    # With TLS 1.3 there is a session before it can be resumed.
+    if session is None or not session.id:
+        return
+    sessions = _sessions.get(context, {})
+    if server in sessions and sessions[server] is None:
+        return
+    _remember(context, server, session)
+
+
+def refuse_sessions(context: ssl.SSLContext, server: Server) -> None:
+    """*server* has failed when it was asked to resume a session: don't ask it again."""
+    _remember(context, server, None)
+
+
+def _remember(context: ssl.SSLContext, server: Server, session: ssl.SSLSession | None) -> None:
+    sessions = _sessions.pop(context, {})
+    _sessions[context] = sessions
+    sessions.pop(server, None)
+    sessions[server] = session
+    _drop_oldest(_sessions, MAX_CONTEXTS)
+    _drop_oldest(sessions, MAX_SESSIONS)
+
+
+def _drop_oldest(remembered: Dict[Any, Any], most: int) -> None:
+    while len(remembered) > most:
+        try:
+            remembered.pop(next(iter(remembered)), None)
+        except (StopIteration, RuntimeError):
+            return  # another thread does the same
