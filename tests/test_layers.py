@@ -50,8 +50,8 @@ FRONT_ENDS = (
     tuple("blocking." + name for name in """
         boxes stacks locks background receiver transport connection reconnect
     """.split()),
-    ("callbacks.loop", "callbacks.connection", "callbacks.client"),
-    ("aio.selector_thread", "aio.stream", "aio.future", "aio.connection", "aio"),
+    ("callbacks.loop", "callbacks.outbox", "callbacks.connection", "callbacks.client"),
+    ("aio.selector_thread", "aio.future", "aio.connection", "aio.connecting", "aio"),
     ("testing.peer", "testing.servers", "testing.faults", "testing.replay", "testing"),
 )  # fmt: skip
 

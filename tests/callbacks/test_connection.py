@@ -7,6 +7,7 @@ import gc
 import socket
 import threading
 import weakref
+from errno import EPIPE
 
 import fakes
 import pytest
@@ -38,7 +39,7 @@ class Joined:
         self.peer.setblocking(False)
         self._stream = SocketStream(ours)
         self.client = kind("ws://localhost/", **options)
-        self.client._connect = lambda: self.client._move(State.CONNECTING)
+        self.client._open = lambda: None
         self.loop.call_soon(self.client.start, self.loop)
         self.spin()
         if opened:
@@ -105,9 +106,10 @@ def test_a_burst_that_finds_no_room_is_looked_through_once():
         connection = it.client._connection
         it.loop.call_soon(lambda: [it.client.send("x" * 100) for _ in range(20000)])
         it.loop.run_once(0)
-        assert sum(handle._callback == connection.trim for handle in it.loop._ready) == 1
+        it.loop.run_once(0)
+        assert sum(handle._callback == connection._trim for handle in it.loop._ready) == 1
         it.spin()
-        assert len(connection._flight) > 10000
+        assert len(it.client._outbox.ends) > 10000
         assert not it.loop._ready
 
 
@@ -198,23 +200,23 @@ def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain()
     drained = []
     with Joined(small=True, on_drain=lambda client: drained.append(1)) as it:
         it.call(lambda: it.client.send(bytes(1 << 20)))
-        assert it.client._connection.transport.blocked
-        it.call(lambda: it.client._connection.transport._broken(BrokenPipeError("no")))
+        assert it.client._connection.transport._writing
+        it.client._connection.transport.buffer.fail(BrokenPipeError(EPIPE, "no"))
+        it.call(it.client._connection.transport._wait_for_room)
         assert not it.client._full and not drained
 
 
 @pytest.mark.parametrize("data", ["small", bytes(100000)])
 def test_what_is_sent_behind_a_pong_that_could_not_be_written_is_unsent(data):
-    def fail(data):
-        raise BrokenPipeError
+    def fail(data, flags):
+        raise BrokenPipeError(EPIPE, "no")
 
     with Joined() as joined:
-        joined.client._connection.transport._send = fail
+        joined.client._connection.transport.buffer._send = fail
         joined.peer.send(frame(PING, b""))
         joined.loop.run_once(0)
-        assert joined.client._connection.transport.broken
-        joined.loop.call_soon(joined.client.send, data)
-        joined.loop.run_once(0)
+        assert joined.client._connection.transport.gone
+        joined.call(lambda: joined.client.send(data))
         joined.peer.close()
         joined.spin()
         assert joined.client.state is State.CLOSED and joined.client.unsent == [data]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import ssl
 import sys
 import threading
+from errno import EAGAIN
 from io import BytesIO
 from itertools import repeat
 
@@ -321,7 +322,7 @@ class TLSStream:
                 nothing was taken.
         """
         if self.unsent and not self.flush(flags):
-            raise BlockingIOError("earlier bytes aren't sent yet")
+            raise BlockingIOError(EAGAIN, "earlier bytes aren't sent yet")
         if not data:
             return 0
         with self._lock:
@@ -329,7 +330,7 @@ class TLSStream:
                 taken = self._tls.write(data if len(data) <= MAX_SEND else _start_of(data))
             except ssl.SSLWantReadError:
                 self.unsent = True
-                raise BlockingIOError("TLS has to read before it can write") from None
+                raise BlockingIOError(EAGAIN, "TLS has to read before it can write") from None
             out = self._outgoing.read()
         try:
             sent = self._lower.send(out, flags)
@@ -352,6 +353,16 @@ class TLSStream:
             self.unsent = True
             return False
         return True
+
+    def passed_on(self, taken: int) -> int:
+        """How many of the last *taken* bytes of plaintext the socket has, while ``unsent``.
+
+        What is in a record that went out in part doesn't count: the peer can't decrypt it.
+        """
+        left, whole = len(self._out), memoryview(self._out.obj).nbytes
+        records = -(-taken // RECORD)
+        extra = (whole - taken) // records if records else 0  # bytes that each record adds
+        return min(taken, (whole - left) // (RECORD + extra) * RECORD) if left else taken
 
     def _take_ciphertext(self) -> bool:
         """Whether there was more; ``recv`` may say so again from now on."""

@@ -1,0 +1,214 @@
+"""The messages that a client has accepted and that its socket hasn't taken: one list, in order.
+
+Any thread and any signal handler appends to it, which is one step that nothing can interrupt. The
+rest is for the loop's thread. The first of the messages are *given* to the transport of the open
+connection, which tells by ``WriteBuffer.written`` how far it has come; the others wait for the
+connection, or for room. When a connection ends, none is given any more, and the list is what is
+unsent, to be sent on the next one.
+"""
+
+from __future__ import annotations
+
+from ..exceptions import ConnectionClosed
+from ..sansio.frames import Opcode
+from ..sansio.payload import encode_message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, Iterator
+
+    from ..events.transport import EventTransport
+
+SMALL = 4096  # bytes; what a shorter message takes may be freed later,
+MOST_SMALL = 64  # if there aren't so many of them
+COST = 200  # bytes that a message takes besides its own, about
+FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
+MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
+
+
+class Fragments:
+    """A message in parts, to be sent as fragments; *parts* are asked for in the loop's thread.
+
+    Attributes:
+        parts: as the program has passed it.
+        opcode: the message's, once it has begun; else 0.
+    """
+
+    __slots__ = ("_iterator", "opcode", "parts", "text")
+
+    def __init__(self, parts: Iterable[Any], text: bool | None) -> None:
+        self._iterator: Iterator[Any] = iter(parts)
+        self.parts, self.text, self.opcode = parts, text, 0
+
+    def __len__(self) -> int:
+        return 0  # nobody knows
+
+    def next(self) -> tuple[int, bytes] | None:
+        """The message's opcode and the next fragment; ``None`` at the end. Raises what that does.
+
+        Raises:
+            TypeError: if a part isn't ``str`` or bytes-like, or not as the first one.
+        """
+        for part in self._iterator:
+            opcode, data = encode_message(part, self.text)
+            if self.opcode and opcode != self.opcode:
+                raise TypeError("the fragments of a message are all str or all bytes-like")
+            return opcode, bytes(data)
+        return None
+
+    def close(self) -> None:
+        """Ask for no more."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+if TYPE_CHECKING:
+    Item = tuple[int, Any, bool | None]  # opcode, bytes, compress; 0 and Fragments
+
+
+def message_of(item: Item) -> Any:
+    """What the program has passed to ``send``, or its equal."""
+    opcode, data, _ = item
+    if isinstance(data, Fragments):
+        return data.parts
+    return data.decode() if opcode == Opcode.TEXT else data
+
+
+class Outbox:
+    """See above.
+
+    Attributes:
+        messages: all of them.
+        ends: of those that are given: how many bytes will be written when each is.
+        waiting: bytes of the others; not exact while threads send at the same time.
+    """
+
+    __slots__ = ("_dropping", "_giving", "ends", "messages", "waiting")
+
+    def __init__(self) -> None:
+        self.messages: list[Item] = []
+        self.ends: list[int] = []
+        self.waiting = 0
+        # Half done, where a signal handler's exception came: the first message that is to be
+        # dropped, how many are, and the ends of those behind them.
+        self._dropping: tuple[Item, int, list[int]] | None = None
+        self._giving = False
+
+    def give(self, transport: EventTransport) -> bool:
+        """Give *transport* what waits; whether to come back soon, as a message isn't complete.
+
+        Raises:
+            Exception: what the parts of a message raise, or an extension; the message isn't
+                among ``messages`` any more, and the connection is closing.
+        """
+        messages, ends, buffer = self.messages, self.ends, transport.buffer
+        start, again = len(ends), False
+        try:
+            for opcode, data, compress in messages[start:]:
+                if opcode:
+                    self._giving = True
+                    transport.send(opcode, data, compress)
+                else:
+                    self._giving = False
+                    if not self._give_fragments(transport, data, compress):
+                        again = not buffer.waits
+                        break
+                ends.append(buffer.accepted)
+        except ConnectionClosed:
+            pass
+        except Exception as exc:
+            if self._giving:
+                self._giving = False
+                transport.abort(exc)
+            raise
+        finally:
+            if len(ends) == len(messages):
+                self.waiting = 0
+            else:
+                given = messages[start : len(ends)]
+                self.waiting = max(0, self.waiting - sum(len(item[1]) for item in given))
+        self._giving = False
+        return again
+
+    def _give_fragments(
+        self, transport: EventTransport, message: Fragments, compress: bool | None
+    ) -> bool:
+        """Give some fragments, as many as there is room for; whether those are all."""
+        for _ in range(FRAGMENTS):
+            if transport.buffer.waits or transport.buffered > MAX_AHEAD:
+                break
+            transport.protocol.check_can_send_fragment()
+            try:
+                part = message.next()
+            except BaseException:
+                if message.opcode:
+                    transport.abandon_message()
+                raise
+            if part is None:
+                if message.opcode:
+                    transport.send_fragment(message.opcode, b"", True, compress)
+                return True
+            message.opcode = part[0]
+            transport.send_fragment(part[0], part[1], False, compress)
+        return False
+
+    def drop_given(self) -> list[Item]:
+        """Drop the first message that isn't given, which has failed."""
+        at = len(self.ends)
+        return [self.messages.pop(at)]
+
+    def drop_written(self, written: int) -> bool:
+        """Drop the messages of which *written* bytes are the last; whether all given ones are."""
+        self.settle()
+        ends = self.ends
+        count = len(ends) if ends and ends[-1] <= written else _count_up_to(ends, written)
+        if count:
+            self._dropping = self.messages[0], count, ends[count:]
+            self.settle()
+        return not self.ends
+
+    def settle(self) -> None:
+        """Complete ``drop_written``, which may have been interrupted."""
+        if self._dropping is not None:
+            first, count, ends = self._dropping
+            if self.messages and self.messages[0] is first:
+                del self.messages[:count]
+            self.ends = ends
+            self._dropping = None
+
+    def was_giving(self) -> bool:
+        """Whether an exception has come between giving a message and noting that."""
+        giving, self._giving = self._giving, False
+        return giving
+
+    def take_back(self, room: int) -> list[Item]:
+        """The connection has ended: none is given any more. What has no *room* isn't kept.
+
+        Returns:
+            What isn't kept; also a message in parts of which some are sent.
+        """
+        self.ends = []
+        begun = self.messages[:1]
+        if begun and isinstance(begun[0][1], Fragments) and begun[0][1].opcode:
+            begun[0][1].close()
+            del self.messages[:1]
+        else:
+            begun = []
+        count = len(self.messages)  # threads may append
+        rest = begun + self.messages[room:count]
+        del self.messages[room:count]
+        self.waiting = sum(len(item[1]) for item in self.messages)
+        return rest
+
+
+def _count_up_to(ends: list[int], written: int) -> int:
+    """How many of the first entries are *written* or less; they are in order."""
+    low, high = 0, len(ends)
+    while low < high:
+        middle = (low + high) // 2
+        if ends[middle] <= written:
+            low = middle + 1
+        else:
+            high = middle
+    return low
