@@ -27,6 +27,7 @@ class Handler:
 
     def _on_messages(self, messages):
         self.seen += messages
+        self.transport.half_done = False
 
     def _on_ping(self, data):
         self.seen.append(("ping", data))
@@ -67,6 +68,7 @@ def join(send=None, gather=False, rest=b"", **options):
         transport = EventTransport(
             loop, opened, Options("ws://localhost", **options), handler, gather=gather
         )
+        handler.transport = transport
         transport.start()
         yield SimpleNamespace(
             loop=loop, clock=clock, transport=transport, peer=theirs, seen=handler.seen,
@@ -153,6 +155,7 @@ def test_what_is_sent_on_a_message_is_written_together_or_at_once(whole, gather,
         return len(data)
 
     def answer(*_):
+        joined.transport.half_done = False
         for _ in range(4):
             joined.transport.send(Opcode.TEXT, b"x")
         seen.append("done")
@@ -172,7 +175,12 @@ def test_a_message_that_comes_alone_is_told_with_its_time_if_there_is_a_keepaliv
     ping_interval, time
 ):
     with join(ping_interval=ping_interval) as joined:
-        joined.handler._on_message = lambda *told: joined.seen.append(told)
+
+        def on_message(*told):
+            joined.seen.append(told)
+            joined.transport.half_done = False
+
+        joined.handler._on_message = on_message
         joined.clock.now += 1
         joined.peer.send(frame(Opcode.TEXT, b"x"))
         joined.loop.run_once()
@@ -325,6 +333,7 @@ def test_what_a_handler_s_exception_leaves_comes_later():
 
         def fail(data):
             joined.handler._on_ping = deliver
+            joined.transport.half_done = False
             raise ZeroDivisionError
 
         joined.handler._on_ping = fail

@@ -17,6 +17,7 @@ goes on as soon as it comes alone, in front of what else the loop has to do: see
 from __future__ import annotations
 
 import asyncio
+from _thread import get_ident
 from collections import deque
 
 from ..events.transport import EventTransport
@@ -54,7 +55,6 @@ MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
 
-_get_running_loop = asyncio._get_running_loop  # in C, and without an exception
 _SENDABLE = (str, bytes, bytearray, memoryview)
 
 
@@ -106,6 +106,7 @@ class Connection(ConnectionInfo):
     ) -> None:
         super().__init__(opened)
         self._loop, self._max_queue = loop, options.max_queue
+        self._thread = get_ident()
         self._unread: deque[Message] = deque()
         self._chunks: list[tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: MessageStream | None = None  # a recv_streaming() that goes on
@@ -123,6 +124,8 @@ class Connection(ConnectionInfo):
 
     def _check_loop(self) -> None:
         """Raise ``RuntimeError`` in another event loop than the connection's."""
+        if get_ident() == self._thread and self._loop.is_running():
+            return  # as good, and without the system call of older asyncio's get_running_loop()
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this connection belongs to another event loop, which opened it")
 
@@ -134,6 +137,7 @@ class Connection(ConnectionInfo):
             return
         unread = self._unread
         unread.append(message)
+        self._transport.half_done = False
         if self._receiver is not None:
             self._receiver.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
@@ -414,7 +418,7 @@ class Connection(ConnectionInfo):
                 await self._send_fragments(message, text, compress)
                 return
             opcode, data = encode_message(view, text)
-        if _get_running_loop() is not self._loop:
+        if get_ident() != self._thread or not self._loop.is_running():
             self._check_loop()
         transport, buffer = self._transport, self._transport.buffer
         self._sent += 1

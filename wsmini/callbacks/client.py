@@ -168,7 +168,8 @@ class Client:
         self._closing = Close(1000, "")  # what close() has said
         # What is sent.
         self._outbox = Outbox()
-        self._front: int | None = None  # in on_open: how much it has sent, in front of the rest
+        self._append: Callable[[Item], None] = self._outbox.messages.append
+        self._front = 0  # in on_open: how much it has sent, in front of the rest
         self._due = False  # whether the loop's thread will look into the outbox
         self._full = False  # on_drain is due when all is written
         self._returned: list[Item] = []
@@ -349,11 +350,11 @@ class Client:
         if self._attempts is not None:
             self._attempts.opened()
         self._tell_waiters()
-        self._front, self._due = 0, True
+        self._append, self._front, self._due = self._append_in_on_open, 0, True
         try:
             self._call("on_open")
         finally:
-            self._front, self._due = None, False
+            self._append, self._due = self._outbox.messages.append, False
             if self._connection is connection:
                 connection.give()
                 if self._full:
@@ -411,7 +412,6 @@ class Client:
         self._wanted = False
         self._hand_back()
         self._running = False
-        self._return_late()
         if self.loop is not None:
             self.loop.remove_sleep_handler(self._wake)
             self.loop._clients.pop(self, None)
@@ -438,7 +438,6 @@ class Client:
             if not loop.is_closed():
                 raise  # in a forked child
             self._running = self._wanted = False
-            self._return_late()
 
     def _carry_out(
         self, run: Attempts | None, method: Callable[..., None], args: tuple[Any, ...]
@@ -448,15 +447,21 @@ class Client:
 
     def _recover(self) -> None:
         """For the loop: an exception has come out of a callback, perhaps a signal handler's."""
-        if self._connection is not None:
-            self._connection.fail_if_giving()
+        if self._connection is None:
+            self._recover_alone()
+        else:
+            self._connection.transport._recover()  # and come back
+
+    def _recover_alone(self) -> None:
         self._due = False
         if self.loop is None or not self._running:
             return
         self._serve_soon()
         if self._closed_exc is not None:
             self.loop.call_soon(self._tell_closed)
-        elif self._connection is None and self._waits is None:
+        elif self._connection is not None:
+            self._append = self._outbox.messages.append
+        elif self._waits is None:
             # A running client waits for something, always: it was interrupted on its way.
             self._state = _WAITING if self._wanted else _CLOSED
             if self._wanted:
@@ -591,26 +596,27 @@ class Client:
             item: Item = (1, message.encode(), compress)
         else:
             item = _item(message, text, compress)
-        connection, outbox, running = self._connection, self._outbox, self._running
-        messages = outbox.messages
+        connection, outbox = self._connection, self._outbox
         if connection is None or not self._wanted or connection.protocol.state is not _OPEN:
             self._check_outbox(connection)
         waiting = outbox.waiting
         if connection is not None:
             buffer = connection.transport.buffer
             waiting += buffer.accepted - buffer.written
-        if waiting or len(messages) > MOST_SMALL:
+        if waiting or len(outbox.messages) > MOST_SMALL:
             self._check_room(connection, waiting, len(item[1]))
         outbox.waiting += len(item[1])
-        if self._front is None or self.loop is None or self.loop.thread != get_ident():
-            messages.append(item)
-        else:
-            messages.insert(self._front, item)
-            self._front += 1
+        self._append(item)
         if not self._due and connection is not None:
             self._serve_soon()
-        if running and not self._running:
-            self._return_late()
+
+    def _append_in_on_open(self, item: Item) -> None:
+        """What ``on_open`` sends goes in front of what has waited for the connection."""
+        if self.loop is not None and self.loop.thread == get_ident():
+            self._outbox.messages.insert(self._front, item)
+            self._front += 1
+        else:
+            self._outbox.messages.append(item)
 
     def _check_room(self, connection: ClientConnection | None, waiting: int, size: int) -> None:
         """Raise unless a message of *size* bytes may wait, too, behind *waiting* bytes."""
@@ -652,21 +658,12 @@ class Client:
 
     def _serve(self) -> None:
         self._due = False
-        if self._connection is not None and self._front is None:
+        if self._connection is not None:
             self._connection.give()
 
     def _hand_back(self) -> None:
         """There is no connection: hand back what has no room, all if there won't be one."""
         self._returned += self._outbox.take_back(self._max_outbox if self._wanted else 0)
-
-    def _return_late(self) -> None:
-        """Hand back what was sent while the client ended, one by one, as other threads may too."""
-        messages = self._outbox.messages
-        while messages:
-            try:
-                self._returned.append(messages.pop(0))
-            except IndexError:
-                break
 
     @property
     def unsent(self) -> list[Any]:
@@ -675,7 +672,10 @@ class Client:
         Since the last connection opened: look at it in ``on_close``, in ``on_reconnect``, and at
         the end. A message in parts is what was passed to ``send``; some may have been asked for.
         """
-        return [message_of(item) for item in self._returned]
+        items = self._returned[:]
+        if self._has_ended():
+            items += self._outbox.messages  # which came as it ended, or later
+        return [message_of(item) for item in items]
 
     @property
     def buffered_amount(self) -> int:

@@ -6,9 +6,10 @@ from itertools import chain
 
 from ..clock import NEVER
 from ..events.transport import EventTransport
+from ..exceptions import ConnectionClosed
 from ..info import ConnectionInfo
 from ..sansio.protocol import State
-from .outbox import MOST_SMALL, SMALL
+from .outbox import MOST_SMALL, SMALL, Fragments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Protocol
 
-    from ..exceptions import ConnectionClosed
     from ..opening.opening import Opened
     from ..options import Options
     from ..sansio.messages import Message
@@ -39,9 +39,12 @@ if TYPE_CHECKING:
         def _watch(self, name: str, start: float) -> None: ...
         def _ended(self, exc: ConnectionClosed) -> None: ...
         def _serve_soon(self) -> None: ...
-        def _recover(self) -> None: ...
+        def _recover_alone(self) -> None: ...
         def _tell_waiters(self) -> None: ...
 
+
+FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
+MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
 
 OPEN = State.OPEN
 
@@ -78,17 +81,66 @@ class ClientConnection:
 
     def give(self) -> None:
         """Have the transport send what the client has accepted."""
-        client, outbox = self._client, self._outbox
+        outbox, transport = self._outbox, self.transport
+        messages, ends = outbox.messages, outbox.ends
         try:
-            if outbox.give(self.transport):
-                client._serve_soon()
+            transport.send_messages(messages[len(ends) :], ends)
+            if len(ends) != len(messages):
+                self._give_rest()
+        except ConnectionClosed:
+            pass
         except Exception as exc:
-            client._returned += outbox.drop_given()
-            client._failed(exc)
+            self._give_up(exc)
+        outbox.waiting = outbox.bytes_waiting() if len(ends) != len(messages) else 0
         # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        messages, given = outbox.messages, len(outbox.ends)
-        if given >= MOST_SMALL or client._full or (given and len(messages[-1][1]) > SMALL):
+        if len(ends) >= MOST_SMALL or self._client._full or transport.buffered > SMALL:
             self.trim_soon()
+
+    def _give_rest(self) -> None:
+        """The next message comes in parts, others may be behind it."""
+        outbox, transport = self._outbox, self.transport
+        messages, ends = outbox.messages, outbox.ends
+        while len(ends) != len(messages):
+            _, message, compress = messages[len(ends)]
+            if isinstance(message, Fragments):
+                if not self._give_fragments(message, compress):
+                    break
+                ends.append(transport.buffer.accepted)
+            else:
+                transport.send_messages(messages[len(ends) :], ends)
+
+    def _give_up(self, exc: Exception) -> None:
+        """A message has raised *exc*: its parts have, or an extension."""
+        client = self._client
+        if self.transport.half_done:
+            self.transport.half_done = False
+            self.transport.abort(exc)
+        client._returned += self._outbox.drop_next()
+        client._serve_soon()  # the others
+        client._failed(exc)
+
+    def _give_fragments(self, message: Fragments, compress: bool | None) -> bool:
+        """Give some fragments, as many as there is room for; whether those are all."""
+        transport = self.transport
+        for _ in range(FRAGMENTS):
+            if transport.buffer.waits or transport.buffered > MAX_AHEAD:
+                break
+            transport.protocol.check_can_send_fragment()
+            try:
+                part = message.next()
+            except BaseException:
+                if message.opcode:
+                    transport.abandon_message()
+                raise
+            if part is None:
+                if message.opcode:
+                    transport.send_fragment(message.opcode, b"", True, compress)
+                return True
+            message.opcode = part[0]
+            transport.send_fragment(part[0], part[1], False, compress)
+        if not transport.buffer.waits:
+            self._client._serve_soon()  # others have their turn first
+        return False
 
     def trim_soon(self) -> None:
         if not self._trims:
@@ -153,6 +205,7 @@ class ClientConnection:
             self._on_messages([message])
             return
         callback = client.on_message
+        self.transport.half_done = False
         if callback is None:
             return
         client._due = True  # what is sent meanwhile goes out together
@@ -164,7 +217,7 @@ class ClientConnection:
         finally:
             client._due = False
             outbox = self._outbox
-            if len(outbox.messages) > len(outbox.ends):
+            if len(outbox.messages) != len(outbox.ends):
                 self.give()
         if client._slow_after < NEVER and self._loop.time() - now > client._slow_after:
             client._watch("on_message", now)
@@ -172,6 +225,7 @@ class ClientConnection:
     def _on_messages(self, messages: list[Any]) -> None:
         none = self._unread is _NOTHING
         self._unread = iter(messages) if none else chain(self._unread, messages)
+        self.transport.half_done = False
         self._deliver()
 
     def _on_chunk(self, chunk: tuple[Message, bool]) -> None:
@@ -222,9 +276,11 @@ class ClientConnection:
             self.give()
 
     def _on_ping(self, data: bytes) -> None:
+        self.transport.half_done = False
         self._client._call("on_ping", data)
 
     def _on_pong(self, data: bytes) -> None:
+        self.transport.half_done = False
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
@@ -245,12 +301,7 @@ class ClientConnection:
         self._trims = False
         if self._unread is not _NOTHING or self._ended:
             self._loop.call_soon(self._deliver)
-        self._client._recover()
-
-    def fail_if_giving(self) -> None:
-        """An exception has come out of a callback of the client itself; see ``_on_recover``."""
-        if self._outbox.was_giving():
-            self.transport.abort(InterruptedError("interrupted in the middle of sending"))
+        self._client._recover_alone()
 
 
 def _ignore(*args: object) -> None:

@@ -9,7 +9,6 @@ unsent, to be sent on the next one.
 
 from __future__ import annotations
 
-from ..exceptions import ConnectionClosed
 from ..sansio.frames import Opcode
 from ..sansio.payload import encode_message
 
@@ -17,13 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Iterator
 
-    from ..events.transport import EventTransport
-
 SMALL = 4096  # bytes; what a shorter message takes may be freed later,
 MOST_SMALL = 64  # if there aren't so many of them
 COST = 200  # bytes that a message takes besides its own, about
-FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
-MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
 
 
 class Fragments:
@@ -84,7 +79,7 @@ class Outbox:
         waiting: bytes of the others; not exact while threads send at the same time.
     """
 
-    __slots__ = ("_dropping", "_giving", "ends", "messages", "waiting")
+    __slots__ = ("_dropping", "ends", "messages", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[Item] = []
@@ -93,70 +88,14 @@ class Outbox:
         # Half done, where a signal handler's exception came: the first message that is to be
         # dropped, how many are, and the ends of those behind them.
         self._dropping: tuple[Item, int, list[int]] | None = None
-        self._giving = False
 
-    def give(self, transport: EventTransport) -> bool:
-        """Give *transport* what waits; whether to come back soon, as a message isn't complete.
-
-        Raises:
-            Exception: what the parts of a message raise, or an extension; the message isn't
-                among ``messages`` any more, and the connection is closing.
-        """
-        messages, ends, buffer = self.messages, self.ends, transport.buffer
-        start, again = len(ends), False
-        try:
-            for opcode, data, compress in messages[start:]:
-                if opcode:
-                    self._giving = True
-                    transport.send(opcode, data, compress)
-                else:
-                    self._giving = False
-                    if not self._give_fragments(transport, data, compress):
-                        again = not buffer.waits
-                        break
-                ends.append(buffer.accepted)
-        except ConnectionClosed:
-            pass
-        except Exception as exc:
-            if self._giving:
-                self._giving = False
-                transport.abort(exc)
-            raise
-        finally:
-            if len(ends) == len(messages):
-                self.waiting = 0
-            else:
-                given = messages[start : len(ends)]
-                self.waiting = max(0, self.waiting - sum(len(item[1]) for item in given))
-        self._giving = False
-        return again
-
-    def _give_fragments(
-        self, transport: EventTransport, message: Fragments, compress: bool | None
-    ) -> bool:
-        """Give some fragments, as many as there is room for; whether those are all."""
-        for _ in range(FRAGMENTS):
-            if transport.buffer.waits or transport.buffered > MAX_AHEAD:
-                break
-            transport.protocol.check_can_send_fragment()
-            try:
-                part = message.next()
-            except BaseException:
-                if message.opcode:
-                    transport.abandon_message()
-                raise
-            if part is None:
-                if message.opcode:
-                    transport.send_fragment(message.opcode, b"", True, compress)
-                return True
-            message.opcode = part[0]
-            transport.send_fragment(part[0], part[1], False, compress)
-        return False
-
-    def drop_given(self) -> list[Item]:
+    def drop_next(self) -> list[Item]:
         """Drop the first message that isn't given, which has failed."""
-        at = len(self.ends)
-        return [self.messages.pop(at)]
+        return [self.messages.pop(len(self.ends))]
+
+    def bytes_waiting(self) -> int:
+        """Count ``waiting`` anew."""
+        return sum(len(item[1]) for item in self.messages[len(self.ends) :])
 
     def drop_written(self, written: int) -> bool:
         """Drop the messages of which *written* bytes are the last; whether all given ones are."""
@@ -174,13 +113,8 @@ class Outbox:
             first, count, ends = self._dropping
             if self.messages and self.messages[0] is first:
                 del self.messages[:count]
-            self.ends = ends
+            self.ends[:] = ends
             self._dropping = None
-
-    def was_giving(self) -> bool:
-        """Whether an exception has come between giving a message and noting that."""
-        giving, self._giving = self._giving, False
-        return giving
 
     def take_back(self, room: int) -> list[Item]:
         """The connection has ended: none is given any more. What has no *room* isn't kept.
@@ -188,7 +122,7 @@ class Outbox:
         Returns:
             What isn't kept; also a message in parts of which some are sent.
         """
-        self.ends = []
+        self.ends.clear()
         begun = self.messages[:1]
         if begun and isinstance(begun[0][1], Fragments) and begun[0][1].opcode:
             begun[0][1].close()
@@ -198,7 +132,7 @@ class Outbox:
         count = len(self.messages)  # threads may append
         rest = begun + self.messages[room:count]
         del self.messages[room:count]
-        self.waiting = sum(len(item[1]) for item in self.messages)
+        self.waiting = self.bytes_waiting()
         return rest
 
 

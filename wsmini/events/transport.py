@@ -24,7 +24,7 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   without waiting for the server's end (RFC 6455, 7.1.1). ``_on_end`` comes once, last, from the
   loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
 * **Interruptions.** A signal handler may raise anything between two bytecodes. While something that
-  was received is in local variables only, or half written, ``_half_done`` or the buffer's ``busy``
+  was received is in local variables only, or half written, ``half_done`` or the buffer's ``busy``
   is set. An exception that comes then fails the connection for good (``_recover``, or the next
   event); any other leaves it as it was.
 """
@@ -70,7 +70,8 @@ if TYPE_CHECKING:
 
         The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
         ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
-        ``_on_message`` gets one that came alone, and when, if there is a keepalive.
+        ``_on_message`` gets one that came alone, and when, if there is a keepalive. When it has
+        stored what it gets, or hands it on, it resets ``half_done`` of the transport.
         """
 
         def _on_message(self, message: Message, now: float) -> object: ...
@@ -103,13 +104,15 @@ class EventTransport:
         streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
             takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
         closed: whether the socket is closed.
+        half_done: whether something is in local variables only; see above.
     """
 
     __slots__ = (
         "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
-        "_flushing", "_gather", "_half_done", "_handing_over", "_handler", "_hides", "_loop",
+        "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
         "_more", "_on_chunk", "_paused", "_processing", "_reading", "_recv", "_size",
-        "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "protocol", "stream",
+        "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
+        "stream",
         "streaming",
     )  # fmt: skip
 
@@ -147,7 +150,7 @@ class EventTransport:
         # Whether the stream may hold more, after a read that brought something: TLS does, where
         # a plain socket shows all.
         self._more = self._hides = type(stream) is not SocketStream
-        self._handing_over = self._half_done = False
+        self._handing_over = self.half_done = False
         self._processing: Cancellable | None = None  # due from the loop
         self._flushing = False  # due from the loop
         self._drain_due = False  # whether the handler is to hear of room
@@ -187,7 +190,7 @@ class EventTransport:
 
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
-        if self._half_done:
+        if self.half_done:
             self._recover()
         if self._ending or self._processing is not None:
             return
@@ -196,7 +199,21 @@ class EventTransport:
                 self._stop_reading()  # the peer has to wait
             self._process()
             return
-        data = self._read()
+        missing = reader.missing
+        size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
+        if self.streaming:
+            size = min(size, CHUNK)
+        self._more, self.half_done, data = False, True, b""
+        try:
+            data = self._recv(size)
+        except OSError as exc:
+            self._read_failed(exc)
+        else:
+            self._more = self._hides
+            if size != READ_SIZE or len(data) >= READ_SIZE:
+                self._adapt(size, missing, len(data))
+            if not data:
+                self._lost(EOFError(NO_CLOSE))
         # What came is nearly always one message that the peer sends alone, in an ordinary moment.
         plain = not (self.streaming or self._handing_over or self._events)
         if data and plain and protocol.state is OPEN:
@@ -205,7 +222,7 @@ class EventTransport:
                 now, done = 0.0, False
                 if protocol.keepalive is not None:
                     protocol.keepalive.received = now = self._loop.time()
-                self._handing_over, self._half_done = True, False
+                self._handing_over = True
                 try:
                     self._handler._on_message(message, now)
                     done = True
@@ -222,37 +239,28 @@ class EventTransport:
                 return
         if data:
             protocol.receive_data(data, self._loop.time())
-        self._half_done = False
+        self.half_done = False
         self._process()
 
-    def _read(self) -> bytes | None:
-        """Read once; what comes is in the caller's hands, which ``_half_done`` tells."""
-        missing = self.protocol.reader.missing
-        size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
-        if self.streaming:
-            size = min(size, CHUNK)
-        self._more, self._half_done = False, True
-        try:
-            data = self._recv(size)
-        except OSError as exc:
-            if exc.errno is None:
-                raise  # of a signal handler
-            self._half_done = False
-            if not isinstance(exc, (BlockingIOError, InterruptedError)):
-                self._lost(exc)
-            return None
-        if not data:
-            self._lost(EOFError(NO_CLOSE))
-            return None
-        self._more = self._hides
-        n = len(data)
+    def _read_failed(self, exc: OSError) -> None:
+        """Reading has met *exc*.
+
+        Raises:
+            OSError: *exc* itself, if it is a signal handler's.
+        """
+        if exc.errno is None:
+            raise exc
+        if not isinstance(exc, (BlockingIOError, InterruptedError)):
+            self._lost(exc)
+
+    def _adapt(self, size: int, missing: int, n: int) -> None:
+        """Choose how much to ask for next time, after *n* bytes of *size*."""
         if missing >= LARGE:
             self._size = HEADER if n == missing else READ_SIZE
         elif n < READ_SIZE:
             self._size = READ_SIZE
         elif n == size:
             self._size = min(2 * n, MAX_READ_SIZE)
-        return data
 
     def _process(self) -> None:
         """Hand over what has come, and write what protocol and handler say to it."""
@@ -301,13 +309,17 @@ class EventTransport:
                 stops = True
             else:
                 batches += 1
-                self._parse()
+                stops = self._parse()
         if stops and (self._events or (reader.pending and not self._paused)):
             self._process_soon()
 
-    def _parse(self) -> None:
-        """Parse a batch, or a chunk; it is delivered behind the pings that came before it."""
-        self._half_done = True
+    def _parse(self) -> bool:
+        """Parse a batch, or a chunk, and deliver it; but behind the pings that came before it.
+
+        Returns:
+            Whether the handler wants to stop.
+        """
+        self.half_done, stops = True, False
         if self.streaming:
             chunk = self.protocol.next_chunk()
             if chunk is not None:
@@ -315,9 +327,12 @@ class EventTransport:
                 self._event(self._on_chunk, chunk)
         else:
             batch = self.protocol.next_messages()
-            if batch:
+            if batch and self._events is not None:
                 self._event(self._handler._on_messages, batch)
-        self._half_done = False
+            elif batch:
+                stops = bool(self._handler._on_messages(batch))
+        self.half_done = False
+        return stops
 
     def _deliver(self, events: list[tuple[Callable[[Any], object], Any]]) -> bool:
         """Give the handler what is there for it, till it wants to stop; whether it does.
@@ -329,7 +344,9 @@ class EventTransport:
             while done < len(events) and not stops:
                 deliver, argument = events[done]
                 done += 1
+                self.half_done = True
                 stops = bool(deliver(argument)) or done == EVENTS
+                self.half_done = False
         finally:
             del events[:done]
             if not events:
@@ -381,32 +398,51 @@ class EventTransport:
         protocol, buffer = self.protocol, self.buffer
         if protocol.state is not OPEN or protocol.sending:
             protocol.check_can_send()
-        self._half_done = True
+        self.half_done = True
         frames = protocol.encode_message(opcode, data, compress)
         if self._gather or buffer.waits:
+            buffer.put(frames, len(data))
+            self.half_done = False
+            self._flush_soon()
+            return
+        written = buffer.write(frames, len(data))
+        self.half_done = False
+        if not written:
+            self._wait_for_room()
+
+    def send_messages(self, messages: list[tuple[int, Any, bool | None]], ends: list[int]) -> None:
+        """As ``send``, for some; up to the first without an opcode.
+
+        Args:
+            ends: gets, for each, how many bytes will be written when it is.
+        """
+        protocol, buffer = self.protocol, self.buffer
+        if protocol.state is not OPEN or protocol.sending:
+            protocol.check_can_send()
+        self.half_done = True
+        for opcode, data, compress in messages:
+            if not opcode:
+                break
+            frames = protocol.encode_message(opcode, data, compress)
             if type(frames) is bytes and buffer.accepted == buffer.written:
                 buffer.accepted += len(frames)  # as put() does, where nothing waits
                 buffer.tail = frames
             else:
                 buffer.put(frames, len(data))
-            self._half_done = False
-            if not self._handing_over:
-                self._flush_soon()
-            return
-        written = buffer.write(frames, len(data))
-        self._half_done = False
-        if not written:
-            self._wait_for_room()
+            ends.append(buffer.accepted)
+        self.half_done = False
+        if not self._handing_over:
+            self._flush_soon()
 
     def send_fragment(
         self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> None:
         """The same for a fragment; raises as ``send``."""
         self.protocol.check_can_send_fragment()
-        self._half_done = True
+        self.half_done = True
         frames = self.protocol.encode_fragment(opcode, data, fin, compress)
         self.buffer.put(frames, len(data))
-        self._half_done = False
+        self.half_done = False
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -422,9 +458,11 @@ class EventTransport:
     def _flush(self) -> None:
         """Write what waits, as far as there is room."""
         self._flushing = False
-        if self._ending or self._writing or self.buffer.error is not None:
+        buffer = self.buffer
+        if self._ending or self._writing or buffer.error is not None:
             return
-        if not self.buffer.flush():
+        waits = buffer.accepted != buffer.written or self.stream.unsent
+        if (waits or self.protocol.has_output) and not buffer.flush():
             self._wait_for_room()
         elif self._drain_due:
             self._tell_of_room()
@@ -539,8 +577,8 @@ class EventTransport:
         If that was in the middle of something, nobody knows how far it has come: fail the
         connection. What the loop has taken out and not begun comes again.
         """
-        if self._half_done or self.buffer.busy or self.stream.busy:
-            self._half_done = self.buffer.busy = False
+        if self.half_done or self.buffer.busy or self.stream.busy:
+            self.half_done = self.buffer.busy = False
             self.buffer.clear()
             self._events = None
             exc = InterruptedError("interrupted in the middle of sending or receiving")
@@ -574,7 +612,7 @@ class EventTransport:
         """The stream has ended with *exc*."""
         self.protocol.connection_lost(self.buffer.error or exc)
         self.buffer.clear()
-        self._half_done = False
+        self.half_done = False
 
     def _look_for_end(self) -> None:
         """End the connection if it is time to; else see that it will be."""

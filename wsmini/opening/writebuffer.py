@@ -103,8 +103,8 @@ class WriteBuffer:
         """Write what waits and what the protocol has to say; whether there was room for all."""
         if self.error is not None:
             return False
-        flushed = done = self.needs_read = False
         stream, tail = self._stream, self.tail
+        flushed = done = needs_read = False
         self.busy = True
         try:
             if not stream.unsent or stream.flush(DONTWAIT):
@@ -115,22 +115,22 @@ class WriteBuffer:
                 if tail and len(tail) == size and not self._protocol.has_output:
                     # What a loop has gathered in one iteration, and nothing else: the usual.
                     sent = self._send(tail, DONTWAIT)
-                    done = sent == size and not stream.unsent
                     self.tail = b""
-                    if done:
+                    if sent == size and not stream.unsent:
                         self.written += sent
-                    else:
-                        self.view, self.cost = memoryview(tail)[sent:], size - sent
-                        self._count(sent)
-                if not done and not stream.unsent:
+                        self.busy = self.waits = False
+                        return True
+                    self.view, self.cost = memoryview(tail)[sent:], size - sent
+                    self._count(sent)
+                if not stream.unsent:
                     done = self._write_all()
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise
-            self.needs_read = flushed and stream.unsent
+            needs_read = flushed and stream.unsent
         except OSError as exc:
             self.fail(exc)
-        self.busy = False
+        self.busy, self.needs_read = False, needs_read
         self.waits = not done and self.error is None
         return done
 
