@@ -190,33 +190,25 @@ class EventTransport:
 
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
-        if self.half_done:
-            self._recover()
-        if self._ending or self._processing is not None:
-            return
-        if (self._paused or reader.pending) and not protocol.finished:
-            if self._paused:
-                self._stop_reading()  # the peer has to wait
-            self._process()
-            return
-        missing = reader.missing
-        size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
-        if self.streaming:
-            size = min(size, CHUNK)
+        if self._paused or self.half_done or reader.pending or self._processing or self._ending:
+            if not self._may_read():
+                return
+        missing, size = reader.missing, self._size
+        if missing >= LARGE or self.streaming:
+            size = min(missing, MAX_READ_SIZE) if missing >= LARGE else size
+            size = min(size, CHUNK) if self.streaming else size
         self._more, self.half_done, data = False, True, b""
         try:
             data = self._recv(size)
         except OSError as exc:
             self._read_failed(exc)
         else:
-            self._more = self._hides
-            if size != READ_SIZE or len(data) >= READ_SIZE:
+            if size != READ_SIZE or len(data) >= READ_SIZE or not data:
                 self._adapt(size, missing, len(data))
-            if not data:
-                self._lost(EOFError(NO_CLOSE))
+            self._more = self._hides
         # What came is nearly always one message that the peer sends alone, in an ordinary moment.
-        plain = not (self.streaming or self._handing_over or self._events)
-        if data and plain and protocol.state is OPEN:
+        plain = data and not (self.streaming or self._handing_over or self._events)
+        if plain and protocol.state is OPEN:
             message = reader.whole_message(data)
             if message is not None:  # there is nothing else: hand it over, as _process does
                 now, done = 0.0, False
@@ -228,10 +220,7 @@ class EventTransport:
                     done = True
                 finally:
                     self._handing_over = False
-                    buffer = self.buffer
-                    waits = buffer.accepted != buffer.written or self.stream.unsent
-                    if waits or protocol.has_output:
-                        self._flush()
+                    self._flush()
                     if not done:
                         self._process_soon()
                 if self._more or protocol.state is not OPEN:
@@ -241,6 +230,19 @@ class EventTransport:
             protocol.receive_data(data, self._loop.time())
         self.half_done = False
         self._process()
+
+    def _may_read(self) -> bool:
+        """Whether there is nothing else to do first; it is done then."""
+        if self.half_done:
+            self._recover()
+        if self._ending or self._processing is not None:
+            return False
+        if (self._paused or self.protocol.pending) and not self.protocol.finished:
+            if self._paused:
+                self._stop_reading()  # the peer has to wait
+            self._process()
+            return False
+        return True
 
     def _read_failed(self, exc: OSError) -> None:
         """Reading has met *exc*.
@@ -254,8 +256,10 @@ class EventTransport:
             self._lost(exc)
 
     def _adapt(self, size: int, missing: int, n: int) -> None:
-        """Choose how much to ask for next time, after *n* bytes of *size*."""
-        if missing >= LARGE:
+        """Choose how much to ask for next time, after *n* bytes of *size*; 0 are the end."""
+        if not n:
+            self._lost(EOFError(NO_CLOSE))
+        elif missing >= LARGE:
             self._size = HEADER if n == missing else READ_SIZE
         elif n < READ_SIZE:
             self._size = READ_SIZE
