@@ -49,8 +49,8 @@ FRONT_ENDS = (
     tuple("blocking." + name for name in """
         receiver sender transport background connection reconnect
     """.split()),
-    ("callbacks.loop", "callbacks.connection", "callbacks.client"),
-    ("aio.selector_thread", "aio.stream", "aio.future", "aio.connection", "aio"),
+    ("callbacks.loop", "callbacks.outbox", "callbacks.connection", "callbacks.client"),
+    ("aio.selector_thread", "aio.future", "aio.connection", "aio.connecting", "aio"),
     ("testing.peer", "testing.servers", "testing.faults", "testing.replay", "testing"),
 )  # fmt: skip
 

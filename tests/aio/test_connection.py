@@ -126,7 +126,7 @@ def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, mon
             await task
 
     dones = []
-    monkeypatch.setattr("wsmini.aio.connection.run_on_loop", run_on_loop)
+    monkeypatch.setattr("wsmini.aio.connecting.run_on_loop", run_on_loop)
     run(main(True))
     run(main(False))
     run(interrupted())
@@ -1410,3 +1410,138 @@ def test_what_is_closed_behind_its_loop_is_dropped(kind, url):
     for ws in opened:
         asyncio.run(ws.close())
         assert (ws.state, ws.fileno()) == (State.CLOSED, -1)
+
+
+# -- timeouts, other loops, the end --
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_timeout_in_recv_loses_nothing(run, timeout):
+    async def main():
+        ws, peer = joined()
+        async with ws:
+            whole = frame(Opcode.TEXT, b"hello")
+            peer.send(whole[:3])
+            with pytest.raises(TimeoutError):
+                await ws.recv(timeout=timeout)
+            peer.send(whole[3:] + frame(Opcode.BINARY, b"x"))
+            assert await ws.recv(timeout=PATIENCE) == "hello"
+            assert await ws.recv(timeout=timeout, decode=True) == "x"
+            with pytest.raises(TypeError, match="seconds"):
+                await ws.recv(timeout="5")
+            ws._transport.abort()
+        peer.close()
+
+    run(main())
+
+
+def test_recv_without_any_time_takes_what_is_there():
+    async def main():
+        ws, peer = joined()
+        async with ws:
+            peer.send(frame(Opcode.TEXT, b"here"))
+            assert await ws.recv(0) == "here"
+            ws._transport.abort()
+        peer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [160])
+def test_tasks_in_recv_with_a_timeout_end_when_they_are_cancelled(run, count):
+    """On a busy feed, where ``asyncio.wait_for`` swallows cancellations before Python 3.12."""
+
+    async def service(ws, got):
+        while True:
+            with contextlib.suppress(TimeoutError):
+                got.append(await ws.recv(timeout=0.01))
+
+    async def one(number):
+        ws, peer = joined()
+        got = []
+        task = asyncio.ensure_future(service(ws, got))
+        for index in range(number % 7):
+            await asyncio.sleep(0)
+            peer.send(frame(Opcode.TEXT, b"%d" % index))
+        if number % 2:
+            await asyncio.sleep(0)
+        peer.send(frame(Opcode.TEXT, b"last"))
+        if number % 3:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        rest = []
+        with contextlib.suppress(TimeoutError):
+            while not rest or rest[-1] != "last":
+                rest.append(await ws.recv(timeout=PATIENCE if not got[-1:] == ["last"] else 0))
+        assert got + rest == [str(index) for index in range(number % 7)] + ["last"]
+        ws._transport.abort()
+        await ws.wait_closed()
+        peer.close()
+
+    async def main():
+        await asyncio.gather(*map(one, range(count)))
+
+    run(main())
+
+
+USES = {
+    "send": lambda ws: ws.send("x"),
+    "send parts": lambda ws: ws.send(["x"]),
+    "recv": lambda ws: ws.recv(),
+    "recv with a timeout": lambda ws: ws.recv(timeout=1),
+    "iteration": lambda ws: ws.__anext__(),
+    "recv_streaming": lambda ws: ws.recv_streaming().__anext__(),
+    "recv_into": lambda ws: ws.recv_into(bytearray(5)),
+    "ping": lambda ws: ws.ping(),
+    "pong": lambda ws: ws.pong(),
+    "close": lambda ws: ws.close(),
+    "wait_closed": lambda ws: ws.wait_closed(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_connection_says_that_it_belongs_to_another_loop(url, use, thread):
+    async def misuse():
+        with pytest.raises(RuntimeError, match="another event loop"):
+            await USES[use](ws)
+        done.append(True)
+
+    async def main():
+        await loop.run_in_executor(None, asyncio.run, misuse())
+
+    done, loop = [], asyncio.new_event_loop()
+    try:
+        ws = loop.run_until_complete(connect(url).__aenter__())
+        if thread:
+            loop.run_until_complete(main())
+        else:
+            asyncio.run(misuse())
+        loop.run_until_complete(ws.close())
+        loop.run_until_complete(loop.shutdown_default_executor()) if thread else None
+    finally:
+        loop.close()
+    assert done
+
+
+def test_the_end_does_not_wait_for_the_server_s_end_of_tcp(run):
+    """The peer holds its end open until it is told."""
+
+    async def main():
+        for ours_first in (True, False):
+            ws, peer = joined(close_timeout=None)
+            if ours_first:
+                closing = asyncio.ensure_future(ws.close())
+                await asyncio.sleep(0)
+            peer.send(frame(Opcode.CLOSE, b"\x03\xe8"))
+            if ours_first:
+                await closing
+            else:
+                with pytest.raises(ConnectionClosed):
+                    await ws.recv()
+            assert (ws.state, ws.fileno(), ws.close_code) == (State.CLOSED, -1, 1000)
+            peer.close()
+
+    run(main())

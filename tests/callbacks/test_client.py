@@ -49,8 +49,9 @@ def test_a_client_echoes_and_closes(server):
 
 
 def test_every_state_is_left_and_reached():
-    assert set(_NEXT) == set(State)
-    assert {state for states in _NEXT.values() for state in states} == set(State)
+    states = set(State) - {State.CLOSING}  # which is the protocol's
+    assert set(_NEXT) == states
+    assert {state for states in _NEXT.values() for state in states} == states
 
 
 def test_callbacks_are_methods_of_a_subclass_or_attributes(server):
@@ -538,7 +539,8 @@ def test_sleep_ends_a_delay():
         attempts = []
         client.on_reconnect = lambda client, attempt, delay, exc: attempts.append(attempt)
         client.start(loop)
-        loop.run_once()
+        while client.state is not State.WAITING:
+            loop.run_once()
         assert client.state is State.WAITING and attempts == [1]
         before = clock.now
         clock.sleep(3600)
@@ -559,7 +561,8 @@ def test_sleep_makes_an_open_connection_probe_the_peer():
         client.on_error = lambda client, exc: None
         client._steps = lambda: opening(ours)
         client.start(loop)
-        loop.run_once()
+        while client.state is not State.OPEN:
+            loop.run_once()
         before = clock.now
         clock.sleep(3600)
         while client._running:
@@ -606,7 +609,7 @@ def test_no_reconnect_ends_after_the_first_connection():
 
     with scripted_server(drop) as server:
         assert Client(server.url, reconnect=NoReconnect()).run_forever() == 0
-    with pytest.raises(TypeError, match="NoReconnect"):
+    with pytest.raises(TypeError, match="policy"):
         Client(server.url, reconnect=None)
 
 

@@ -7,90 +7,19 @@ import gc
 import socket
 import threading
 import weakref
+from errno import EPIPE
 
-import fakes
 import pytest
+from joined import Joined, parsed
 
 from wsmini.callbacks.client import Client
-from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import SendBufferFull
 from wsmini.opening.streams import SocketStream
-from wsmini.policies import NoReconnect
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
 from wsmini.testing import frame
 
 TEXT, PING, PONG = Opcode.TEXT, Opcode.PING, Opcode.PONG
-
-
-class Joined:
-    """A client on a loop, and the other end of its socket."""
-
-    def __init__(self, kind=Client, small=False, opened=True, **options):
-        options = {"ping_interval": None, "reconnect": NoReconnect(), **options}
-        if "on_ping" not in options:
-            options.setdefault("on_error", lambda client, exc: None)
-        self.loop = Loop()
-        ours, self.peer = socket.socketpair()
-        if small:
-            for sock, option in ((ours, socket.SO_SNDBUF), (self.peer, socket.SO_RCVBUF)):
-                sock.setsockopt(socket.SOL_SOCKET, option, 4096)
-        self.peer.setblocking(False)
-        self._stream = SocketStream(ours)
-        self.client = kind("ws://localhost/", **options)
-        self.client._connect = lambda: self.client._move(State.CONNECTING)
-        self.loop.call_soon(self.client.start, self.loop)
-        self.spin()
-        if opened:
-            self.open()
-
-    def open(self):
-        self.loop.call_soon(self.client._opened, fakes.opened(self._stream), None)
-        self.spin()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.loop.close()
-        self._stream.close()
-        self.peer.close()
-
-    def spin(self, turns=5):
-        for _ in range(turns):
-            self.loop.run_once(0)
-
-    def call(self, function):
-        """Call it in the loop's thread."""
-        self.loop.call_soon(function)
-        self.spin()
-
-    def take(self):
-        """All that the client has sent, and sends when there is room."""
-        data, turns = b"", 0
-        while turns < 5:
-            try:
-                data += self.peer.recv(65536)
-                turns = 0
-            except BlockingIOError:
-                turns += 1
-            self.loop.run_once(0)
-        return data
-
-
-def parsed(data):
-    """(opcode, payload) of each frame; the last may be cut."""
-    found, at = [], 0
-    while at + 2 <= len(data):
-        n, begin = data[at + 1] & 127, at + 2
-        if n > 125:
-            begin += 2 if n == 126 else 8
-            n = int.from_bytes(data[at + 2 : begin], "big")
-        key, begin = data[begin : begin + 4], begin + 4
-        payload = data[begin : begin + n]
-        found.append((data[at] & 15, bytes(x ^ key[i % 4] for i, x in enumerate(payload))))
-        at = begin + n
-    return found
 
 
 def fill(client, message="x" * 100):
@@ -105,9 +34,10 @@ def test_a_burst_that_finds_no_room_is_looked_through_once():
         connection = it.client._connection
         it.loop.call_soon(lambda: [it.client.send("x" * 100) for _ in range(20000)])
         it.loop.run_once(0)
-        assert sum(handle._callback == connection.trim for handle in it.loop._ready) == 1
+        it.loop.run_once(0)
+        assert sum(handle._callback == connection._trim for handle in it.loop._ready) == 1
         it.spin()
-        assert len(connection._flight) > 10000
+        assert len(it.client._outbox.ends) > 10000
         assert not it.loop._ready
 
 
@@ -198,23 +128,23 @@ def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain()
     drained = []
     with Joined(small=True, on_drain=lambda client: drained.append(1)) as it:
         it.call(lambda: it.client.send(bytes(1 << 20)))
-        assert it.client._connection.transport.blocked
-        it.call(lambda: it.client._connection.transport._broken(BrokenPipeError("no")))
+        assert it.client._connection.transport._writing
+        it.client._connection.transport.buffer.fail(BrokenPipeError(EPIPE, "no"))
+        it.call(it.client._connection.transport._wait_for_room)
         assert not it.client._full and not drained
 
 
 @pytest.mark.parametrize("data", ["small", bytes(100000)])
 def test_what_is_sent_behind_a_pong_that_could_not_be_written_is_unsent(data):
-    def fail(data):
-        raise BrokenPipeError
+    def fail(data, flags):
+        raise BrokenPipeError(EPIPE, "no")
 
     with Joined() as joined:
-        joined.client._connection.transport._send = fail
+        joined.client._connection.transport.buffer._send = fail
         joined.peer.send(frame(PING, b""))
         joined.loop.run_once(0)
-        assert joined.client._connection.transport.broken
-        joined.loop.call_soon(joined.client.send, data)
-        joined.loop.run_once(0)
+        assert joined.client._connection.transport.gone
+        joined.call(lambda: joined.client.send(data))
         joined.peer.close()
         joined.spin()
         assert joined.client.state is State.CLOSED and joined.client.unsent == [data]

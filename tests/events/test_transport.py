@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from errno import EAGAIN, ECONNRESET, EPIPE
 from types import SimpleNamespace
 
 import fakes
@@ -28,6 +29,7 @@ class Handler:
 
     def _on_messages(self, messages):
         self.seen += messages
+        self.transport.half_done = False
 
     def _on_ping(self, data):
         self.seen.append(("ping", data))
@@ -68,6 +70,7 @@ def join(send=None, gather=False, rest=b"", **options):
         transport = EventTransport(
             loop, opened, Options("ws://localhost", **options), handler, gather=gather
         )
+        handler.transport = transport
         transport.start()
         yield SimpleNamespace(
             loop=loop, clock=clock, transport=transport, peer=theirs, seen=handler.seen,
@@ -141,7 +144,7 @@ def test_messages_are_gathered_into_one_write(joined):
         joined.transport.send(Opcode.BINARY, b"x" * 20)
     assert joined.transport.buffered == 260
     joined.loop.run_once()
-    assert joined.transport.queue.written == 260 and len(joined.peer.recv(1000)) == 260
+    assert joined.transport.buffer.written == 260 and len(joined.peer.recv(1000)) == 260
 
 
 @pytest.mark.parametrize("gather, writes", [(True, [28]), (False, [7, 7, 7, 7])])
@@ -149,11 +152,12 @@ def test_messages_are_gathered_into_one_write(joined):
 def test_what_is_sent_on_a_message_is_written_together_or_at_once(whole, gather, writes):
     seen = []
 
-    def send(data):
+    def send(data, flags=0):
         seen.append(len(data))
         return len(data)
 
     def answer(*_):
+        joined.transport.half_done = False
         for _ in range(4):
             joined.transport.send(Opcode.TEXT, b"x")
         seen.append("done")
@@ -173,7 +177,12 @@ def test_a_message_that_comes_alone_is_told_with_its_time_if_there_is_a_keepaliv
     ping_interval, time
 ):
     with join(ping_interval=ping_interval) as joined:
-        joined.handler._on_message = lambda *told: joined.seen.append(told)
+
+        def on_message(*told):
+            joined.seen.append(told)
+            joined.transport.half_done = False
+
+        joined.handler._on_message = on_message
         joined.clock.now += 1
         joined.peer.send(frame(Opcode.TEXT, b"x"))
         joined.loop.run_once()
@@ -326,6 +335,7 @@ def test_what_a_handler_s_exception_leaves_comes_later():
 
         def fail(data):
             joined.handler._on_ping = deliver
+            joined.transport.half_done = False
             raise ZeroDivisionError
 
         joined.handler._on_ping = fail
@@ -392,10 +402,10 @@ def failing(exc):
 
 
 def test_a_write_that_fails_ends_the_connection_if_reading_does_not_tell_why():
-    with join(send=failing(BrokenPipeError("no"))) as joined:
+    with join(send=failing(BrokenPipeError(EPIPE, "no"))) as joined:
         start = joined.clock.now
         joined.transport.send(Opcode.TEXT, b"lost")
-        assert joined.transport.broken and not joined.transport.closed
+        assert joined.transport.gone and not joined.transport.closed
         joined.transport.send(Opcode.TEXT, b"lost too")
         run_until_the_end(joined)
         assert joined.clock.now - start == pytest.approx(1)
@@ -403,7 +413,7 @@ def test_a_write_that_fails_ends_the_connection_if_reading_does_not_tell_why():
 
 
 def test_a_queued_write_that_fails_does_too():
-    with join(send=failing(BrokenPipeError("no")), gather=True) as joined:
+    with join(send=failing(BrokenPipeError(EPIPE, "no")), gather=True) as joined:
         joined.transport.send(Opcode.TEXT, b"lost")
         run_until_the_end(joined)
         assert isinstance(joined.transport.protocol.close_exc().__cause__, BrokenPipeError)
@@ -415,13 +425,13 @@ def test_tls_that_has_to_read_before_it_writes(gather):
         send, stream = joined.stream.send, joined.stream
 
         def want_read(data, flags=0):
-            raise BlockingIOError
+            raise BlockingIOError(EAGAIN, "no")
 
-        joined.transport._send = want_read
+        joined.transport.buffer._send = want_read
         joined.transport.send(Opcode.TEXT, b"later")
         joined.loop.run_once(0)
         assert joined.transport.buffered == 11
-        joined.transport._send = send
+        joined.transport.buffer._send = send
         joined.peer.send(frame(Opcode.TEXT, b"what TLS wanted"))
         assert len(received(joined, 11)) == 11
         run_until(joined, lambda: joined.seen[-1:] == ["what TLS wanted"] or "drain" in joined.seen)
@@ -433,18 +443,18 @@ def test_who_sends_is_told_when_tls_has_read_what_it_wanted(joined, monkeypatch)
 
     def want_read(data, flags=0):
         stream.unsent = True
-        raise BlockingIOError
+        raise BlockingIOError(EAGAIN, "no")
 
     def flush(self, flags=0):
         self.unsent = False  # nothing was taken
         return True
 
     monkeypatch.setattr(Stream, "flush", flush)
-    transport._send = want_read
+    transport.buffer._send = want_read
     transport.send(Opcode.BINARY, bytes(size))
     joined.loop.run_once(0)
-    assert transport.buffered == size + 14 and not transport.blocked
-    transport._send = send
+    assert transport.buffered == size + 14 and not transport._writing
+    transport.buffer._send = send
     joined.peer.send(frame(Opcode.TEXT, b"what TLS wanted"))
     run_until(joined, lambda: "drain" in joined.seen)
     assert transport.buffered == 0
@@ -457,7 +467,7 @@ def test_the_end_of_the_stream_and_an_error_of_it(plain):
     assert plain.seen == ["last", "end"]
     assert isinstance(plain.transport.protocol.close_exc().__cause__, EOFError)
     with join() as joined:
-        joined.transport._recv = failing(ConnectionResetError("reset"))
+        joined.transport._recv = failing(ConnectionResetError(ECONNRESET, "reset"))
         joined.peer.send(b"x")
         run_until_the_end(joined)
         assert isinstance(joined.transport.protocol.close_exc().__cause__, ConnectionResetError)

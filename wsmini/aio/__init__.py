@@ -1,7 +1,16 @@
-"""The asyncio API: ``connect()`` and ``Connection``; see ``aio.connection``."""
+"""The asyncio API: ``connect()`` and ``Connection``.
+
+::
+
+    async with connect("wss://example.com/feed") as ws:
+        await ws.send("hello")
+        async for message in ws:
+            print(message)
+"""
 
 from __future__ import annotations
 
-from .connection import Connection, Ping, connect
+from .connecting import connect
+from .connection import Connection, Ping
 
 __all__ = ["Connection", "Ping", "connect"]

@@ -1,11 +1,4 @@
-"""The asyncio API: ``connect()`` and ``Connection``.
-
-::
-
-    async with connect("wss://example.com/feed") as ws:
-        await ws.send("hello")
-        async for message in ws:
-            print(message)
+"""An open connection on asyncio.
 
 A connection belongs to the event loop in which it was opened, and to its thread. Any number of
 tasks may send, each message goes out whole; one at a time receives. No task runs for a connection:
@@ -18,226 +11,51 @@ Where ``async with`` is cancelled, the server is told, and has half a second to 
 
 Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
 bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits for a message
-goes on as soon as it comes alone, in front of what else the loop has to do: see ``waiter``.
+goes on as soon as it comes alone, in front of what else the loop has to do: see ``future``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from _thread import get_ident
 from collections import deque
-from inspect import isawaitable, iscoroutinefunction
 
 from ..events.transport import EventTransport
-from ..exceptions import (
-    ConcurrencyError,
-    ConnectionClosed,
-    ConnectionClosedOK,
-    InvalidHandshake,
-    InvalidState,
-)
+from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
-from ..opening.opening import Opening
-from ..opening.steps import run_on_loop
-from ..options import read_options
-from ..policies import Attempts, check_loop
-from ..sansio.handshake import user_headers
-from ..sansio.payload import decode_message, encode_message
-from ..sansio.protocol import State
+from ..sansio.payload import chunk_decoder, decode_message, encode_message
 from .future import EagerFuture
-from .selector_thread import host_loop
-from .stream import TWO_RECEIVERS, MessageStream, iterate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import (
         Any,
+        AsyncGenerator,
         AsyncIterable,
         AsyncIterator,
         Collection,
-        Deque,
         Generator,
         Iterable,
-        List,
         Literal,
-        Optional,
-        Set,
-        Tuple,
-        Type,
-        Union,
         overload,
     )
 
-    from typing_extensions import Unpack
-
     from ..opening.opening import Opened
     from ..opening.steps import HostLoop
-    from ..options import ConnectOptions, Options
-    from ..policies import Policy, Reported
+    from ..options import Options
     from ..sansio.frames import Data
-    from ..sansio.handshake import HeaderSource
     from ..sansio.messages import Message
-    from .stream import Part
 
-__all__ = ["Connection", "Ping", "connect"]
+    Part = str | Data
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
+TWO_RECEIVERS = "another task is receiving already"
+
 _SENDABLE = (str, bytes, bytearray, memoryview)
-
-
-class connect:
-    """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
-
-    ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
-    one whenever the loop's body has done with the last, which is closed then. Between two it waits
-    as the policy says. It ends if the program has closed the connection, or the server has with
-    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
-
-    Args:
-        url: ``"ws://..."`` or ``"wss://..."``.
-        reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
-        stop: an ``asyncio.Event``, for ``async for``; once it is set, there is no other connection,
-            and no more waiting for one; an attempt that goes on ends within ``open_timeout``.
-        on_reconnect: a function or coroutine function, for ``async for``; called before each wait
-            with the number of the attempt that comes then (from 1 on after a connection, from 2 on
-            at the start), the seconds to wait, and the failure.
-        extra_headers: an older name of ``additional_headers``.
-        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each. The
-            callable for ``additional_headers`` may be a coroutine function.
-
-    Raises:
-        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
-        OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
-        InvalidState: if two ``async with`` have the same one at a time.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        reconnect: Optional[Policy] = None,
-        policy: Optional[Policy] = None,
-        stop: Optional[asyncio.Event] = None,
-        on_reconnect: Optional[Reported] = None,
-        extra_headers: HeaderSource = None,
-        **options: Unpack[ConnectOptions],
-    ) -> None:
-        if extra_headers is not None:
-            if "additional_headers" in options:
-                raise TypeError("extra_headers is an older name of additional_headers: use one")
-            options["additional_headers"] = extra_headers
-        if reconnect is not None and policy is not None:
-            raise TypeError("reconnect and policy are the same: use one")
-        if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
-            raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
-        self._options = read_options(url, options)
-        self._policy = policy if reconnect is None else reconnect
-        check_loop(self._policy, on_reconnect)
-        self._stop, self._on_reconnect = stop, on_reconnect
-        self._entered = False
-        self._connection: Optional[Connection] = None
-
-    def __await__(self) -> Generator[Any, None, Connection]:
-        return _open(self._options).__await__()
-
-    async def __aenter__(self) -> Connection:
-        if self._entered:
-            raise InvalidState("this connect() is within another async with; call it for each")
-        self._entered = True
-        try:
-            self._connection = await _open(self._options)
-        except BaseException:
-            self._entered = False
-            raise
-        return self._connection
-
-    async def __aexit__(
-        self,
-        exc_type: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        ws, self._connection, self._entered = self._connection, None, False
-        if ws is not None:
-            await ws.__aexit__(exc_type, exc, traceback)
-
-    async def __aiter__(self) -> AsyncIterator[Connection]:
-        options, stop, report = self._options, self._stop, self._on_reconnect
-        if options.sock is not None:
-            raise ValueError("sock gives one connection, so there is nothing to reconnect with")
-        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
-        while stop is None or not stop.is_set():
-            left = False  # whether the body came back with a connection that was well
-            try:
-                ws = await _open(options)
-            except (OSError, InvalidHandshake) as exc:
-                failure: Exception = exc
-            else:
-                attempts.opened()
-                async with ws:
-                    yield ws
-                    left = ws.state is State.OPEN
-                failure = ws._protocol.close_exc()
-                del ws  # its buffers aren't needed while waiting
-            again = attempts.failed(failure, left)
-            del failure  # with its traceback, and so its frames
-            if again is None:
-                return
-            delay, told = again
-            if isawaitable(told):
-                await told
-            await _pause(delay, stop)
-
-
-async def _pause(delay: float, stop: Optional[asyncio.Event]) -> None:
-    if stop is None:
-        await asyncio.sleep(delay)
-        return
-    # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
-    waiting = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([waiting], timeout=delay)
-    finally:
-        waiting.cancel()
-
-
-async def _open(options: Options) -> Connection:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Opened] = loop.create_future()
-    host = host_loop(loop)
-
-    def done(opened: Optional[Opened], exc: Optional[BaseException]) -> None:
-        if opened is None and not isinstance(exc, Exception):
-            future.cancel()
-            raise exc or AssertionError("neither open nor failed")
-        if future.cancelled():
-            if opened is not None:
-                opened.stream.close()
-        elif opened is not None:
-            future.set_result(opened)
-        elif exc is not None:
-            future.set_exception(exc)
-
-    given: Any = options.additional_headers
-    if callable(given):
-        given = given()
-        given = user_headers(await given if isawaitable(given) else given)
-    driven = run_on_loop(host, Opening(options, given).steps(), done, at_once=True)
-    try:
-        opened = await future
-    except asyncio.CancelledError:
-        if not future.cancelled() and future.exception() is None:
-            future.result().stream.close()  # it was open already
-        driven.cancel()
-        raise
-    try:
-        return Connection(loop, host, opened, options)
-    except BaseException:
-        opened.stream.close()
-        raise
 
 
 class Ping:
@@ -259,7 +77,10 @@ class Ping:
 
         Raises:
             ConnectionClosed: if the connection was closed before.
+            RuntimeError: in another event loop than the connection's.
         """
+        if asyncio.get_running_loop() is not self._future.get_loop():
+            raise RuntimeError("this ping belongs to another event loop, which sent it")
         # Not by asyncio.shield, which may complain of the exception that nobody waits for any more.
         if not self._future.done():
             await asyncio.wait([self._future])
@@ -285,20 +106,28 @@ class Connection(ConnectionInfo):
     ) -> None:
         super().__init__(opened)
         self._loop, self._max_queue = loop, options.max_queue
-        self._unread: Deque[Message] = deque()
-        self._chunks: List[Tuple[Message, bool]] = []  # an empty deque takes 600 bytes
-        self._stream: Optional[MessageStream] = None  # a recv_streaming() that goes on
-        self._receiver: Optional[EagerFuture] = None
+        self._thread = get_ident()
+        self._unread: deque[Message] = deque()
+        self._chunks: list[tuple[Message, bool]] = []  # an empty deque takes 600 bytes
+        self._stream: MessageStream | None = None  # a recv_streaming() that goes on
+        self._receiver: EagerFuture | None = None
         self._paused = self._dropping = False
-        self._senders: List[asyncio.Future[None]] = []  # which wait for room,
-        self._turn: Optional[asyncio.Future[None]] = None  # or for a fragmented message
-        self._turn_of: Optional[asyncio.Task[Any]] = None
+        self._senders: list[asyncio.Future[None]] = []  # which wait for room,
+        self._turn: asyncio.Future[None] | None = None  # or for a fragmented message
+        self._turn_of: asyncio.Task[Any] | None = None
         self._sent = 0
-        self._pings: Set[asyncio.Future[float]] = set()
-        self._closers: List[asyncio.Future[None]] = []  # which wait for the end
+        self._pings: set[asyncio.Future[float]] = set()
+        self._closers: list[asyncio.Future[None]] = []  # which wait for the end
         self._transport = EventTransport(host, opened, options, self)
         self._protocol = self._transport.protocol
         self._transport.start()
+
+    def _check_loop(self) -> None:
+        """Raise ``RuntimeError`` in another event loop than the connection's."""
+        if get_ident() == self._thread and self._loop.is_running():
+            return  # as good, and without the system call of older asyncio's get_running_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this connection belongs to another event loop, which opened it")
 
     # -- for the transport --
 
@@ -308,13 +137,14 @@ class Connection(ConnectionInfo):
             return
         unread = self._unread
         unread.append(message)
+        self._transport.half_done = False
         if self._receiver is not None:
             self._receiver.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
             self._paused = True
             self._transport.pause()
 
-    def _on_messages(self, messages: List[Message]) -> bool:
+    def _on_messages(self, messages: list[Message]) -> bool:
         """Who receives has its turn before more is parsed."""
         unread = self._unread
         if self._dropping and len(unread) >= self._max_queue:
@@ -324,7 +154,7 @@ class Connection(ConnectionInfo):
         self._received(len(unread))
         return not self._dropping
 
-    def _on_chunk(self, chunk: Tuple[Message, bool]) -> None:
+    def _on_chunk(self, chunk: tuple[Message, bool]) -> None:
         if self._dropping and len(self._chunks) >= self._max_queue:
             self._max_queue = 0
             self._transport.skip()
@@ -350,7 +180,7 @@ class Connection(ConnectionInfo):
     def _on_drain(self) -> None:
         for sender in self._senders:
             _wake(sender)
-        if self._transport.broken or self._transport.closed:
+        if self._transport.gone:
             _wake(self._turn)  # it may be in the hands of one that waits for something else
 
     def _on_end(self) -> None:
@@ -368,29 +198,35 @@ class Connection(ConnectionInfo):
     if TYPE_CHECKING:
 
         @overload
-        async def recv(self, *, decode: Literal[True]) -> str: ...
+        async def recv(self, timeout: float | None = None, *, decode: Literal[True]) -> str: ...
 
         @overload
-        async def recv(self, *, decode: Literal[False]) -> bytes: ...
+        async def recv(self, timeout: float | None = None, *, decode: Literal[False]) -> bytes: ...
 
         @overload
-        async def recv(self, *, decode: None = None) -> Message: ...
+        async def recv(self, timeout: float | None = None, *, decode: None = None) -> Message: ...
 
-    async def recv(self, *, decode: Optional[bool] = None) -> Message:
+    async def recv(self, timeout: float | None = None, *, decode: bool | None = None) -> Message:
         """Receive a message: ``str`` if it is text, ``bytes`` if it is binary.
 
-        To be cancelled, by ``asyncio.wait_for`` say, loses nothing. What is left of a message that
+        A timeout loses nothing, nor does to be cancelled. What is left of a message that
         ``recv_streaming`` has begun is skipped.
 
         Args:
+            timeout: seconds to wait, ``None`` for no limit. (``asyncio.wait_for`` may swallow a
+                cancellation before Python 3.12.)
             decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
 
         Raises:
+            TimeoutError: if no message is complete in time.
             ConnectionClosed: if the connection is closed and all messages were received.
             ConcurrencyError: if another task is receiving.
             UnicodeDecodeError: with ``decode=True``, if a binary message isn't UTF-8; it is lost.
+            RuntimeError: in another event loop than the connection's.
         """
         unread = self._unread
+        if timeout is not None and (not unread or self._receiver or self._stream):
+            await self._wait_for_message(timeout)
         while not unread or self._receiver is not None or self._stream is not None:
             waiter = self._waiter_for(unread)
             if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
@@ -401,14 +237,38 @@ class Connection(ConnectionInfo):
         message = unread.popleft()
         return message if decode is None else decode_message(message, decode)
 
+    async def _wait_for_message(self, timeout: float) -> None:
+        """Wait until there is a message; not by ``asyncio.wait_for``, so that a cancellation ends
+        the task that waits."""
+        loop, waited = self._loop, False
+        try:
+            deadline = loop.time() + timeout
+        except TypeError:
+            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+        while True:
+            waiter = self._waiter_for(self._unread)
+            if waiter is None:
+                return
+            left = deadline - loop.time()
+            if waited and left <= 0:
+                self._receiver = None
+                raise TimeoutError("no message was complete in time; nothing is lost")
+            timer, waited = loop.call_later(max(left, 0.0), _wake, waiter), True
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                self._receiver = waiter = None
+
     def _waiter_for(
-        self, queue: Collection[Any], stream: Optional[MessageStream] = None
-    ) -> Optional[EagerFuture]:
+        self, queue: Collection[Any], stream: MessageStream | None = None
+    ) -> EagerFuture | None:
         """What to wait for as the receiver; ``None`` if there is something in *queue*.
 
         That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
         when the waiting is over.
         """
+        self._check_loop()
         if self._receiver is not None:
             raise ConcurrencyError(TWO_RECEIVERS)
         if self._stream is not stream:
@@ -440,7 +300,7 @@ class Connection(ConnectionInfo):
             self._join_chunks()
 
     def _join_chunks(self) -> None:
-        parts: List[Any] = [chunk for chunk, _ in self._chunks]
+        parts: list[Any] = [chunk for chunk, _ in self._chunks]
         self._chunks.clear()
         # Those that are here came behind it.
         self._unread.appendleft(type(parts[0])().join(parts))
@@ -480,7 +340,7 @@ class Connection(ConnectionInfo):
         @overload
         def recv_streaming(self, decode: None = None) -> AsyncIterator[Message]: ...
 
-    def recv_streaming(self, decode: Optional[bool] = None) -> AsyncIterator[Any]:
+    def recv_streaming(self, decode: bool | None = None) -> AsyncIterator[Any]:
         """Receive one message in chunks, as they arrive: for messages that are large or slow.
 
         Chunks end where the network or the sender cut; they aren't the fragments of the sender. To
@@ -496,7 +356,7 @@ class Connection(ConnectionInfo):
         """
         return MessageStream(self, decode)
 
-    async def recv_into(self, buffer: Union[bytearray, memoryview]) -> int:
+    async def recv_into(self, buffer: bytearray | memoryview) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
 
         Returns:
@@ -522,10 +382,10 @@ class Connection(ConnectionInfo):
 
     async def send(
         self,
-        message: Union[Part, Iterable[Part], AsyncIterable[Part]],
+        message: Part | Iterable[Part] | AsyncIterable[Part],
         *,
-        text: Optional[bool] = None,
-        compress: Optional[bool] = None,
+        text: bool | None = None,
+        compress: bool | None = None,
     ) -> None:
         """Send a message. Any number of tasks may: each message goes out whole.
 
@@ -558,17 +418,19 @@ class Connection(ConnectionInfo):
                 await self._send_fragments(message, text, compress)
                 return
             opcode, data = encode_message(view, text)
-        transport, queue = self._transport, self._transport.queue
+        if get_ident() != self._thread or not self._loop.is_running():
+            self._check_loop()
+        transport, buffer = self._transport, self._transport.buffer
         self._sent += 1
-        waiting = queue.accepted - queue.written
+        waiting = buffer.accepted - buffer.written
         if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
             await self._wait_for_turn()
         try:
             # What isn't masked at once must not change until it is.
             transport.send(opcode, data if type(data) is bytes else bytes(data), compress)
         except ConnectionClosed:
-            raise await self._settled() from self._protocol.failure
-        if transport.write_error is not None or queue.accepted - queue.written > MAX_BUFFER:
+            raise await self._close_exc_when_known() from self._protocol.failure
+        if buffer.error is not None or buffer.accepted - buffer.written > MAX_BUFFER:
             await self._wait_for_room()
 
     async def _wait_for_turn(self) -> None:
@@ -591,12 +453,12 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is lost.
         """
         transport = self._transport
-        while transport.buffered > MAX_BUFFER and not transport.closed and not transport.broken:
+        while transport.buffered > MAX_BUFFER and not transport.gone:
             await self._wait_among(self._senders)
-        if transport.broken or transport.closed:
-            raise await self._settled() from self._protocol.failure
+        if transport.gone:
+            raise await self._close_exc_when_known() from self._protocol.failure
 
-    async def _settled(self) -> ConnectionClosed:
+    async def _close_exc_when_known(self) -> ConnectionClosed:
         """The exception for the end; after the answer to our Close frame, if one is to come."""
         if not self._protocol.finished and not self._transport.closed:
             self._read_to_end()
@@ -607,9 +469,8 @@ class Connection(ConnectionInfo):
         self._dropping, self._paused = True, False
         self._transport.resume()
 
-    async def _send_fragments(
-        self, message: Any, text: Optional[bool], compress: Optional[bool]
-    ) -> None:
+    async def _send_fragments(self, message: Any, text: bool | None, compress: bool | None) -> None:
+        self._check_loop()
         parts, first = iterate(message), 0
         try:
             async for part in parts:
@@ -636,18 +497,18 @@ class Connection(ConnectionInfo):
             await parts.aclose()
 
     async def _send_fragment(
-        self, opcode: int, data: bytes, fin: bool, compress: Optional[bool]
+        self, opcode: int, data: bytes, fin: bool, compress: bool | None
     ) -> None:
         try:
             self._transport.send_fragment(opcode, data, fin, compress)
         except ConnectionClosed:
-            raise await self._settled() from self._protocol.failure
-        if self._transport.buffered > MAX_BUFFER or self._transport.broken:
+            raise await self._close_exc_when_known() from self._protocol.failure
+        if self._transport.buffered > MAX_BUFFER or self._transport.gone:
             await self._wait_for_room()
 
     # -- control --
 
-    async def ping(self, data: Optional[Union[str, bytes]] = None) -> Ping:
+    async def ping(self, data: str | bytes | None = None) -> Ping:
         """Send a ping.
 
         Args:
@@ -661,6 +522,7 @@ class Connection(ConnectionInfo):
             ValueError: if *data* is too long, or a ping with it isn't answered yet.
             SendBufferFull: if 1024 pings aren't answered yet.
         """
+        self._check_loop()
         future: asyncio.Future[float] = self._loop.create_future()
 
         def answered(round_trip: float) -> None:
@@ -672,11 +534,11 @@ class Connection(ConnectionInfo):
         try:
             self._transport.ping(payload, answered)
         except ConnectionClosed:
-            raise await self._settled() from self._protocol.failure
+            raise await self._close_exc_when_known() from self._protocol.failure
         self._pings.add(future)
         return Ping(future)
 
-    async def pong(self, data: Union[str, bytes] = b"") -> None:
+    async def pong(self, data: str | bytes = b"") -> None:
         """Send a pong that nobody asked for (RFC 6455, 5.5.3).
 
         Args:
@@ -685,10 +547,11 @@ class Connection(ConnectionInfo):
         Raises:
             ConnectionClosed, ValueError: as ``ping``.
         """
+        self._check_loop()
         try:
             self._transport.pong(data.encode() if isinstance(data, str) else data)
         except ConnectionClosed:
-            raise await self._settled() from self._protocol.failure
+            raise await self._close_exc_when_known() from self._protocol.failure
 
     # -- closing --
 
@@ -710,6 +573,7 @@ class Connection(ConnectionInfo):
         if self._loop.is_closed():
             self._transport.drop()
             return
+        self._check_loop()
         self._transport.close(code, reason)
         if self._transport.closed:
             return
@@ -726,13 +590,14 @@ class Connection(ConnectionInfo):
         What is received meanwhile waits for ``recv``, up to ``max_queue`` messages. While there are
         more, the end isn't seen either: somebody has to receive them.
         """
+        self._check_loop()
         await self._wait_for_end()
 
     async def _wait_for_end(self) -> None:
         if not self._transport.closed:
             await self._wait_among(self._closers)
 
-    async def _wait_among(self, waiting: List[asyncio.Future[None]]) -> None:
+    async def _wait_among(self, waiting: list[asyncio.Future[None]]) -> None:
         """Wait until all of these are woken; with a future of its own, as each may be cancelled."""
         future = self._loop.create_future()
         waiting.append(future)
@@ -746,9 +611,9 @@ class Connection(ConnectionInfo):
 
     async def __aexit__(
         self,
-        exc_type: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Close: with 1000, or with 1011 after an error in the block.
 
@@ -767,6 +632,76 @@ class Connection(ConnectionInfo):
                 timer.cancel()
 
 
-def _wake(future: Optional[asyncio.Future[None]]) -> None:
+def _wake(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
+
+
+class MessageStream:
+    """One message, chunk by chunk, for ``recv_streaming``."""
+
+    __slots__ = ("_begun", "_convert", "_decode", "_fin", "_ws", "taken")
+
+    def __init__(self, ws: Connection, decode: bool | None) -> None:
+        self._ws, self._decode, self._convert = ws, decode, chunk_decoder(decode)
+        self._begun = self._fin = self.taken = False
+
+    def __aiter__(self) -> MessageStream:
+        return self
+
+    async def __anext__(self) -> Message:
+        ws = self._ws
+        if self._fin or (self._begun and ws._stream is not self):
+            raise StopAsyncIteration
+        if not self._begun:
+            if ws._receiver is not None:
+                raise ConcurrencyError(TWO_RECEIVERS)
+            if ws._stream is not None:
+                ws._leave_stream()
+            if ws._unread:
+                self._begun = self._fin = True
+                message = ws._unread.popleft()
+                return message if self._decode is None else decode_message(message, self._decode)
+            ws._stream, ws._transport.streaming, self._begun = self, True, True
+        try:
+            await self._wait()
+        except ConnectionClosed:
+            ws._stream = None
+            raise
+        chunk, self._fin = ws._chunks.pop(0)
+        self.taken = True
+        if self._fin:
+            ws._stream = None
+        return self._convert(chunk, self._fin)
+
+    async def _wait(self) -> None:
+        """Wait until there is a chunk."""
+        ws = self._ws
+        waiter = ws._waiter_for(ws._chunks, self)
+        while waiter is not None:
+            try:
+                await waiter
+            finally:
+                ws._receiver = waiter = None
+            waiter = ws._waiter_for(ws._chunks, self)
+
+
+async def iterate(parts: Any) -> AsyncGenerator[Part, None]:
+    """The parts of a message, from an iterable of either kind; a generator is closed then."""
+    if hasattr(parts, "__aiter__"):
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            if hasattr(parts, "aclose"):
+                await parts.aclose()  # not by Python, which gets around to it later, or never
+        return
+    if isinstance(parts, dict):
+        raise TypeError("a message is str, bytes-like, or an iterable of these, not a dict")
+    try:
+        iterator = iter(parts)
+    except TypeError:
+        problem = "a message is str, bytes-like, or an iterable of these, not "
+        raise TypeError(problem + type(parts).__name__) from None
+    for part in iterator:
+        yield part

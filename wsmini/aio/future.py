@@ -15,7 +15,7 @@ import asyncio
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextvars import Context
-    from typing import Any, Callable, Optional, Tuple
+    from typing import Any, Callable
 
     _Future = asyncio.Future[None]
 else:
@@ -31,7 +31,7 @@ class EagerFuture(_Future):
     __slots__ = ("_resume",)  # what a task has given; there is none before
 
     def add_done_callback(
-        self, callback: Callable[[Any], object], *, context: Optional[Context] = None
+        self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
         """As of futures; a task adds one when it begins to wait."""
         self._resume = callback, context
@@ -41,7 +41,7 @@ class EagerFuture(_Future):
         """Let the task go on: in here if none runs, else soon. For callbacks of *loop*, its own."""
         if self.done():
             return
-        resume: Tuple[Any, Optional[Context]] = getattr(self, "_resume", (None, None))
+        resume: tuple[Any, Context | None] = getattr(self, "_resume", (None, None))
         callback, context = resume
         nested = "_nest_patched" in _asyncio
         if context is None or nested or asyncio.current_task(loop) is not None:

@@ -22,11 +22,11 @@ from ..opening.waiting import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, MutableMapping, Optional, Tuple
+    from typing import Any, Callable, MutableMapping
 
     from ..opening.steps import Cancellable, HostLoop
 
-    Callback = Tuple[Callable[..., Any], Tuple[Any, ...]]
+    Callback = tuple[Callable[..., Any], tuple[Any, ...]]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -49,7 +49,7 @@ def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
     return host
 
 
-_able: Dict[type, bool] = {}
+_able: dict[type, bool] = {}
 
 
 def _watches(loop: asyncio.AbstractEventLoop) -> bool:
@@ -77,11 +77,11 @@ class SelectorThreadLoop:
         self._ref = weakref.ref(loop)
         self.time, self.call_soon, self.call_later = loop.time, loop.call_soon, loop.call_later
         self._lock = threading.Lock()
-        self._watched: Dict[Tuple[int, int], Callback] = {}
-        self._fired: Dict[Tuple[int, int], Callback] = {}  # and its callback hasn't run
-        self._wakeup: Optional[socket.socket] = None
+        self._watched: dict[tuple[int, int], Callback] = {}
+        self._fired: dict[tuple[int, int], Callback] = {}  # and its callback hasn't run
+        self._wakeup: socket.socket | None = None
         self._end_thread: Callable[[], object] = int
-        self._timer: Optional[Cancellable] = None
+        self._timer: Cancellable | None = None
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
         """As of asyncio's loops."""
@@ -99,7 +99,7 @@ class SelectorThreadLoop:
         """As of asyncio's loops."""
         self._remove((fd, WRITE))
 
-    def _add(self, key: Tuple[int, int], callback: Callback) -> None:
+    def _add(self, key: tuple[int, int], callback: Callback) -> None:
         with self._lock:
             self._watched[key] = callback
             self._fired.pop(key, None)
@@ -122,7 +122,7 @@ class SelectorThreadLoop:
         """Be kept by the loop."""
         self._timer = self.call_later(MAX_WAIT, self._stay)
 
-    def _remove(self, key: Tuple[int, int]) -> None:
+    def _remove(self, key: tuple[int, int]) -> None:
         with self._lock:
             self._fired.pop(key, None)
             known = self._watched.pop(key, None)
@@ -142,9 +142,9 @@ class SelectorThreadLoop:
         except BlockingIOError:
             pass  # it will wake
 
-    def _wanted(self) -> Dict[int, int]:
+    def _wanted(self) -> dict[int, int]:
         """What to watch now: events by descriptor."""
-        wanted: Dict[int, int] = {}
+        wanted: dict[int, int] = {}
         with self._lock:
             for key in self._watched.keys() - self._fired.keys():
                 wanted[key[0]] = wanted.get(key[0], 0) | key[1]
@@ -163,7 +163,7 @@ class SelectorThreadLoop:
                 except RuntimeError:
                     return  # the loop is closed; who closes the connections ends this thread
 
-    def _call(self, key: Tuple[int, int], callback: Callback) -> None:
+    def _call(self, key: tuple[int, int], callback: Callback) -> None:
         """Call back, in the loop's thread, unless that was taken back meanwhile."""
         if self._fired.get(key) is not callback:
             return
@@ -202,7 +202,7 @@ def _is_closed(wakeup: socket.socket) -> bool:
     return True
 
 
-def _select(wakeup: socket.socket, wanted: Dict[int, int]) -> Any:
+def _select(wakeup: socket.socket, wanted: dict[int, int]) -> Any:
     """Block until some are ready: pairs of descriptor and events."""
     with selectors.DefaultSelector() as selector:
         selector.register(wakeup, READ)

@@ -1,7 +1,11 @@
 """The callback client: a connection that is opened again and again, on a ``Loop``.
 
-Everything happens in the thread that runs the loop. Other threads leave what they want in a queue,
-``_requests``, and wake the loop. The life of a client, ``_NEXT`` as a table::
+Everything happens in the thread that runs the loop. A method of the client, called from anywhere,
+leaves what it wants to be done: messages in the ``Outbox``, all else in the queue of the loop, and
+the loop's thread does it; what a callback has sent, as soon as that returns. To append to either is
+one step, so that any thread and any signal handler may do it at any moment, and nothing is locked.
+
+The life of a client, ``_NEXT`` as a table::
 
     CLOSED ── start() ──▶ CONNECTING ── open ──▶ OPEN ── close() ──▶ CLOSING
       ▲                     │     ▲                │                    │
@@ -14,58 +18,67 @@ Whatever is waited for can be cancelled at once: the opening (``LoopRun.cancel``
 timer), and the closing handshake (``EventTransport.abort``).
 
 A message is *unsent* until the socket has taken all of it. What is unsent when a connection ends
-goes back to the front of the outbox as far as that has room, and the rest into ``Client.unsent``.
+stays in the outbox as far as that has room, and the rest is in ``Client.unsent``.
 """
 
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from functools import partial
 
-from ..events.transport import NEVER
-from ..exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
+from ..clock import NEVER, deadline_after, lock_timeout
+from ..exceptions import (
+    Close,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidState,
+    SendBufferFull,
+    connection_closed,
+)
+from ..interrupts import Waiters
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
-from ..policies import Backoff, tell_attempts
-from ..sansio.frames import MAX_CONTROL, Opcode, close_payload
+from ..policies import Attempts, Backoff, check_policy
+from ..sansio.frames import MAX_CONTROL, close_payload
+from ..sansio.payload import encode_message
 from ..sansio.protocol import State
 from .connection import ClientConnection
-from .loop import Loop
+from .loop import Loop, check_callback
+from .outbox import COST, MOST_SMALL, Fragments, Outbox, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from typing import Any, Callable, Dict, List, Optional, Union
+    from typing import Any, Callable, Iterable, Sequence
 
     from typing_extensions import Unpack
 
+    from ..info import ConnectionInfo
     from ..opening.opening import Opened
     from ..opening.steps import LoopRun, Steps
-    from ..options import ConnectOptions
-    from ..policies import Policy, Retries
-    from ..sansio.http11 import Request, Response
-    from ..sansio.messages import Message
-    from .connection import Item
+    from ..options import ConnectOptions, Options
+    from ..policies import Policy
+    from ..sansio.extensions import Extension
+    from ..sansio.frames import Data
+    from ..sansio.http11 import Headers, Request, Response
     from .loop import Timer
-
-    BytesLike = Union[bytes, bytearray, memoryview]
+    from .outbox import Item
 
 MAX_SEND_BUFFER = 1 << 24  # bytes
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
 _BACKOFF = Backoff()
-_NO_ITEMS: List[Item] = []  # which all the idle share
 
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
+# CLOSING isn't among them: a client is that while its connection's protocol is.
 _NEXT = {
     _CLOSED: (_CONNECTING, _WAITING),
     _CONNECTING: (_OPEN, _CLOSED),
-    _OPEN: (_CLOSING, _CLOSED),
-    _CLOSING: (_CLOSED,),
+    _OPEN: (_CLOSED,),
     _WAITING: (_CONNECTING, _CLOSED),
 }
 
@@ -78,35 +91,43 @@ class Client:
     One that raises ends the run with its traceback, unless there is ``on_error``, which isn't
     guarded itself. ``KeyboardInterrupt`` and ``SystemExit`` always end the run.
 
+    Every method but ``start`` and ``run_forever`` may be called from any thread, at any moment, and
+    from signal handlers.
+
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
         on_open: ``(client)``, each time a connection is open.
         on_message: ``(client, message)``, with ``str`` or ``bytes``.
+        on_chunk: ``(client, chunk, fin)`` instead of ``on_message``, for messages that are large or
+            slow: what has come of one, and whether that ends it. Set it before the connection
+            opens. If that is lost in the middle of a message, no *fin* comes.
         on_close: ``(client, code, reason)``, once for each connection that was open; 1006 if the
             server sent no Close frame.
-        on_error: ``(client, exception)``: what a callback has raised, and the failure for which
-            the policy has given up, with a note that tells the attempts.
+        on_error: ``(client, exception)``: what a callback has raised, or the parts of a message;
+            and the failure for which the policy has given up, with a note that tells the attempts.
         on_ping, on_pong: ``(client, data)``.
         on_reconnect: ``(client, attempt, delay, exception)``: why, and after how many seconds, it
             will connect again; *attempt* counts from 1 since the last connection.
         on_drain: ``(client)``: what waited for the server to read is written.
-        reconnect: the policy: ``Backoff()``, ``Fixed()``, ``NoReconnect()``, or your own.
+        reconnect: the policy: ``Backoff()``, ``Fixed()``, ``NoReconnect()``, or your own;
+            ``policy`` is the same.
         outbox: how many messages to keep while there is no connection.
-        max_send_buffer: how many bytes may wait to be sent until ``send`` raises.
+        max_send_buffer: how many bytes may wait to be sent until ``send`` raises; each message
+            counts as 200 more than it has.
         options: those of ``connect()``.
 
     Attributes:
-        state: a ``State``: ``CLOSED`` until it is started, between two connections, and at the end.
         loop: where it was started.
-        request, response, subprotocol, timings: of the last connection that was opened.
 
     Raises:
-        InvalidURI, ValueError, TypeError: if the URL or an option isn't valid.
+        InvalidURI, ValueError, TypeError: if the URL or an option isn't valid, a callback can't be
+            called or is an ``async`` function.
     """
 
     # Functions as attributes take the client, methods of a subclass don't: no type says both.
     on_open: Any = None
     on_message: Any = None
+    on_chunk: Any = None
     on_close: Any = None
     on_error: Any = None
     on_ping: Any = None
@@ -115,57 +136,69 @@ class Client:
     on_drain: Any = None
 
     _runs_loop = False  # in run_forever()
-    _mutex = allocate_lock()  # one for all clients, as it is never held for long
 
     def __init__(
         self,
         url: str,
         *,
-        on_open: Optional[Callable[[Client], object]] = None,
-        on_message: Optional[Callable[[Client, Any], object]] = None,
-        on_close: Optional[Callable[[Client, int, str], object]] = None,
-        on_error: Optional[Callable[[Client, Exception], object]] = None,
-        on_ping: Optional[Callable[[Client, bytes], object]] = None,
-        on_pong: Optional[Callable[[Client, bytes], object]] = None,
-        on_reconnect: Optional[Callable[[Client, int, float, Exception], object]] = None,
-        on_drain: Optional[Callable[[Client], object]] = None,
+        on_open: Callable[[Client], object] | None = None,
+        on_message: Callable[[Client, Any], object] | None = None,
+        on_chunk: Callable[[Client, Any, bool], object] | None = None,
+        on_close: Callable[[Client, int, str], object] | None = None,
+        on_error: Callable[[Client, Exception], object] | None = None,
+        on_ping: Callable[[Client, bytes], object] | None = None,
+        on_pong: Callable[[Client, bytes], object] | None = None,
+        on_reconnect: Callable[[Client, int, float, Exception], object] | None = None,
+        on_drain: Callable[[Client], object] | None = None,
         reconnect: Policy = _BACKOFF,
+        policy: Policy | None = None,
         outbox: int = 0,
         max_send_buffer: int = MAX_SEND_BUFFER,
         **options: Unpack[ConnectOptions],
     ) -> None:
-        given = (on_open, on_message, on_close, on_error, on_ping, on_pong, on_reconnect, on_drain)
+        _check_names(options)
+        self._options = read_options(url, options)
+        # What can be asked for, and other threads look at.
+        self._state, self._connection = _CLOSED, None  # type: State, ClientConnection | None
+        self._info: ConnectionInfo | None = None  # of the last connection
+        self.loop: Loop | None = None
+        self._running = False  # from start() on, until it won't connect again
+        self._wanted = False  # until close()
+        self._closing = Close(1000, "")  # what close() has said
+        # What is sent.
+        self._outbox = Outbox()
+        self._append: Callable[[Item], None] = self._outbox.messages.append
+        self._front = 0  # in on_open: how much it has sent, in front of the rest
+        self._due = False  # whether the loop's thread will look into the outbox
+        self._full = False  # on_drain is due when all is written
+        self._returned: list[Item] = []
+        self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
+        # Connecting.
+        if policy is not None and reconnect is not _BACKOFF:
+            raise TypeError("reconnect and policy are the same: use one")
+        self._policy: Policy = reconnect if policy is None else policy
+        check_policy(self._policy)
+        self._signal = 0
+        self._attempts: Attempts | None = None
+        self._attempt = 0
+        self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
+        self._failure: Exception | None = None  # the last one
+        self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
+        self._raised: Exception | None = None  # by on_error
+        self._waiters = Waiters()
+        self._slow_after = _slow_after(self._options)
+        given = (
+            on_open, on_message, on_chunk, on_close, on_error, on_ping, on_pong, on_reconnect,
+            on_drain,
+        )  # fmt: skip
         for name, callback in zip(CALLBACKS, given):
             if callback is not None:
                 setattr(self, name, callback)
-        if not hasattr(reconnect, "start"):
-            raise TypeError(f"reconnect is a policy such as NoReconnect(), not {reconnect!r}")
-        self._options = read_options(url, options)
-        self._policy, self._max_outbox = reconnect, outbox
-        self._max_send_buffer = max_send_buffer
-        self.state = _CLOSED
-        self.loop: Optional[Loop] = None
-        self.request: Optional[Request] = None
-        self.response: Optional[Response] = None
-        self.subprotocol: Optional[str] = None
-        self.timings: Dict[str, float] = {}
-        self._unsent: Optional[List[Message]] = None
-        # Lists, as an empty deque takes 600 bytes; the idle share one.
-        self._outbox = self._requests = _NO_ITEMS  # from other threads; _mutex guards both
-        self._queued = 0  # bytes in both
-        self._running = False  # from start() on, until it won't connect again
-        self._wanted = False  # until close()
-        self._signal = 0
-        self._attempts: Optional[Retries] = None
-        self._attempt = 0
-        self._failed_in_a_row = 0  # attempts, since the last connection
-        self._waits: Union[LoopRun, Timer, None] = None  # for what CONNECTING or WAITING waits
-        self._connection: Optional[ClientConnection] = None
-        # Seconds that a callback may take: nobody answers the peer's pings meanwhile.
-        interval, timeout = self._options.ping_interval, self._options.ping_timeout
-        allowed = interval if timeout is None else timeout
-        self._slow_after = NEVER if interval is None or allowed is None else allowed
-        self._full = False  # on_drain is due when the connection has written all
+        self._check_callbacks()
+
+    def _check_callbacks(self) -> None:
+        for name in CALLBACKS:
+            check_callback(name, getattr(self, name))
 
     # -- life --
 
@@ -191,7 +224,7 @@ class Client:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, self._interrupt, number)
             except ValueError:
-                pass  # another thread, or a sub-interpreter: signals are somebody else's there
+                pass  # another thread, or a sub-interpreter: signals are the main one's there
             try:
                 self.start(loop)
                 self._runs_loop = True
@@ -217,26 +250,34 @@ class Client:
             self.loop.run_once()
 
     def start(self, loop: Loop) -> Client:
-        """Connect and stay connected, while *loop* is run. Call it from the loop's thread.
+        """Connect and stay connected, while *loop* is run.
 
         Returns:
             The client itself.
 
         Raises:
             InvalidState: if it is started already.
+            TypeError: if an attribute is no callback.
+            RuntimeError: if *loop* is closed, or belongs to a parent process.
         """
         if self._running:
             raise InvalidState("the client is started already")
-        self._attempts = self._policy.start()
-        self.loop, self._running, self._wanted = loop, True, True
-        self._attempt = self._failed_in_a_row = 0
-        loop.add_sleep_handler(self._wake)
-        self._serve()
-        self._connect()
+        self._check_callbacks()
+        attempts = Attempts("wsmini.Client", self._policy, None, self._options.logger)
+        loop.call_soon_threadsafe(self._begin, attempts)
+        self._attempts, self.loop, self._attempt = attempts, loop, 0
+        self._running = self._wanted = True
+        self._state = _CONNECTING
+        loop._clients[self] = None
         return self
 
+    def _begin(self, attempts: Attempts) -> None:
+        if self._attempts is attempts and self.loop is not None and self._waits is None:
+            self.loop.add_sleep_handler(self._wake)
+            self._open()
+
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close, within ``close_timeout``, and don't reconnect. Thread-safe; returns at once.
+        """Close, within ``close_timeout``, and don't reconnect. Returns at once.
 
         What is being waited for otherwise (names, TLS, a delay) is given up at once. ``on_close``
         comes if a connection was open. Does nothing if the client is closing, or isn't started.
@@ -245,126 +286,240 @@ class Client:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         close_payload(code, reason)
-        self._call_in_loop(self._close, code, reason)
+        self._end(self._close, code, reason)
 
     def stop(self) -> None:
         """As ``close(1001)``, but a server that doesn't answer is left after half a second."""
-        self._call_in_loop(self._stop)
+        self._end(self._stop, GOING_AWAY, "")
 
-    def _stop(self) -> None:
-        self._close(GOING_AWAY, "")
-        if self._connection is not None and self.loop is not None:
+    def _end(self, how: Callable[[int, str], None], code: int, reason: str) -> None:
+        if self._running:
+            if self._wanted:
+                self._closing = Close(code, reason)
+            self._wanted = False
+            self._request(how, code, reason)
+
+    def _stop(self, code: int, reason: str) -> None:
+        self._close(code, reason)
+        if self._connection is not None:
             self._connection.limit_close(STOP_GRACE)
 
     def _close(self, code: int, reason: str) -> None:
-        self._serve()  # what was sent before goes first
         self._wanted = False
-        if self.state is _OPEN and self._connection is not None:
-            self._move(_CLOSING)
+        if self._connection is not None:
+            self._connection.give()  # what was sent before goes first
             self._connection.close(code, reason)
-        elif self.state in (_CONNECTING, _WAITING):
+        elif self._running and self._closed_exc is None:
             if self._waits is not None:
                 self._waits.cancel()
             self._move(_CLOSED)
             self._finish()
 
     def _move(self, state: State) -> None:
-        if state not in _NEXT[self.state]:
-            raise AssertionError(f"{self.state.name} -> {state.name}")  # a bug in wsmini
-        self.state = state
-        self._waits = None
+        if state not in _NEXT[self._state]:
+            raise AssertionError(f"{self._state.name} -> {state.name}")  # a bug in wsmini
+        self._state, self._waits = state, None
 
     def _connect(self) -> None:
+        self._move(_CONNECTING)
+        self._open()
+
+    def _open(self) -> None:
         if self.loop is None:
             raise AssertionError("only a started client connects")
-        self._move(_CONNECTING)
         self._waits = run_on_loop(self.loop, self._steps(), self._opened)
 
     def _steps(self) -> Steps[Opened]:
         return Opening(self._options).steps()
 
-    def _opened(self, opened: Optional[Opened], exc: Optional[BaseException]) -> None:
+    def _opened(self, opened: Opened | None, exc: BaseException | None) -> None:
         """The opening has ended, either way."""
         if opened is None or self.loop is None:
             self._move(_CLOSED)
             if not isinstance(exc, Exception):
                 self._finish()
                 raise exc or AssertionError("neither open nor failed")
-            self._failed_in_a_row += 1
             self._lost(exc)
             return
         self._move(_OPEN)
-        self.request, self.response = opened.request, opened.response
-        self.subprotocol, self.timings = opened.subprotocol, opened.timings
-        self._attempt = self._failed_in_a_row = 0
-        self._unsent = None
+        self._attempt = 0
+        self._returned = []
         connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
+        self._info = connection.info
         if self._attempts is not None:
             self._attempts.opened()
+        self._tell_waiters()
+        self._append, self._front, self._due = self._append_in_on_open, 0, True
         try:
             self._call("on_open")
         finally:
+            self._append, self._due = self._outbox.messages.append, False
             if self._connection is connection:
-                self._send_kept()
+                connection.give()
+                if self._full:
+                    connection.trim_soon()  # on_drain may have been waited for since before
 
-    def _ended(self, exc: ConnectionClosed, unsent: List[Item]) -> None:
+    def _ended(self, exc: ConnectionClosed) -> None:
         """The connection is closed; for its connection."""
+        connection, self._closed_exc = self._connection, exc
         self._connection = None
         self._move(_CLOSED)
-        if unsent:
-            with self._mutex:
-                self._outbox = unsent + self._outbox
-                self._queued += sum(len(item[1]) for item in unsent)
-        self._trim_outbox()
+        if connection is not None:
+            self._outbox.drop_written(connection.transport.buffer.written)
+        self._hand_back()
+        self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        exc, self._closed_exc = self._closed_exc, None
+        if exc is None:
+            return
         try:
             self._call("on_close", exc.code, exc.reason)
-        finally:
-            self._lost(exc)
+        except BaseException as raised:
+            try:
+                self._lost(exc)
+            except Exception as failure:
+                raised.__context__ = failure  # which comes second
+            raise
+        self._lost(exc)
 
     def _lost(self, failure: Exception) -> None:
         """There is no connection, because of *failure*: wait, or leave it at that."""
+        self._failure = failure
         if not self._wanted or self.loop is None or self._attempts is None:
             self._finish()
             return
         try:
-            delay = self._attempts.next_delay(failure)
-        except BaseException:
+            again = self._attempts.failed(failure)
+        except BaseException as exc:
             self._finish()
-            raise
-        if delay is None:
-            self._finish()
+            if exc is not failure:
+                raise  # of the policy
             if not isinstance(failure, ConnectionClosedOK):
-                tell_attempts(failure, "wsmini.Client", self._failed_in_a_row, self._policy)
                 self._failed(failure)
+            return
+        if again is None:
+            self._finish()
             return
         self._move(_WAITING)
         self._attempt += 1
-        self._waits = self.loop.call_later(delay, self._connect)
-        self._call("on_reconnect", self._attempt, delay, failure)
+        self._waits = self.loop.call_later(again[0], self._connect)
+        self._call("on_reconnect", self._attempt, again[0], failure)
 
     def _finish(self) -> None:
         """It won't connect again, unless started again."""
-        self._running = self._wanted = False
+        self._wanted = False
+        self._hand_back()
+        self._running = False
         if self.loop is not None:
             self.loop.remove_sleep_handler(self._wake)
+            self.loop._clients.pop(self, None)
             if self._runs_loop:
                 self.loop.stop()
-        self._serve()
-        self._trim_outbox()
+        self._tell_waiters()
 
     def _wake(self) -> None:
         """The machine has slept: what it waited for may be over, and nobody has noticed."""
-        if self.state is _WAITING and self._waits is not None:
+        if self._state is _WAITING and self._waits is not None:
             self._waits.cancel()
             self._connect()
         elif self._connection is not None:
             self._connection.transport.probe()
 
+    def _request(self, method: Callable[..., None], *args: Any) -> None:
+        """Have *method* called in the loop's thread, soon, if this run goes on till then."""
+        loop, run = self.loop, self._attempts
+        if loop is None or not self._running:
+            return
+        try:
+            loop.call_soon_threadsafe(self._carry_out, run, method, args)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise  # in a forked child
+            self._running = self._wanted = False
+
+    def _carry_out(
+        self, run: Attempts | None, method: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        if run is self._attempts and self._running:
+            method(*args)
+
+    def _recover(self) -> None:
+        """For the loop: an exception has come out of a callback, perhaps a signal handler's."""
+        if self._connection is None:
+            self._recover_alone()
+        else:
+            self._connection.transport._recover()  # and come back
+
+    def _recover_alone(self) -> None:
+        self._due = False
+        if self.loop is None or not self._running:
+            return
+        self._serve_soon()
+        if self._closed_exc is not None:
+            self.loop.call_soon(self._tell_closed)
+        elif self._connection is not None:
+            self._append = self._outbox.messages.append
+        elif self._waits is None:
+            # A running client waits for something, always: it was interrupted on its way.
+            self._state = _WAITING if self._wanted else _CLOSED
+            if self._wanted:
+                self._waits = self.loop.call_later(0.0, self._connect)
+            else:
+                self._finish()
+
+    def _on_loop_error(self, exc: Exception) -> bool:
+        """For the loop: a method of this client, as a callback of its own, has raised *exc*."""
+        if exc is self._raised or self._callback("on_error") is None:
+            return False
+        self._failed(exc)
+        return True
+
+    # -- waiting, for other threads --
+
+    def wait_open(self, timeout: float | None = None) -> None:
+        """Block until a connection is open. Not in the loop's own thread.
+
+        Raises:
+            TimeoutError: if that takes longer than *timeout* seconds.
+            InvalidState: if the client has ended, because of its ``__cause__``.
+            RuntimeError: in the loop's thread, which would wait for itself.
+        """
+        self._wait(lambda: self.state is _OPEN or self._has_ended(), timeout, "open")
+        if self._has_ended():
+            raise InvalidState("the client has ended") from self._failure
+
+    def wait_closed(self, timeout: float | None = None) -> None:
+        """Block until the client has ended: it won't connect again. Not in the loop's own thread.
+
+        Raises:
+            TimeoutError: if that takes longer than *timeout* seconds.
+            RuntimeError: as ``wait_open``.
+        """
+        self._wait(self._has_ended, timeout, "closed")
+
+    def _has_ended(self) -> bool:
+        return self._attempts is not None and not self._running
+
+    def _wait(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
+        deadline = None if timeout is None else deadline_after(timeout)
+        if self.loop is not None and self.loop.thread == get_ident():
+            raise RuntimeError(f"wait_{what}() in the loop's thread would wait for itself")
+        while not done():
+            left = lock_timeout(deadline)
+            if not left:
+                raise TimeoutError(f"the client wasn't {what} within {timeout} s")
+            self._waiters.wait(done, left)
+
+    def _tell_waiters(self) -> None:
+        if self._waiters.locks:
+            self._waiters.notify()
+
     # -- callbacks --
 
-    def _callback(self, name: str) -> Optional[Callable[..., object]]:
+    def _callback(self, name: str) -> Callable[..., object] | None:
         """The callback *name*, to be called without the client."""
-        found: Optional[Callable[..., object]] = getattr(self, name)
+        found: Callable[..., object] | None = getattr(self, name)
         if found is None:
             return None
         if getattr(type(self), name) is not None:  # a subclass has one
@@ -390,7 +545,11 @@ class Client:
         on_error = self._callback("on_error")
         if on_error is None:
             raise exc
-        on_error(exc)
+        try:
+            on_error(exc)
+        except Exception as raised:
+            self._raised = raised  # it isn't guarded
+            raise
 
     def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
@@ -409,15 +568,19 @@ class Client:
 
     def send(
         self,
-        message: Union[str, BytesLike],
+        message: str | Data | Iterable[str | Data],
         *,
-        text: Optional[bool] = None,
-        compress: Optional[bool] = None,
+        text: bool | None = None,
+        compress: bool | None = None,
     ) -> None:
-        """Send a message, or keep it in the outbox. Thread-safe; returns at once.
+        """Send a message, or keep it in the outbox. Returns at once.
 
         Args:
-            message: ``str`` is sent as text, bytes as binary.
+            message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
+                iterated over is sent as one fragmented message: in the loop's thread, and the next
+                part is asked for when there is room. If it raises, or yields something else,
+                ``on_error`` gets that; if it does behind its first part, the message can't be
+                completed, and the connection is closed with 1011.
             text: ``True`` and ``False`` send as text or as binary in any case.
             compress: ``False`` to send it uncompressed.
 
@@ -425,181 +588,273 @@ class Client:
             ConnectionClosed, InvalidState: if there is no connection, and ``outbox`` is 0.
             SendBufferFull: if more than ``max_send_buffer`` bytes, or ``outbox`` messages, would
                 wait.
+            TypeError: if *message* is none of these.
+            ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
         """
         if type(message) is str and text is None:
             item: Item = (1, message.encode(), compress)
         else:
             item = _item(message, text, compress)
-        loop, connection = self.loop, self._connection
-        waiting = self._queued
-        if connection is not None:  # and what the transport has buffered
-            queue = connection.transport.queue
-            waiting += queue.accepted - queue.written
-        if waiting and waiting + len(item[1]) > self._max_send_buffer:
-            self._call_in_loop(self._fill)
-            raise SendBufferFull(f"{waiting} bytes wait to be sent (max_send_buffer)")
-        if loop is not None and loop.thread == get_ident():
-            if self._requests:
-                self._serve()  # what other threads have sent before
-            if connection is None or not connection.send(item):
-                self._keep(item)
+        connection, outbox = self._connection, self._outbox
+        if connection is None or not self._wanted or connection.protocol.state is not _OPEN:
+            self._check_outbox(connection)
+        waiting = outbox.waiting
+        if connection is not None:
+            buffer = connection.transport.buffer
+            waiting += buffer.accepted - buffer.written
+        if waiting or len(outbox.messages) > MOST_SMALL:
+            self._check_room(connection, waiting, len(item[1]))
+        outbox.waiting += len(item[1])
+        self._append(item)
+        if not self._due and connection is not None:
+            self._serve_soon()
+
+    def _append_in_on_open(self, item: Item) -> None:
+        """What ``on_open`` sends goes in front of what has waited for the connection."""
+        if self.loop is not None and self.loop.thread == get_ident():
+            self._outbox.messages.insert(self._front, item)
+            self._front += 1
         else:
-            self._send_from_elsewhere(item)
+            self._outbox.messages.append(item)
 
-    def _fill(self) -> None:
-        """Somebody was refused for want of room: ``on_drain`` will tell when there is some."""
-        self._full = True
-        if self.loop is not None and self._connection is not None:
-            self._connection.trim_soon()
+    def _check_room(self, connection: ClientConnection | None, waiting: int, size: int) -> None:
+        """Raise unless a message of *size* bytes may wait, too, behind *waiting* bytes."""
+        count = len(self._outbox.messages)
+        if connection is not None and not connection.transport.buffered:
+            count -= len(self._outbox.ends)  # which are only not forgotten yet
+        if count > 0 and waiting + size + COST * count > self._max_send_buffer:
+            self._full = True
+            if connection is not None:
+                self._request(connection.trim_soon)
+            text = "%d bytes in %d messages wait to be sent (max_send_buffer)"
+            raise SendBufferFull(text % (waiting, count))
 
-    def _send_from_elsewhere(self, item: Item) -> None:
-        """Leave *item* to the loop's thread."""
-        loop = self.loop
-        if self._connection is None:
-            self._check_outbox()
-        with self._mutex:
-            is_first = not self._requests
-            if is_first:
-                self._requests = []
-            self._requests.append(item)
-            self._queued += len(item[1])
-        if is_first and loop is not None and self._running:
-            loop.call_soon_threadsafe(self._serve)
-
-    def _check_outbox(self) -> None:
+    def _check_outbox(self, connection: ClientConnection | None) -> None:
         """Raise unless a message can be kept."""
-        if self._connection is not None and not (self._max_outbox and self._wanted):
-            raise self._connection.transport.protocol.close_exc()
+        if connection is not None and not (self._max_outbox and self._wanted):
+            exc = connection.protocol.close_exc()
+            if exc.rcvd is None and exc.sent is None and not self._wanted:
+                raise connection_closed(None, self._closing, None)
+            raise exc
         if not self._max_outbox:
             raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
-        if len(self._outbox) + len(self._requests) >= self._max_outbox:
+        if len(self._outbox.messages) - len(self._outbox.ends) >= self._max_outbox:
             raise SendBufferFull(f"{self._max_outbox} messages wait for a connection (outbox)")
 
-    def _keep(self, item: Item) -> None:
-        """Put *item* into the outbox."""
-        self._check_outbox()
-        self._store([item])
-
-    def _store(self, items: List[Item]) -> None:
-        """Append *items* to the outbox, however many these are."""
-        with self._mutex:
-            if not self._outbox:
-                self._outbox = []
-            self._outbox += items
-            self._queued += sum(len(item[1]) for item in items)
+    def _serve_soon(self) -> None:
+        """Have the loop's thread look into the outbox."""
+        loop = self.loop
+        if loop is None:
+            return
+        self._due = True
+        try:
+            loop.call_soon_threadsafe(self._serve)
+        except RuntimeError:
+            self._due = False
+            if not loop.is_closed():
+                raise  # in a forked child
+            self._running = self._wanted = False
 
     def _serve(self) -> None:
-        """Send what other threads have left, but not before what is in the outbox."""
-        if self._outbox and self._connection is not None:
-            return  # _send_kept comes back here
-        with self._mutex:
-            items, self._requests = self._requests, _NO_ITEMS
-            self._queued -= sum(len(item[1]) for item in items)
-        connection = self._connection
-        for item in items:
-            if connection is None or not connection.send(item):
-                self._store([item])
-        self._trim_outbox()
+        self._due = False
+        if self._connection is not None:
+            self._connection.give()
 
-    def _send_kept(self) -> None:
-        """Send what is in the outbox, on the new connection."""
-        connection, items, count, size = self._connection, self._outbox, 0, 0
-        while connection is not None and count < len(items) and connection.send(items[count]):
-            size += len(items[count][1])
-            count += 1
-        if count:
-            with self._mutex:
-                self._queued -= size
-                del items[:count]
-        self._serve()
-        if self._full and connection is not None:
-            connection.trim_soon()  # somebody may wait for on_drain since before
-
-    def _trim_outbox(self) -> None:
-        """Hand back what has no room; all, if there won't be a connection."""
-        room = self._max_outbox if self._wanted else 0
-        while len(self._outbox) > room:
-            with self._mutex:
-                opcode, data, _ = self._outbox[room]
-                del self._outbox[room]
-                self._queued -= len(data)
-            if self._unsent is None:
-                self._unsent = []
-            self._unsent.append(data.decode() if opcode == Opcode.TEXT else data)
+    def _hand_back(self) -> None:
+        """There is no connection: hand back what has no room, all if there won't be one."""
+        self._returned += self._outbox.take_back(self._max_outbox if self._wanted else 0)
 
     @property
-    def unsent(self) -> List[Message]:
+    def unsent(self) -> list[Any]:
         """The messages that were accepted and can't be sent any more.
 
         Since the last connection opened: look at it in ``on_close``, in ``on_reconnect``, and at
-        the end.
+        the end. A message in parts is what was passed to ``send``; some may have been asked for.
         """
-        return [] if self._unsent is None else self._unsent
+        items = self._returned[:]
+        if self._has_ended():
+            items += self._outbox.messages  # which came as it ended, or later
+        return [message_of(item) for item in items]
 
     @property
     def buffered_amount(self) -> int:
-        """How many bytes were accepted by ``send`` and not yet by the socket. Thread-safe."""
+        """How many bytes were accepted by ``send`` and not yet by the socket."""
         connection = self._connection
-        return self._queued + (0 if connection is None else connection.transport.buffered)
+        waiting = self._outbox.waiting if self._outbox.messages else 0
+        return waiting + (0 if connection is None else connection.transport.buffered)
 
-    def ping(self, data: Union[str, bytes, None] = None) -> None:
-        """Send a ping; ``on_pong`` tells the answer. Thread-safe.
+    def ping(self, data: str | bytes | None = None) -> None:
+        """Send a ping; ``on_pong`` tells the answer.
 
         Raises:
             ConnectionClosed, InvalidState: if there is no connection.
-            ValueError: if *data* exceeds 125 bytes, or a ping with it isn't answered yet.
+            ValueError, TypeError: if *data* exceeds 125 bytes, a ping with it isn't answered yet,
+                or it is something else.
         """
         payload = data.encode() if isinstance(data, str) else data
-        if payload is not None and len(payload) > MAX_CONTROL:
-            raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
-        if self._connection is None:
-            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
-        self._call_in_loop(self._connection.ping, payload)
-
-    @property
-    def latency(self) -> float:
-        """The last round trip in seconds; 0 if none was measured."""
+        if payload is not None:
+            if not isinstance(payload, (bytes, bytearray)):
+                raise TypeError(f"a ping takes str or bytes, not {type(data).__name__}")
+            payload = bytes(payload)
+            if len(payload) > MAX_CONTROL:
+                raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
         connection = self._connection
-        return 0.0 if connection is None else connection.transport.protocol.latency
+        if connection is None:
+            raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
+        connection.protocol.check_open()
+        if payload in connection.protocol._pings:
+            raise ValueError("a ping with the same data isn't answered yet")
+        self._request(self._ping, connection, payload)
+
+    def _ping(self, connection: ClientConnection, payload: bytes | None) -> None:
+        try:
+            connection.transport.ping(payload)
+        except ConnectionClosed:
+            pass  # since ping() was called; on_close tells
+        except (SendBufferFull, ValueError) as exc:
+            self._on_loop_error(exc)
+
+    # -- backpressure --
+
+    def pause(self) -> None:
+        """Call ``on_message`` no more, and read no more: the server has to wait."""
+        connection = self._connection
+        if connection is not None and self._wanted:  # closing has lifted it for good
+            connection.pause()
+
+    def resume(self) -> None:
+        """Go on after ``pause()``; closing and reconnecting do that too."""
+        connection = self._connection
+        if connection is not None:
+            self._request(connection.resume)
+
+    # -- facts --
 
     @property
-    def ssl_object(self) -> Optional[ssl.SSLObject]:
+    def state(self) -> State:
+        """A ``State``: ``CLOSED`` before it is started, between two connections, and at the end.
+
+        ``CLOSING`` from the moment on at which nothing can be sent any more, because of ``close()``
+        or a Close frame that has come, until ``on_close``.
+        """
+        connection = self._connection
+        if connection is None:
+            return self._state
+        return _OPEN if self._wanted and connection.protocol.state is _OPEN else _CLOSING
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
         """The ``ssl.SSLObject`` of the open connection; ``None`` for ``ws://``, or without one.
 
         To be asked, in the loop's thread, for ``getpeercert()``, ``version()`` and ``cipher()``.
         """
         connection = self._connection
-        return None if connection is None else connection.ssl_object
+        return None if connection is None else connection.info.ssl_object
 
-    # -- backpressure --
+    @property
+    def request(self) -> Request | None:
+        """The request of the last opening handshake that succeeded; ``None`` before."""
+        info = self._info
+        return None if info is None else info.request
 
-    def pause(self) -> None:
-        """Call ``on_message`` no more, and read no more: the server has to wait. Thread-safe."""
-        self._call_in_loop(self._pause)
+    @property
+    def response(self) -> Response | None:
+        """The response to it."""
+        info = self._info
+        return None if info is None else info.response
 
-    def _pause(self) -> None:
-        if self._connection is not None and self.state is _OPEN:  # closing has lifted it for good
-            self._connection.pause()
+    @property
+    def request_headers(self) -> Headers | None:
+        """The headers of that request."""
+        info = self._info
+        return None if info is None else info.request_headers
 
-    def resume(self) -> None:
-        """Go on after ``pause()``; closing and reconnecting do that too. Thread-safe."""
-        self._call_in_loop(self._resume)
+    @property
+    def response_headers(self) -> Headers | None:
+        """The headers of that response."""
+        info = self._info
+        return None if info is None else info.response_headers
 
-    def _resume(self) -> None:
-        if self._connection is not None:
-            self._connection.resume()
+    @property
+    def subprotocol(self) -> str | None:
+        """The one that the server chose for the last connection, or ``None``."""
+        info = self._info
+        return None if info is None else info.subprotocol
 
-    def _call_in_loop(self, method: Callable[..., None], *args: Any) -> None:
-        """Call *method* now if this is the loop's thread, else soon."""
-        if self.loop is None or not self._running:
-            return
-        if self.loop.thread == get_ident():
-            method(*args)
-        else:
-            self.loop.call_soon_threadsafe(method, *args)
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """The extensions of the last connection, in the order of the response."""
+        info = self._info
+        return () if info is None else info.extensions
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds that each phase of the last opening took, by its name."""
+        info = self._info
+        return {} if info is None else info.timings
+
+    @property
+    def local_address(self) -> Any:
+        """Of the last connection's socket, as the ``socket`` module has it; ``None`` before."""
+        info = self._info
+        return None if info is None else info.local_address
+
+    @property
+    def remote_address(self) -> Any:
+        """The other end's."""
+        info = self._info
+        return None if info is None else info.remote_address
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell the last connection from others; ``""`` before."""
+        info = self._info
+        return "" if info is None else info.id
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of the last connection, 1006 if none came; ``None`` while not closed."""
+        info = self._info
+        return None if info is None else info.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The close reason of the last connection; ``None`` while not closed."""
+        info = self._info
+        return None if info is None else info.close_reason
+
+    @property
+    def latency(self) -> float:
+        """The last round trip in seconds; 0 if none was measured."""
+        info = self._info
+        return 0.0 if info is None else info.latency
+
+    def fileno(self) -> int:
+        """The descriptor of the connection's socket, which the loop watches; -1 without one."""
+        connection = self._connection
+        return -1 if connection is None else connection.info.fileno()
+
+    def __repr__(self) -> str:
+        uri = self._options.uri
+        name = f", {self.id}" if self._connection is not None else ""
+        return f"<wsmini.Client of {uri.scheme}://{uri.authority}, {self.state.name}{name}>"
 
 
 CALLBACKS = tuple(name for name in vars(Client) if name.startswith("on_"))
+
+
+def _check_names(options: ConnectOptions) -> None:
+    """Raise ``TypeError`` for an option that looks like a callback, as only a mistyped one can."""
+    for name in options:
+        if name.startswith("on_"):
+            raise TypeError(f"there is no callback {name}; there are {', '.join(CALLBACKS)}")
+
+
+def _slow_after(options: Options) -> float:
+    """Seconds that a callback may take: no ping of the peer's is answered meanwhile."""
+    interval, timeout = options.ping_interval, options.ping_timeout
+    allowed = interval if timeout is None else timeout
+    return NEVER if interval is None or allowed is None else allowed
 
 
 def _warn(text: str, *args: object) -> None:
@@ -612,13 +867,15 @@ def _warn(text: str, *args: object) -> None:
         logging.getLogger("wsmini").warning(text, *args)
 
 
-def _item(message: Union[str, BytesLike], text: Optional[bool], compress: Optional[bool]) -> Item:
+def _item(message: Any, text: bool | None, compress: bool | None) -> Item:
     """*message* as it is queued; a copy, if it could be changed meanwhile."""
-    if isinstance(message, str):
-        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode(), compress
-    if not isinstance(message, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a message is str or bytes-like, not {type(message).__name__}")
-    data = message if type(message) is bytes else bytes(message)
-    if text:
-        data.decode()  # UnicodeDecodeError is a ValueError: nothing else may be sent as text
-    return (Opcode.TEXT if text else Opcode.BINARY), data, compress
+    if not isinstance(message, (str, bytes, bytearray, memoryview)):
+        try:
+            message = memoryview(message)  # of an array, say
+        except TypeError:
+            if isinstance(message, dict) or not hasattr(message, "__iter__"):
+                problem = "a message is str, bytes-like or an iterable of these, not "
+                raise TypeError(problem + type(message).__name__) from None
+            return 0, Fragments(message, text), compress
+    opcode, data = encode_message(message, text)
+    return opcode, data if type(data) is bytes else bytes(data), compress

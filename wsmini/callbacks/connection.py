@@ -4,105 +4,180 @@ from __future__ import annotations
 
 from itertools import chain
 
-from ..events.transport import NEVER, EventTransport
+from ..clock import NEVER
+from ..events.transport import EventTransport
 from ..exceptions import ConnectionClosed
+from ..info import ConnectionInfo
+from ..sansio.protocol import State
+from .outbox import MOST_SMALL, SMALL, Fragments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, List, Optional, Tuple
+    from typing import Any, Callable, Iterator
+
+    from typing_extensions import Protocol
 
     from ..opening.opening import Opened
     from ..options import Options
     from ..sansio.messages import Message
-    from .client import Client
     from .loop import Loop, Timer
+    from .outbox import Item, Outbox
 
-    Item = Tuple[int, bytes, Optional[bool]]  # opcode, payload, compress
+    class Owner(Protocol):
+        """What a connection needs of its client."""
 
-SMALL = 4096  # bytes; what a shorter message takes may be freed later,
-MOST_SMALL = 64  # if there aren't so many of them
+        on_message: Any
+        _outbox: Outbox
+        _due: bool
+        _full: bool
+        _slow_after: float
+        _returned: list[Item]
 
-# What all the idle share.
-_NOTHING: Iterator[Any] = iter(())
-_NO_FLIGHT: List[Tuple[int, Item]] = []
+        def _callback(self, name: str) -> Callable[..., object] | None: ...
+        def _call(self, name: str, *args: object) -> None: ...
+        def _failed(self, exc: Exception) -> None: ...
+        def _watch(self, name: str, start: float) -> None: ...
+        def _ended(self, exc: ConnectionClosed) -> None: ...
+        def _serve_soon(self) -> None: ...
+        def _recover_alone(self) -> None: ...
+        def _tell_waiters(self) -> None: ...
+
+
+FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
+MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
+
+OPEN = State.OPEN
+
+_NOTHING: Iterator[Any] = iter(())  # which all the idle share
 
 
 class ClientConnection:
-    """It lasts as long as the connection; all of it is for the loop's thread."""
+    """It lasts as long as the connection; all of it is for the loop's thread.
+
+    Attributes:
+        info: what there is to know about the connection.
+    """
 
     __slots__ = (
-        "_client", "_ended", "_flight", "_loop", "_paused", "_timer", "_trims", "_unread",
-        "ssl_object", "transport",
+        "_client", "_ended", "_loop", "_name", "_outbox", "_paused", "_timer", "_trims", "_unread",
+        "info", "protocol", "transport",
     )  # fmt: skip
 
-    def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
-        self._client, self._loop = client, loop
-        self._unread: Iterator[Message] = _NOTHING
+    def __init__(self, client: Owner, loop: Loop, opened: Opened, options: Options) -> None:
+        self._client, self._loop, self._outbox = client, loop, client._outbox
+        self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
-        self._timer: Optional[Timer] = None
-        # What the transport has accepted: how many bytes it will have written when each is sent.
-        self._flight = _NO_FLIGHT
+        self._timer: Timer | None = None
         self._trims = False  # soon
-        self.ssl_object = opened.ssl_object
+        self.info = ConnectionInfo(opened)
         self.transport = EventTransport(loop, opened, options, self, gather=True)
+        self.info._protocol = self.protocol = self.transport.protocol
+        # Chunks or messages: one or the other as long as the connection lasts.
+        self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
+        self.transport.streaming = self._name == "on_chunk"
         self.transport.start()
 
     # -- for the client --
 
-    def send(self, item: Item) -> bool:
-        """Send it; ``False`` if the connection is closing."""
-        transport, flight = self.transport, self._flight
-        opcode, data, compress = item
+    def give(self) -> None:
+        """Have the transport send what the client has accepted."""
+        outbox, transport = self._outbox, self.transport
+        messages, ends = outbox.messages, outbox.ends
         try:
-            transport.send(opcode, data, compress)
+            transport.send_messages(messages[len(ends) :], ends)
+            if len(ends) != len(messages):
+                self._give_rest()
         except ConnectionClosed:
-            return False
-        queue = transport.queue
-        if not flight:
-            self._flight = flight = []
-        elif flight[-1][0] <= queue.written:
-            flight.clear()
-        flight.append((queue.accepted, item))
+            pass
+        except Exception as exc:
+            self._give_up(exc)
+        outbox.waiting = outbox.bytes_waiting() if len(ends) != len(messages) else 0
         # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        if len(data) > SMALL or len(flight) >= MOST_SMALL or self._client._full:
+        if len(ends) >= MOST_SMALL or self._client._full or transport.buffered > SMALL:
             self.trim_soon()
-        return True
+
+    def _give_rest(self) -> None:
+        """The next message comes in parts, others may be behind it."""
+        outbox, transport = self._outbox, self.transport
+        messages, ends = outbox.messages, outbox.ends
+        while len(ends) != len(messages):
+            _, message, compress = messages[len(ends)]
+            if isinstance(message, Fragments):
+                if not self._give_fragments(message, compress):
+                    break
+                ends.append(transport.buffer.accepted)
+            else:
+                transport.send_messages(messages[len(ends) :], ends)
+
+    def _give_up(self, exc: Exception) -> None:
+        """A message has raised *exc*: its parts have, or an extension."""
+        client = self._client
+        if self.transport.half_done:
+            self.transport.half_done = False
+            self.transport.abort(exc)
+        client._returned += self._outbox.drop_next()
+        client._serve_soon()  # the others
+        client._failed(exc)
+
+    def _give_fragments(self, message: Fragments, compress: bool | None) -> bool:
+        """Give some fragments, as many as there is room for; whether those are all."""
+        transport = self.transport
+        for _ in range(FRAGMENTS):
+            if transport.buffer.waits or transport.buffered > MAX_AHEAD:
+                break
+            transport.protocol.check_can_send_fragment()
+            try:
+                part = message.next()
+            except BaseException:
+                if message.opcode:
+                    transport.abandon_message()
+                raise
+            if part is None:
+                if message.opcode:
+                    transport.send_fragment(message.opcode, b"", True, compress)
+                return True
+            message.opcode = part[0]
+            transport.send_fragment(part[0], part[1], False, compress)
+        if not transport.buffer.waits:
+            self._client._serve_soon()  # others have their turn first
+        return False
 
     def trim_soon(self) -> None:
         if not self._trims:
             self._trims = True
-            self._loop.call_soon(self.trim)
+            self._loop.call_soon(self._trim)
 
-    def trim(self) -> None:
+    def _trim(self) -> None:
         """Forget what is written; and tell the client if it waits for that."""
         self._trims = False
-        flight, written = self._flight, self.transport.queue.written
-        if flight and flight[-1][0] <= written:
-            self._flight = flight = _NO_FLIGHT
-        else:
-            del flight[: _written(flight, written)]
-        transport, client = self.transport, self._client
-        if not client._full or transport.closed or transport.write_error is not None:
+        transport, client, outbox = self.transport, self._client, self._outbox
+        if self._ended:
             return
-        if not flight:
+        all_written = outbox.drop_written(transport.buffer.written)
+        if not client._full or transport.gone:
+            return
+        if all_written and not outbox.messages:
             client._full = False
             client._call("on_drain")
-        elif not transport.blocked:
+            self._serve()
+        elif all_written and outbox.messages[0][0]:
+            client._serve_soon()
+            self.trim_soon()
+        elif not transport.buffer.waits:
             self.trim_soon()  # it is on its way; if there is no room, the transport will tell
 
-    def ping(self, data: Optional[bytes]) -> None:
-        self.transport.ping(data)
-
     def pause(self) -> None:
-        self._paused = True
-        self.transport.pause()
+        """For any thread: deliver no more, but what is in a callback's hands."""
+        if self.protocol.state is OPEN:  # closing lifts it for good
+            self._paused = True
+            self.transport.pause()
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._deliver_and_resume)
 
-    def _go_on(self) -> None:
+    def _deliver_and_resume(self) -> None:
         """Hand over what is unread; read on when that is done, and nobody has paused again."""
         try:
             self._deliver()
@@ -110,7 +185,7 @@ class ClientConnection:
             if self._unread is _NOTHING and not self._paused:
                 self.transport.resume()
             elif not self._paused:
-                self._loop.call_soon(self._go_on)
+                self._loop.call_soon(self._deliver_and_resume)
 
     def close(self, code: int, reason: str) -> None:
         self.resume()
@@ -130,35 +205,50 @@ class ClientConnection:
             self._on_messages([message])
             return
         callback = client.on_message
+        self.transport.half_done = False
         if callback is None:
             return
+        client._due = True  # what is sent meanwhile goes out together
         try:
             callback(client, message)
         except Exception as exc:
             client._watch("on_message", now)
             client._failed(exc)
-            return
+        finally:
+            client._due = False
+            outbox = self._outbox
+            if len(outbox.messages) != len(outbox.ends):
+                self.give()
         if client._slow_after < NEVER and self._loop.time() - now > client._slow_after:
             client._watch("on_message", now)
 
-    def _on_messages(self, messages: List[Message]) -> None:
+    def _on_messages(self, messages: list[Any]) -> None:
         none = self._unread is _NOTHING
         self._unread = iter(messages) if none else chain(self._unread, messages)
+        self.transport.half_done = False
         self._deliver()
+
+    def _on_chunk(self, chunk: tuple[Message, bool]) -> None:
+        self.transport.streaming = True  # the next message, too
+        self._on_messages([chunk])
 
     def _deliver(self) -> None:
         """Hand over what is unread; and tell the end behind it."""
         if self._paused:
             return
         client, start = self._client, self._loop.time()
-        callback = client._callback("on_message") or _ignore
+        callback = client._callback(self._name) or _ignore
+        client._due = True
         try:
-            for message in self._unread:
-                callback(message)
-                if self._paused:
-                    break
+            if self._name == "on_chunk":
+                self._deliver_chunks(callback)
             else:
-                self._unread = _NOTHING  # which all the idle share
+                for message in self._unread:
+                    callback(message)
+                    if self._paused:
+                        break
+                else:
+                    self._unread = _NOTHING
         except BaseException as exc:
             self._loop.call_soon(self._deliver)  # the rest
             if not isinstance(exc, Exception):
@@ -166,24 +256,38 @@ class ClientConnection:
             client._failed(exc)
             return
         finally:
-            client._watch("on_message", start)
+            client._watch(self._name, start)
+            client._due = False
+            self._serve()
         if self._ended and not self._paused:
             self._ended = False
-            written = self.transport.queue.written
-            unsent = [item for end, item in self._flight if end > written]
-            client._ended(self.transport.protocol.close_exc(), unsent)
+            client._ended(self.protocol.close_exc())
+
+    def _deliver_chunks(self, callback: Callable[..., object]) -> None:
+        for chunk, fin in self._unread:
+            callback(chunk, fin)
+            if self._paused:
+                break
+        else:
+            self._unread = _NOTHING
+
+    def _serve(self) -> None:
+        if len(self._outbox.messages) > len(self._outbox.ends) and not self.transport.closed:
+            self.give()
 
     def _on_ping(self, data: bytes) -> None:
+        self.transport.half_done = False
         self._client._call("on_ping", data)
 
     def _on_pong(self, data: bytes) -> None:
+        self.transport.half_done = False
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
-        if self.transport.write_error is not None:
-            return
-        self._client._full = True
-        self.trim()
+        if not self.transport.gone:
+            self._client._full = True
+            self._serve()
+            self.trim_soon()
 
     def _on_end(self) -> None:
         if self._timer is not None:
@@ -191,18 +295,14 @@ class ClientConnection:
         self._ended = True
         self._deliver()
 
-
-def _written(flight: List[Tuple[int, Item]], written: int) -> int:
-    """How many of the first entries end at *written* or before; they are in order."""
-    low, high = 0, len(flight)
-    while low < high:
-        middle = (low + high) // 2
-        if flight[middle][0] <= written:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    def _on_recover(self) -> None:
+        """A signal handler's exception may have come in the middle of anything."""
+        self._outbox.settle()
+        self._trims = False
+        if self._unread is not _NOTHING or self._ended:
+            self._loop.call_soon(self._deliver)
+        self._client._recover_alone()
 
 
-def _ignore(message: Message) -> None:
+def _ignore(*args: object) -> None:
     """For a client without ``on_message``."""

@@ -7,13 +7,19 @@ idle loop doesn't wake up.
 
 One iteration, ``_turn``: wait; put what is due (descriptors, wake-ups, timers) into the ready
 queue; call what was in that queue when the waiting ended. Callbacks are called nowhere else. What
-one raises leaves ``run_forever()`` or ``run_once()``; the rest stays in the queue, so that the loop
-can go on.
+one raises goes to ``on_error``, or leaves ``run_forever()`` or ``run_once()``; the rest stays in
+the queue, so that the loop can go on. If it was a bound method, its object hears of the exception
+first: a client may have ``on_error`` itself (``_on_loop_error``), and a transport has to know
+whether it was interrupted in the middle of something (``_recover``).
 
-Wake-up: one end of a socket pair is always registered. A thread appends to the queue first, then
-sends a byte unless one is on its way (``_woken``). The loop takes the byte, then resets the flag,
-and only then looks at the queue, so no call is left lying. Python writes the numbers of signals
-to the same descriptor (``signal.set_wakeup_fd``), from C and at any moment.
+Wake-up: one end of a socket pair is always registered. A thread, or a signal handler, appends to
+the queue first, then sends a byte unless the loop is awake (``_awake``), or will be for another
+byte, and will look at the queue before it sleeps. Before it does, the loop resets that flag, and
+only then looks at the queue, so no call is left lying. Python writes the numbers of signals to the
+same descriptor (``signal.set_wakeup_fd``), from C and at any moment.
+
+A signal handler may raise between two bytecodes of the loop: what is in the queue or the heap is
+taken out only when it is known to the next step.
 
 A cancelled timer leaves its callback at once, and the heap as soon as half of that is cancelled.
 After ``fork`` the child would share the parent's descriptors, epoll's included: a loop refuses to
@@ -37,31 +43,20 @@ from ..clock import suspend_detector
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
-    from typing import (
-        Any,
-        Callable,
-        Deque,
-        Dict,
-        List,
-        Optional,
-        Protocol,
-        Sequence,
-        Set,
-        Tuple,
-        Type,
-        Union,
-    )
+    from typing import Any, Callable, Protocol, Sequence
 
     class HasFileno(Protocol):
         """A socket, a pipe, a serial port."""
 
         def fileno(self) -> int: ...
 
-    File = Union[int, HasFileno]
+    File = int | HasFileno
     Callback = Callable[..., object]
 
 LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
+
+_COROUTINE = 0x80 | 0x200  # inspect's CO_COROUTINE and CO_ASYNC_GENERATOR; inspect is large
 
 _forks = 0
 READ, WRITE = 1, 4  # epoll's; what else it may report, errors, concerns both
@@ -81,8 +76,8 @@ class Handle:
 
     __slots__ = ("_args", "_callback")
 
-    def __init__(self, callback: Callback, args: Tuple[Any, ...]) -> None:
-        self._callback: Optional[Callback] = callback
+    def __init__(self, callback: Callback, args: tuple[Any, ...]) -> None:
+        self._callback: Callback | None = callback
         self._args = args
 
     def cancel(self) -> None:
@@ -99,10 +94,10 @@ class Timer(Handle):
 
     __slots__ = ("_loop", "when")
 
-    def __init__(self, when: float, callback: Callback, args: Tuple[Any, ...], loop: Loop) -> None:
+    def __init__(self, when: float, callback: Callback, args: tuple[Any, ...], loop: Loop) -> None:
         super().__init__(callback, args)
         self.when = when
-        self._loop: Optional[Loop] = loop  # while in its heap
+        self._loop: Loop | None = loop  # while in its heap
 
     def cancel(self) -> None:
         """As ``Handle.cancel``."""
@@ -120,6 +115,8 @@ class Loop:
     when done: ``with Loop() as loop:`` does.
 
     Args:
+        on_error: ``(loop, exception)``: what a callback has raised; without it, that leaves
+            ``run_forever()``. What it raises itself does.
         clock: what ``time()`` returns: seconds that never go backwards.
         wall: seconds of a clock that goes on while the machine sleeps.
         selector: to wait with, instead of the system's best.
@@ -128,32 +125,35 @@ class Loop:
     def __init__(
         self,
         *,
+        on_error: Callable[[Loop, Exception], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        selector: Optional[selectors.BaseSelector] = None,
+        selector: selectors.BaseSelector | None = None,
     ) -> None:
-        self.time = clock
-        self._ready: Deque[Handle] = deque()
-        self._timers: List[Tuple[float, int, Timer]] = []
+        check_callback("on_error", on_error)
+        self.time, self._on_error = clock, on_error
+        self._ready: deque[Handle] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
         self._serial = count()  # timers of the same time fire in the order in which they were set
         self._cancelled = 0
         self._stopping = self._closed = False
         self._forks = _forks  # of this process's ancestors when the loop was made
         self.thread = 0  # get_ident() of the thread that is inside, 0 if none is
-        self._signals: Dict[int, Tuple[Handle, Any]] = {}  # and the handler to be restored
-        self._unheard: Set[int] = set()  # signals that came, and their callbacks haven't run
+        self._signals: dict[int, tuple[Handle, Any]] = {}  # and the handler to be restored
+        self._unheard: set[int] = set()  # signals that came, and their callbacks haven't run
         self._old_wakeup = -1
-        self._sleep_handlers: Dict[Callback, None] = {}
+        self._sleep_handlers: dict[Callback, None] = {}
         self._slept = suspend_detector(clock(), wall)
         # What is watched by descriptor, with its reader and its writer; and, to be found at once,
         # the handle of what has but one of them.
-        self._files: Dict[int, Tuple[File, Optional[Handle], Optional[Handle]]] = {}
-        self._alone: Dict[int, Handle] = {}
-        self._selector: Union[select.epoll, _Selector] = _new_selector(selector)
+        self._files: dict[int, tuple[File, Handle | None, Handle | None]] = {}
+        self._alone: dict[int, Handle] = {}
+        self._selector: select.epoll | _Selector = _new_selector(selector)
         self._waker, self._woken_by = socket.socketpair()
         self._waker.setblocking(False)
         self._woken_by.setblocking(False)
-        self._woken = False
+        self._awake = False
+        self._clients: dict[object, None] = {}  # which haven't ended
         self._selector.register(self._woken_by.fileno(), READ)
         self._files[self._woken_by.fileno()] = self._woken_by, None, None
 
@@ -162,9 +162,9 @@ class Loop:
 
     def __exit__(
         self,
-        kind: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -279,9 +279,7 @@ class Loop:
                 return fd
         raise ValueError(f"there is no descriptor to watch: {file!r}")
 
-    def _watch(
-        self, fd: int, file: File, reader: Optional[Handle], writer: Optional[Handle]
-    ) -> None:
+    def _watch(self, fd: int, file: File, reader: Handle | None, writer: Handle | None) -> None:
         """Watch *fd* for these, instead of what it was watched for."""
         old = self._files.pop(fd, None)
         self._alone.pop(fd, None)
@@ -347,7 +345,7 @@ class Loop:
             signal.set_wakeup_fd(self._old_wakeup)
         return True
 
-    def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Python's handler, in the main thread at any moment; the loop hears by the descriptor."""
         if number not in self._unheard:
             self._unheard.add(number)
@@ -382,32 +380,47 @@ class Loop:
             RuntimeError: if it runs already, is closed, or in a forked child.
             BaseException: whatever a callback raises.
         """
-        self._enter()
+        self._check_idle()
         try:
+            self.thread = get_ident()
             while not self._stopping:
                 self._turn(None)
         finally:
-            self.thread, self._stopping = 0, False
+            self.thread, self._stopping, self._awake = 0, False, False
 
-    def run_once(self, timeout: Optional[float] = None) -> None:
+    def run_until_done(self) -> None:
+        """Run until every ``Client`` that was started on this loop has ended, or until ``stop()``.
+
+        Raises:
+            RuntimeError, BaseException: as ``run_forever``.
+        """
+        self._check_idle()
+        try:
+            self.thread = get_ident()
+            while self._clients and not self._stopping:
+                self._turn(None)
+        finally:
+            self.thread, self._stopping, self._awake = 0, False, False
+
+    def run_once(self, timeout: float | None = None) -> None:
         """Wait until there is something to do, at most *timeout* seconds, and do it.
 
         Raises:
             RuntimeError, BaseException: as ``run_forever``.
         """
-        self._enter()
+        self._check_idle()
         try:
+            self.thread = get_ident()
             self._turn(timeout)
         finally:
-            self.thread = 0
+            self.thread, self._awake = 0, False
 
-    def _enter(self) -> None:
+    def _check_idle(self) -> None:
         if self._closed or self.thread or self._forks != _forks:
             self._check()
             raise RuntimeError("the loop runs already; a callback can't run it once more")
-        self.thread = get_ident()
 
-    def timeout(self) -> Optional[float]:
+    def timeout(self) -> float | None:
         """Seconds until ``run_once(0)`` is due, if ``fileno()`` isn't readable before.
 
         0 if something is ready, ``None`` if nothing is planned. For embedding: ask before each wait
@@ -432,7 +445,8 @@ class Loop:
             return
         self._check()
         self._stopping = True
-        self._wake()  # in this thread too: a signal handler may have interrupted the wait
+        self._awake = False  # it may have looked at _stopping already
+        self._wake()
 
     def close(self) -> None:
         """Restore the signals, and release the descriptors and all that waits to be called.
@@ -461,6 +475,10 @@ class Loop:
         self._timers.clear()
         self._sleep_handlers.clear()
 
+    def is_closed(self) -> bool:
+        """Whether ``close()`` was called."""
+        return self._closed
+
     def _check(self) -> None:
         if self._closed:
             raise RuntimeError("the loop is closed")
@@ -468,12 +486,19 @@ class Loop:
             raise RuntimeError("the loop belongs to the parent process: make a new one after fork")
 
     def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            try:
-                self._waker.send(b"\0")
-            except OSError:
-                pass  # full, so there is something to read; or closed meanwhile
+        """Have the loop look at its queue before it sleeps on."""
+        if self._awake:
+            return
+        try:
+            self._awake = True  # as good as: it will be
+            self._waker.send(b"\0")
+        except OSError as exc:
+            if exc.errno is None:
+                self._awake = False
+                raise  # of a signal handler; else it is full, or closed meanwhile
+        except BaseException:
+            self._awake = False
+            raise
 
     def _hear(self) -> None:
         """Take the bytes of wake-ups and signals."""
@@ -481,7 +506,6 @@ class Loop:
             data = self._woken_by.recv(4096)
         except BlockingIOError:
             return
-        self._woken = False
         for number in data:
             if number in self._signals:
                 self._ready.append(Handle(self._signal, (number,)))
@@ -493,7 +517,7 @@ class Loop:
             if handle._callback is not None:
                 handle._callback(*handle._args)
 
-    def _turn(self, timeout: Optional[float]) -> None:
+    def _turn(self, timeout: float | None) -> None:
         """Wait, make ready what is due, and call what is ready.
 
         One function, as each call of another would cost a percent of a short round trip.
@@ -503,6 +527,7 @@ class Loop:
         ready, timers, get_time, alone = self._ready, self._timers, self.time, self._alone
         start = get_time()
         limit = LONGEST_WAIT if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))
+        self._awake = False  # before the look at the queue: see above
         if ready:
             limit = 0.0
         elif timers:
@@ -516,21 +541,44 @@ class Loop:
                 ready.append(alone[fd])
             else:
                 self._take_events(fd, events)
+        self._awake = True
         now = get_time()
         if self._slept(now, start + limit):
             for handler in self._sleep_handlers:
                 self.call_soon(handler)
         if timers and timers[0][0] <= now:
             self._take_due(now)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            callback, args = handle._callback, handle._args
-            if callback is None:
-                continue
-            if args:
-                callback(*args)
-            else:  # faster by a tenth of a microsecond
-                callback()
+        callback = None
+        try:
+            for _ in range(len(ready)):
+                handle = ready[0]
+                callback, args = handle._callback, handle._args
+                ready.popleft()
+                if callback is None:
+                    continue
+                if args:
+                    callback(*args)
+                else:  # faster by a tenth of a microsecond
+                    callback()
+        except BaseException as exc:
+            if not self._settle(callback, exc):
+                raise
+
+    def _settle(self, callback: Callback | None, exc: BaseException) -> bool:
+        """*callback* has raised *exc*, or a signal handler has meanwhile; whether that is heard."""
+        owner = getattr(callback, "__self__", None)
+        recover = getattr(owner, "_recover", None)
+        if recover is not None:
+            recover()
+        if not isinstance(exc, Exception):
+            return False
+        on_error = getattr(owner, "_on_loop_error", None)
+        if on_error is not None and on_error(exc):
+            return True
+        if self._on_error is None:
+            return False
+        self._on_error(self, exc)
+        return True
 
     def _take_events(self, fd: int, events: int) -> None:
         """Make ready what is to be called for *events* of *fd*, the wake-up's or one with two."""
@@ -553,15 +601,28 @@ class Loop:
         """Make the timers ready that are due."""
         ready, timers = self._ready, self._timers
         while timers and timers[0][0] <= now:
-            timer = heappop(timers)[2]
+            timer = timers[0][2]
             if timer.cancelled():
                 self._cancelled -= 1
-            else:
+            elif timer._loop is not None or timer not in ready:  # it is, if this was interrupted
                 timer._loop = None
                 ready.append(timer)
+            heappop(timers)
 
 
-def _events(reader: Optional[Handle], writer: Optional[Handle]) -> int:
+def check_callback(name: str, callback: object) -> None:
+    """Raise ``TypeError`` unless *callback* can be one, or is ``None``."""
+    function = getattr(callback, "func", callback)  # of a functools.partial
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if callback is None:
+        return
+    if not callable(callback):
+        raise TypeError(f"{name} is a function, not {callback!r}")
+    if code is not None and code.co_flags & _COROUTINE:
+        raise TypeError(f"{name} is an async function: wsmini.aio has an API for those")
+
+
+def _events(reader: Handle | None, writer: Handle | None) -> int:
     return (READ if reader is not None else 0) | (WRITE if writer is not None else 0)
 
 
@@ -578,7 +639,7 @@ class _Selector:
     def modify(self, fd: int, events: int) -> None:
         self.selector.modify(fd, _swapped(events))
 
-    def poll(self, limit: float, most: int) -> Sequence[Tuple[int, int]]:
+    def poll(self, limit: float, most: int) -> Sequence[tuple[int, int]]:
         found = self.selector.select(limit)
         return [(key.fd, READ * (events & 1) | WRITE * (events >> 1)) for key, events in found]
 
@@ -596,7 +657,7 @@ def _swapped(events: int) -> int:
     return read | (selectors.EVENT_WRITE if events & WRITE else 0)
 
 
-def _new_selector(given: Optional[selectors.BaseSelector]) -> Union[select.epoll, _Selector]:
+def _new_selector(given: selectors.BaseSelector | None) -> select.epoll | _Selector:
     kind = selectors.DefaultSelector
     if given is None and kind.__name__ == "EpollSelector":  # and epoll works: it may not
         return select.epoll()

@@ -1,9 +1,9 @@
-"""One timer of an event loop for all the transports that are due at the same moment; and their
-sleep.
+"""One timer of an event loop for all the transports that are due at the same moment; and the news
+that the machine has slept, for all of them.
 
 Thousands of idle connections look after their peers at times that are rounded, so that many share
-one. A timer for each would cost as much memory as the rest of the transport's keepalive, and the
-loop a heap of thousands.
+one. A timer of its own would cost each of them a twelfth of its memory, and would find out about
+the machine's sleep for itself alone, up to ``ping_interval`` later than the first one does.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from ..opening.waiting import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Tuple
-
     from typing_extensions import Protocol
 
     from ..opening.steps import Cancellable, HostLoop
@@ -27,18 +25,19 @@ if TYPE_CHECKING:
 
 
 class SharedTimers:
-    """The times at which somebody is due on one loop. Only for the loop's thread.
+    """The times at which members are due on one loop. Only for the loop's thread.
 
     When the machine turns out to have slept, all of them are told to ``probe()``; but where the
-    loop itself tells whoever asks, as ``wsmini.Loop`` does, this is left to them.
+    loop itself tells its clients, as ``wsmini.Loop`` does, this is left to them.
 
     The transports and the loop's timers keep it; it must not be kept otherwise, as it keeps these.
     """
 
     def __init__(self, loop: HostLoop) -> None:
-        self._due: Dict[float, Tuple[Cancellable, Dict[Member, None]]] = {}
+        self._loop = ref(loop)
+        self._due: dict[float, tuple[Cancellable, dict[Member, None]]] = {}
         told = hasattr(loop, "add_sleep_handler")
-        self._slept = None if told else suspend_detector(loop.time())
+        self._has_slept = None if told else suspend_detector(loop.time())
 
     def add(self, loop: HostLoop, when: float, member: Member) -> None:
         """Call ``member.on_time()`` at *when* of the loop's time, or after a day if that is sooner.
@@ -47,8 +46,8 @@ class SharedTimers:
         """
         if when not in self._due:
             now = loop.time()
-            if not self._due and self._slept is not None:
-                self._slept(now, now)  # who comes after it needn't know
+            if not self._due and self._has_slept is not None:
+                self._has_slept(now, now)  # what was before concerns nobody who comes now
             delay = min(max(0.0, when - now), MAX_WAIT)
             self._due[when] = loop.call_later(delay, self._call, loop, when), {}
         self._due[when][1][member] = None
@@ -63,25 +62,38 @@ class SharedTimers:
                 del self._due[when]
 
     def _call(self, loop: HostLoop, when: float) -> None:
-        if self._slept is not None and self._slept(loop.time(), when):
-            for _, members in self._due.values():
-                for member in members:
-                    loop.call_soon(member.probe)
-        for member in self._due.pop(when)[1]:
-            loop.call_soon(member.on_time)  # one may raise
+        try:
+            if self._has_slept is not None and self._has_slept(loop.time(), when):
+                for _, members in self._due.values():
+                    for member in members:
+                        loop.call_soon(member.probe)
+            for member in self._due[when][1]:
+                loop.call_soon(member.on_time)  # not from here, as one may raise
+            del self._due[when]
+        except BaseException:
+            self._recover()
+            raise
+
+    def _recover(self) -> None:
+        """A signal handler's exception came: call all, as to be called early or twice is fine."""
+        loop = self._loop()
+        for when, (timer, members) in list(self._due.items()):
+            timer.cancel()
+            if loop is not None:
+                self._due[when] = loop.call_soon(self._call, loop, when), members
 
 
-_timers: Dict[ref[HostLoop], ref[SharedTimers]] = {}
+_timers: dict[ref[HostLoop], ref[SharedTimers]] = {}
 
 
 def shared_timers(loop: HostLoop) -> SharedTimers:
     """Those of *loop*."""
     known = _timers.get(ref(loop))
-    rounds = None if known is None else known()
-    if rounds is None:
-        rounds = SharedTimers(loop)
-        _timers[ref(loop, _forget)] = ref(rounds)
-    return rounds
+    timers = None if known is None else known()
+    if timers is None:
+        timers = SharedTimers(loop)
+        _timers[ref(loop, _forget)] = ref(timers)
+    return timers
 
 
 def _forget(loop: ref[HostLoop]) -> None:

@@ -9,25 +9,33 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   frames go to the handler before the messages that came behind them. What a handler's exception
   leaves undelivered comes with the next iteration of the loop; so does what is behind a batch if
   the handler asks for that, to answer it before a Close frame, or an error, is looked at.
+* **Turns are bounded**: of what was read, about 64 KiB are handed over in one iteration of the
+  loop, so that no peer keeps the others waiting.
 * **Pausing** stops parsing at once, and reading when the next bytes come, so that a reader who is
   only a moment behind costs no system call.
-* **Writing.** Frames that don't go out at once wait in a queue, small ones joined. With ``gather``,
-  what is sent while the handler is at work goes out together when it is done, and what is sent in
-  one iteration of the loop otherwise. The protocol's own frames go in front of what waits, between
-  two frames; but its Close frame goes last (RFC 6455, 5.5.1).
+* **Writing.** Frames that don't go out at once wait in the ``WriteBuffer``. With ``gather``, what
+  is sent while the handler is at work goes out together when it is done, and what is sent in one
+  iteration of the loop otherwise.
 * **Time**: a transport waits for one moment, the keepalive's next look, or the end of
   ``close_timeout``. What is received doesn't touch that. Looks are moved to full sixteenths of a
   second, so that those of many transports come in one wake-up and share a timer
   (``SharedTimers``), and the answers in another.
-* **The end.** When the protocol has finished, the server may close the TCP connection first, for a
-  while (RFC 6455, 7.1.1). Then the socket is closed, and ``_on_end`` comes, once, last, from the
+* **The end.** Once both Close frames are there, our side of TCP is shut down and the socket closed,
+  without waiting for the server's end (RFC 6455, 7.1.1). ``_on_end`` comes once, last, from the
   loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
+* **Interruptions.** A signal handler may raise anything between two bytecodes. While something that
+  was received is in local variables only, or half written, ``half_done`` or the buffer's ``busy``
+  is set. An exception that comes then fails the connection for good (``_recover``, or the next
+  event); any other leaves it as it was.
 """
 
 from __future__ import annotations
 
+import socket
+
+from ..clock import NEVER
 from ..opening.readsizes import CHUNK, HEADER, LARGE, MAX_READ_SIZE, READ_SIZE
-from ..opening.streams import NO_CLOSE, SLOW_CLOSE, SocketStream
+from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, SocketStream
 from ..opening.waiting import MAX_WAIT, READ, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.frames import Opcode
@@ -36,7 +44,7 @@ from .timers import shared_timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple, Union
+    from typing import Any, Callable
 
     from typing_extensions import Protocol
 
@@ -45,52 +53,56 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..sansio.frames import Data
     from ..sansio.messages import Message
-    from ..sansio.protocol import Frames
 
     class Handler(Protocol):
-        """Who gets what a transport receives; its exceptions go to the loop.
+        """Gets what a transport receives; its exceptions go to the loop.
 
         The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
         ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
-        ``_on_message`` gets one that came alone, and when, if there is a keepalive.
+        ``_on_message`` gets one that came alone, and when, if there is a keepalive. When it has
+        stored what it gets, or hands it on, it resets ``half_done`` of the transport.
         """
 
         def _on_message(self, message: Message, now: float) -> object: ...
-        def _on_messages(self, messages: List[Message]) -> Optional[bool]: ...
+        def _on_messages(self, messages: list[Message]) -> bool | None: ...
         def _on_ping(self, data: bytes) -> None: ...
         def _on_pong(self, data: bytes) -> None: ...
         def _on_drain(self) -> None: ...
         def _on_end(self) -> None: ...
 
 
-# Seconds.
-NEVER = float("inf")
 TOGETHER = 16  # times a second, many idle transports look after their peers in one wake-up
-SETTLE = 1.0  # to find out why writing has failed
+SETTLE = 1.0  # seconds to find out why writing has failed
+# In one iteration of the loop: batches, which the reader bounds, and pings and pongs.
+BATCHES, EVENTS = 4, 1000
+LAST_READS = 64  # of what comes behind the end, so that closing doesn't reset the connection
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 
 
 class EventTransport:
-    """An open connection on an event loop. See above; *gather*: write once an
-    iteration of the loop, not at once.
+    """An open connection on an event loop. See above.
+
+    Args:
+        gather: write once an iteration of the loop, not at once.
 
     Attributes:
         protocol: the ``ClientProtocol``: its ``state``, ``close_exc()``, ``latency``.
         stream: the stream, which the transport owns.
-        queue: what waits to be written; its ``accepted`` and ``written`` count bytes.
-        write_error: how writing has failed, or ``None``.
+        buffer: the ``WriteBuffer``: what was accepted, what is written, how that has failed.
         streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
             takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
         closed: whether the socket is closed.
+        half_done: whether something is in local variables only; see above.
     """
 
     __slots__ = (
-        "_blocked", "_busy", "_close_by", "_close_timeout", "_drain_due", "_ending", "_events",
-        "_fd", "_flushing", "_gather", "_handler", "_hides", "_loop", "_more", "_on_chunk",
-        "_paused", "_processing", "_reading", "_recv", "_timers", "_send", "_size", "_tick_at",
-        "_timer_at", "_writing", "closed", "protocol", "queue", "stream", "streaming",
-        "write_error",
+        "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
+        "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
+        "_more", "_on_chunk", "_paused", "_processing", "_reading", "_recv", "_size",
+        "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
+        "stream",
+        "streaming",
     )  # fmt: skip
 
     def __init__(
@@ -105,7 +117,7 @@ class EventTransport:
         self.stream = stream = opened.stream
         stream.sock.setblocking(False)
         self._fd = stream.sock.fileno()
-        self._recv, self._send = stream.recv, stream.send
+        self._recv = stream.recv
         self.protocol = protocol = ClientProtocol(
             max_size=options.max_size,
             ping_interval=options.ping_interval,
@@ -114,24 +126,23 @@ class EventTransport:
         now = loop.time()
         protocol.open(opened.extensions, now)
         # Protocol callbacks must not raise, and the handler may.
-        self._events: Optional[List[Tuple[Callable[[Any], object], Any]]] = None
+        self._events: list[tuple[Callable[[Any], object], Any]] | None = None
         protocol.listener = self
         if opened.rest:
             protocol.receive_data(opened.rest, now)
         self._on_chunk: Any = getattr(handler, "_on_chunk", None)
         self.streaming = False
-        self.queue = WriteBuffer(stream, protocol)
+        self.buffer = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
-        self._paused = self._reading = self._writing = self._ending = self.closed = False
+        self._paused = self._reading = self._writing = False
+        self._ending = self._ended = self.closed = False
         # Whether the stream may hold more, after a read that brought something: TLS does, where
         # a plain socket shows all.
         self._more = self._hides = type(stream) is not SocketStream
-        self._busy = False  # handing over
-        self._processing: Optional[Cancellable] = None  # due from the loop
+        self._handing_over = self.half_done = False
+        self._processing: Cancellable | None = None  # due from the loop
         self._flushing = False  # due from the loop
-        # Whether the stream has taken less than it was given, and who sends is to hear of its end.
-        self._blocked = self._drain_due = False
-        self.write_error: Optional[OSError] = None
+        self._drain_due = False  # whether the handler is to hear of room
         self._timers = shared_timers(loop)
         self._timer_at = self._close_by = NEVER
         self._close_timeout = options.close_timeout
@@ -139,26 +150,20 @@ class EventTransport:
 
     @property
     def buffered(self) -> int:
-        """Bytes that were accepted by ``send`` and not taken by the stream."""
-        queue = self.queue
-        return queue.accepted - queue.written
+        """Bytes that were accepted by ``send`` and not taken by the socket."""
+        return self.buffer.accepted - self.buffer.written
 
     @property
-    def broken(self) -> bool:
-        """Whether writing has failed: the end will come, when reading has told why."""
-        return self.write_error is not None
-
-    @property
-    def blocked(self) -> bool:
-        """Whether something waits for room; the handler hears when there is some."""
-        return self._blocked
+    def gone(self) -> bool:
+        """Whether nothing more can be written; the end will come, when reading has told why."""
+        return self.closed or self.buffer.error is not None
 
     def start(self) -> None:
         """Begin to read. What came behind the handshake is delivered from the loop."""
         self._read_on()
-        self._arm()
+        self._set_timer()
         if self.protocol.pending or self.stream.buffered():
-            self._process_soon(self._process)
+            self._process_soon()
 
     # -- reading --
 
@@ -174,59 +179,76 @@ class EventTransport:
 
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
-        if self._ending:
-            return
-        if (self._paused or reader.pending) and not protocol.finished:
+        if self._paused or self.half_done or reader.pending or self._processing or self._ending:
+            if not self._may_read():
+                return
+        missing, size = reader.missing, self._size
+        if missing >= LARGE or self.streaming:
+            size = min(missing, MAX_READ_SIZE) if missing >= LARGE else size
+            size = min(size, CHUNK) if self.streaming else size
+        self._more, self.half_done, data = False, True, b""
+        try:
+            data = self._recv(size)
+        except OSError as exc:
+            self._read_failed(exc)
+        else:
+            if size != READ_SIZE or len(data) >= READ_SIZE or not data:
+                self._adapt(size, missing, len(data))
+            self._more = self._hides
+        # What came is nearly always one message that the peer sends alone, in an ordinary moment.
+        plain = data and not (self.streaming or self._handing_over or self._events)
+        if plain and protocol.state is OPEN:
+            message = reader.whole_message(data)
+            if message is not None:  # there is nothing else: hand it over, as _process does
+                now, done = 0.0, False
+                if protocol.keepalive is not None:
+                    protocol.keepalive.received = now = self._loop.time()
+                self._handing_over = True
+                try:
+                    self._handler._on_message(message, now)
+                    done = True
+                finally:
+                    self._handing_over = False
+                    self._flush()
+                    if not done:
+                        self._process_soon()
+                if self._more or protocol.state is not OPEN:
+                    self._read_again_or_end()
+                return
+        if data:
+            protocol.receive_data(data, self._loop.time())
+        self.half_done = False
+        self._process()
+
+    def _may_read(self) -> bool:
+        """Whether there is nothing else to do first; it is done then."""
+        if self.half_done:
+            self._recover()
+        if self._ending or self._processing is not None:
+            return False
+        if (self._paused or self.protocol.pending) and not self.protocol.finished:
             if self._paused:
                 self._stop_reading()  # the peer has to wait
             self._process()
-            return
-        missing = reader.missing
-        size = self._size if missing < LARGE else min(missing, MAX_READ_SIZE)
-        if self.streaming:
-            size = min(size, CHUNK)
-        self._more = False
-        try:
-            data = self._recv(size)
-        except (BlockingIOError, InterruptedError):
-            data = None
-        except OSError as exc:
-            data = None
+            return False
+        return True
+
+    def _read_failed(self, exc: OSError) -> None:
+        """Reading has met *exc*.
+
+        Raises:
+            OSError: *exc* itself, if it is a signal handler's.
+        """
+        if exc.errno is None:
+            raise exc
+        if not isinstance(exc, (BlockingIOError, InterruptedError)):
             self._lost(exc)
-        if data:
-            self._more = self._hides
-            if size != READ_SIZE or len(data) >= READ_SIZE:
-                self._adapt(size, missing, len(data))
-            odd = self.streaming or self._busy or self._events or self._processing
-            if not odd and protocol.state is OPEN:
-                message = reader.whole_message(data)
-                if message is not None:  # there is nothing else: hand it over, as _process does
-                    now, done = 0.0, False
-                    if protocol.keepalive is not None:
-                        protocol.keepalive.received = now = self._loop.time()
-                    self._busy = True
-                    try:
-                        self._handler._on_message(message, now)
-                        done = True
-                    finally:
-                        self._busy = False
-                        queue = self.queue
-                        waits = queue.accepted != queue.written or self.stream.unsent
-                        if waits or protocol.has_output:
-                            self._flush()
-                        if not done:
-                            self._process_soon(self._process)
-                    if self._more or protocol.state is not OPEN:
-                        self._go_on()
-                    return
-            protocol.receive_data(data, self._loop.time())
-        elif data is not None:
-            self._lost(EOFError(NO_CLOSE))
-        self._process()
 
     def _adapt(self, size: int, missing: int, n: int) -> None:
-        """Choose how much to ask for next time, after *n* bytes of *size*."""
-        if missing >= LARGE:
+        """Choose how much to ask for next time, after *n* bytes of *size*; 0 are the end."""
+        if not n:
+            self._lost(EOFError(NO_CLOSE))
+        elif missing >= LARGE:
             self._size = HEADER if n == missing else READ_SIZE
         elif n < READ_SIZE:
             self._size = READ_SIZE
@@ -238,23 +260,23 @@ class EventTransport:
         if self._processing is not None:
             self._processing.cancel()
             self._processing = None
-        if self._ending or self._busy:
+        if self._ending or self._handing_over:
             return
-        done, self._busy = False, True
+        done, self._handing_over = False, True
         try:
             self._hand_over()
             done = True
         finally:
-            self._busy = False
+            self._handing_over = False
             self._flush()
             if not done:
-                self._process_soon(self._process)
-        self._go_on()
+                self._process_soon()
+        self._read_again_or_end()
 
-    def _go_on(self) -> None:
+    def _read_again_or_end(self) -> None:
         """See that there will be more, or an end."""
         if self._more and not self._paused and self.stream.buffered():
-            self._process_soon(self._on_readable)
+            self._process_soon()
         if self.protocol.state is not OPEN:
             self._look_for_end()
 
@@ -269,30 +291,43 @@ class EventTransport:
         self._events.append((deliver, argument))
 
     def _hand_over(self) -> None:
-        reader, stops = self.protocol.reader, False
+        """Parse and deliver, as much as one iteration of the loop has time for."""
+        reader, stops, batches = self.protocol.reader, False, 0
         while not self._ending and not stops:
             if self._events is not None:
                 stops = self._deliver(self._events)
             elif self._paused or not reader.pending:
                 break
-            elif self.streaming:
-                self._take_chunk()
+            elif batches == BATCHES:
+                stops = True
             else:
-                batch = self.protocol.next_messages()
-                if self._events is not None and batch:  # pings came first
-                    self._event(self._handler._on_messages, batch)
-                elif batch:
-                    stops = bool(self._handler._on_messages(batch))
+                batches += 1
+                stops = self._parse()
         if stops and (self._events or (reader.pending and not self._paused)):
-            self._process_soon(self._process)
+            self._process_soon()
 
-    def _take_chunk(self) -> None:
-        chunk = self.protocol.next_chunk()
-        if chunk is not None:
-            self.streaming = not chunk[1]
-            self._event(self._on_chunk, chunk)
+    def _parse(self) -> bool:
+        """Parse a batch, or a chunk, and deliver it; but behind the pings that came before it.
 
-    def _deliver(self, events: List[Tuple[Callable[[Any], object], Any]]) -> bool:
+        Returns:
+            Whether the handler wants to stop.
+        """
+        self.half_done, stops = True, False
+        if self.streaming:
+            chunk = self.protocol.next_chunk()
+            if chunk is not None:
+                self.streaming = not chunk[1]
+                self._event(self._on_chunk, chunk)
+        else:
+            batch = self.protocol.next_messages()
+            if batch and self._events is not None:
+                self._event(self._handler._on_messages, batch)
+            elif batch:
+                stops = bool(self._handler._on_messages(batch))
+        self.half_done = False
+        return stops
+
+    def _deliver(self, events: list[tuple[Callable[[Any], object], Any]]) -> bool:
         """Give the handler what is there for it, till it wants to stop; whether it does.
 
         What it leaves by an exception stays.
@@ -302,20 +337,26 @@ class EventTransport:
             while done < len(events) and not stops:
                 deliver, argument = events[done]
                 done += 1
-                stops = bool(deliver(argument))
+                self.half_done = True
+                stops = bool(deliver(argument)) or done == EVENTS
+                self.half_done = False
         finally:
             del events[:done]
             if not events:
                 self._events = None
         return stops
 
-    def _process_soon(self, how: Callable[[], None]) -> None:
+    def _process_soon(self) -> None:
         if self._processing is None and not self._ending:
-            self._processing = self._loop.call_soon(self._run_soon, how)
+            self._processing = self._loop.call_soon(self._process_now)
 
-    def _run_soon(self, how: Callable[[], None]) -> None:
+    def _process_now(self) -> None:
+        """Go on where the last iteration of the loop has stopped."""
         self._processing = None
-        how()
+        if self.protocol.reader.pending or self._events or not self.stream.buffered():
+            self._process()
+        else:
+            self._on_readable()
 
     def pump(self) -> None:
         """Hand over what is received and not parsed yet, from here."""
@@ -336,68 +377,70 @@ class EventTransport:
         if self._paused:
             self._paused = False
             self._read_on()
-            self._process_soon(self._process)
+            self._process_soon()
 
     # -- writing --
 
-    def send(self, opcode: int, data: Data, compress: Optional[bool] = None) -> None:
+    def send(self, opcode: int, data: Data, compress: bool | None = None) -> None:
         """Encode a message and write it, or queue it.
 
         Raises:
             ConnectionClosed: if the connection isn't open any more.
             InvalidState: if a fragmented message isn't complete.
         """
-        frames, queue = self.protocol.send_message(opcode, data, compress), self.queue
-        if type(frames) is not bytes or queue.accepted != queue.written:
-            self._put(frames, data)
-        elif self._busy and self._gather:  # nearly always: short, and nothing waits; as _put does
-            queue.accepted += len(frames)
-            queue.tail = frames
-        elif self._gather or self._blocked or self.write_error is not None:
-            self._put(frames, data)
-        else:
-            queue.accepted += len(frames)
-            self._write(frames)
+        protocol, buffer = self.protocol, self.buffer
+        if protocol.state is not OPEN or protocol.sending:
+            protocol.check_can_send()
+        self.half_done = True
+        frames = protocol.encode_message(opcode, data, compress)
+        if self._gather or buffer.waits:
+            buffer.put(frames, len(data))
+            self.half_done = False
+            self._flush_soon()
+            return
+        written = buffer.write(frames, len(data))
+        self.half_done = False
+        if not written:
+            self._wait_for_room()
+
+    def send_messages(self, messages: list[tuple[int, Any, bool | None]], ends: list[int]) -> None:
+        """As ``send``, for some; up to the first without an opcode.
+
+        Args:
+            ends: gets, for each, how many bytes will be written when it is.
+        """
+        protocol, buffer = self.protocol, self.buffer
+        if protocol.state is not OPEN or protocol.sending:
+            protocol.check_can_send()
+        self.half_done = True
+        for opcode, data, compress in messages:
+            if not opcode:
+                break
+            frames = protocol.encode_message(opcode, data, compress)
+            if type(frames) is bytes and buffer.accepted == buffer.written:
+                buffer.accepted += len(frames)  # as put() does, where nothing waits
+                buffer.tail = frames
+            else:
+                buffer.put(frames, len(data))
+            ends.append(buffer.accepted)
+        self.half_done = False
+        if not self._handing_over:
+            self._flush_soon()
 
     def send_fragment(
-        self, opcode: int, data: Data, fin: bool, compress: Optional[bool] = None
+        self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> None:
         """The same for a fragment; raises as ``send``."""
-        self._put(self.protocol.send_fragment(opcode, data, fin, compress), data)
+        self.protocol.check_can_send_fragment()
+        self.half_done = True
+        frames = self.protocol.encode_fragment(opcode, data, fin, compress)
+        self.buffer.put(frames, len(data))
+        self.half_done = False
+        self._flush_soon()
 
-    def _put(self, frames: Frames, data: Data) -> None:
-        queue = self.queue
-        if self.write_error is not None:
-            queue.accepted += len(data) + 1  # which won't be written; reading will tell
-            return
-        waits = self._gather or self._blocked or queue.accepted != queue.written
-        if waits or not isinstance(frames, (bytes, bytearray)):
-            queue.put(frames, len(data))
-            self._flush_in_time()
-            return
-        queue.accepted += len(frames)
-        self._write(frames)
-
-    def _write(self, frames: Union[bytes, bytearray]) -> bool:
-        """Write what is counted as accepted, while nothing else waits; whether it took all."""
-        # Nearly always: one system call, and it takes everything.
-        try:
-            sent = self._send(frames)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._broken(exc)
-            return False
-        self.queue.written += sent
-        if sent == len(frames) and not self.stream.unsent:
-            return True
-        self.queue.begin(memoryview(frames)[sent:], len(frames) - sent)
-        self._wait_for_room()
-        return False
-
-    def _flush_in_time(self) -> None:
+    def _flush_soon(self) -> None:
         """Write now, or with all that comes in this iteration of the loop."""
-        if self._blocked or self._flushing or (self._busy and self._gather):
+        if self.buffer.waits or self._flushing or (self._handing_over and self._gather):
             return  # it will come
         if self._gather:
             self._flushing = True
@@ -408,22 +451,48 @@ class EventTransport:
     def _flush(self) -> None:
         """Write what waits, as far as there is room."""
         self._flushing = False
-        protocol, queue, stream = self.protocol, self.queue, self.stream
-        if self._ending or self.write_error is not None or self._blocked:
+        buffer = self.buffer
+        if self._ending or self._writing or buffer.error is not None:
             return
-        if protocol.has_output or queue.items or queue.view or queue.cost or stream.unsent:
-            done = self._write_all()
-        else:
-            small = queue.tail  # nearly always all there is, if anything
-            if not small:
-                return
-            queue.tail = b""
-            done = self._write(small)
-        if done:
-            if self._writing:
-                self._stop_waiting_for_room()
+        waits = buffer.accepted != buffer.written or self.stream.unsent
+        if (waits or self.protocol.has_output) and not buffer.flush():
+            self._wait_for_room()
+        elif self._drain_due:
+            self._tell_of_room()
+
+    def _wait_for_room(self) -> None:
+        """Something couldn't be written: go on when that is possible."""
+        buffer = self.buffer
+        if buffer.error is not None:
+            self._stop_waiting_for_room()
+            if self._drain_due:
+                self._tell_of_room()  # who waits for some must not do so for ever
+            self._close_by = min(self._close_by, self._loop.time() + SETTLE)
+            self._set_timer()
+            return
+        self._drain_due = True
+        if buffer.needs_read:
+            self._stop_waiting_for_room()  # it would be told that there is room, again and again
+        elif not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._on_writable)
+
+    def _stop_waiting_for_room(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _on_writable(self) -> None:
+        buffer, before = self.buffer, self.buffer.written
+        if buffer.flush():
+            self._stop_waiting_for_room()
             if self._drain_due:
                 self._tell_of_room()
+        else:
+            self._wait_for_room()
+        if buffer.written != before:
+            self.protocol.heard(self._loop.time())  # the peer's TCP has taken something
+        self._look_for_end()
 
     def _tell_of_room(self) -> None:
         self._drain_due = False
@@ -433,74 +502,10 @@ class EventTransport:
         if not self.closed:
             self._handler._on_drain()
 
-    def _write_all(self) -> bool:
-        protocol, queue, stream, flushed = self.protocol, self.queue, self.stream, False
-        try:
-            if stream.unsent and not stream.flush():
-                self._wait_for_room()
-                return False
-            flushed = True
-            while True:
-                if protocol.has_output and queue.between_frames():
-                    # A Close has to be the last frame.
-                    if protocol.state is OPEN or not queue:
-                        queue.begin(memoryview(protocol.data_to_send()), 0)
-                head = queue.head()
-                if not head:
-                    if not protocol.has_output:
-                        break
-                    continue
-                queue.took(self._send(head))
-                if stream.unsent:
-                    self._wait_for_room()
-                    return False
-        except (BlockingIOError, InterruptedError):
-            if flushed and stream.unsent:  # TLS has to read before it can write
-                self._drain_due = True
-                self._stop_waiting_for_room()
-            else:
-                self._wait_for_room()
-            return False
-        except OSError as exc:
-            self._broken(exc)
-            return False
-        return True
-
-    def _wait_for_room(self) -> None:
-        self._blocked = self._drain_due = True
-        if not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._fd, self._on_writable)
-
-    def _stop_waiting_for_room(self) -> None:
-        self._blocked = False
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
-
-    def _on_writable(self) -> None:
-        self._blocked, before = False, self.queue.written
-        self._flush()
-        if not self._blocked:
-            self._stop_waiting_for_room()
-        if self.queue.written != before:
-            self.protocol.heard(self._loop.time())  # the peer's TCP has taken something
-        self._look_for_end()
-
-    def _broken(self, exc: OSError) -> None:
-        """Writing has failed; reading may tell why."""
-        self.write_error = exc
-        self.queue.clear()
-        self._stop_waiting_for_room()
-        if self._drain_due:
-            self._tell_of_room()  # whoever waits for some must not do so for ever
-        self._close_by = min(self._close_by, self._loop.time() + SETTLE)
-        self._arm()
-
     # -- control --
 
     def ping(
-        self, data: Optional[bytes] = None, callback: Optional[Callable[[float], None]] = None
+        self, data: bytes | None = None, callback: Callable[[float], None] | None = None
     ) -> None:
         """Send a ping; *callback* gets the round trip in seconds. Raises as ``protocol.ping``."""
         answered = None
@@ -511,19 +516,19 @@ class EventTransport:
                 self._event(deliver, round_trip)
 
         self.protocol.ping(data, self._loop.time(), answered)
-        self._flush_in_time()
+        self._flush_soon()
 
     def pong(self, data: bytes = b"") -> None:
         """Send a pong that nobody asked for. Raises as ``protocol.pong``."""
         self.protocol.pong(data)
-        self._flush_in_time()
+        self._flush_soon()
 
     def probe(self) -> None:
         """Ping now, and give the peer up after ``ping_timeout``: the machine may have slept."""
         again = self.protocol.probe(self._loop.time())
         self._tick_at = NEVER if again is None else again
-        self._flush_in_time()
-        self._arm()
+        self._flush_soon()
+        self._set_timer()
 
     # -- the end --
 
@@ -534,16 +539,16 @@ class EventTransport:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         self.protocol.close(code, reason)
-        self._flush_in_time()
+        self._flush_soon()
         self._look_for_end()
 
     def abandon_message(self) -> None:
         """Close, as the fragmented message that has begun can't be completed."""
         self.protocol.abandon_message()
-        self._flush_in_time()
+        self._flush_soon()
         self._look_for_end()
 
-    def abort(self, exc: Optional[BaseException] = None) -> None:
+    def abort(self, exc: BaseException | None = None) -> None:
         """Drop the connection, because of *exc*; ``_on_end`` comes from the loop."""
         if not self._ending:
             self.protocol.connection_lost(exc)
@@ -556,8 +561,40 @@ class EventTransport:
             self._stop_reading()
             self._stop_waiting_for_room()
             self.protocol.connection_lost()
-            self.queue.clear()
+            self.buffer.clear()
             self.stream.close()
+
+    def _recover(self) -> None:
+        """An exception has come out of a callback of the loop, or out of ``send``.
+
+        If that was in the middle of something, nobody knows how far it has come: fail the
+        connection. What the loop has taken out and not begun comes again.
+        """
+        if self.half_done or self.buffer.busy or self.stream.busy:
+            self.half_done = self.buffer.busy = False
+            self.buffer.clear()
+            self._events = None
+            exc = InterruptedError("interrupted in the middle of sending or receiving")
+            self.protocol.abandon(self.protocol.failure or exc)
+            self._end_soon()
+        on_recover = getattr(self._handler, "_on_recover", None)
+        if on_recover is not None:
+            on_recover()
+        if self._ending:
+            self._loop.call_soon(self._close)
+            return
+        self._handing_over = self._flushing = False
+        if self._processing is not None:
+            self._processing.cancel()
+            self._processing = None
+        self._process_soon()  # and flush
+        if self._reading:
+            self._loop.add_reader(self._fd, self._on_readable)
+        if self._writing:
+            self._loop.add_writer(self._fd, self._on_writable)
+        self._timers.discard(self._timer_at, self)
+        self._timer_at = NEVER
+        self._set_timer()
 
     def _end_soon(self) -> None:
         if not self._ending:
@@ -565,8 +602,10 @@ class EventTransport:
             self._loop.call_soon(self._close)
 
     def _lost(self, exc: BaseException) -> None:
-        self.protocol.connection_lost(self.write_error or exc)
-        self.queue.clear()
+        """The stream has ended with *exc*."""
+        self.protocol.connection_lost(self.buffer.error or exc)
+        self.buffer.clear()
+        self.half_done = False
 
     def _look_for_end(self) -> None:
         """End the connection if it is time to; else see that it will be."""
@@ -574,37 +613,66 @@ class EventTransport:
         if protocol.state is OPEN or self._ending:
             return
         done = protocol.finished and not protocol.pending and not self._events
-        if done and (protocol.state is CLOSED or protocol.abort):
+        if done and (protocol.state is CLOSED or protocol.abort or self._all_is_said()):
             self._end_soon()
         elif protocol.state is CLOSED:
             self._stop_reading()  # what is there isn't taken yet
         else:
             if self._close_by == NEVER and self._close_timeout is not None:
                 self._close_by = self._loop.time() + self._close_timeout
-                self._arm()
+                self._set_timer()
             if done:
                 self._paused = False
                 self._read_on()  # to drop it, and to see the server go
 
+    def _all_is_said(self) -> bool:
+        """Whether both Close frames are there, ours with the socket.
+
+        Nothing more can come then, and to wait for the server's end of TCP (RFC 6455, 7.1.1: it
+        SHOULD close first) would tell nothing.
+        """
+        protocol = self.protocol
+        if protocol.rcvd is None or protocol.sent is None or protocol.has_output:
+            return False
+        return not self.buffer and not self.stream.unsent
+
     def _close(self) -> None:
-        """Close the socket, and say so."""
-        self.closed = True
+        """Close the socket, and say so. Called again where it was interrupted."""
+        if self._ended:
+            return
         self._stop_reading()
-        blocked = self._blocked or bool(self.queue)
         self._stop_waiting_for_room()
         self._timers.discard(self._timer_at, self)
         if self._processing is not None:
             self._processing.cancel()
-        if not blocked and self.write_error is None:
-            self.stream.say_goodbye()
-        self.protocol.connection_lost(self.write_error)
-        self.queue.clear()
+        if not self.closed:
+            self.closed = True
+            if not self.buffer and self.buffer.error is None:
+                self._stop_talking()
+            self.buffer.settle()
+        self.protocol.connection_lost(self.buffer.error)
+        self.buffer.clear()
         self.stream.close()
+        self._ended = True
         self._handler._on_end()
+
+    def _stop_talking(self) -> None:
+        """End our side of TCP, and take what has come: unread, it would make the kernel reset the
+        connection, and the server might lose our Close frame."""
+        sock = self.stream.sock
+        self.stream.say_goodbye()
+        try:
+            sock.shutdown(socket.SHUT_WR)
+            for _ in range(LAST_READS):
+                if not sock.recv(READ_SIZE, DONTWAIT):
+                    break
+        except OSError as exc:
+            if exc.errno is None:
+                raise  # of a signal handler; else there is nothing, or the server has gone
 
     # -- time --
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         """Set the timer to what is due next, unless it is early enough."""
         now, due = self._loop.time(), self._tick_at
         if 1 < due - now < MAX_WAIT:
@@ -625,12 +693,12 @@ class EventTransport:
             self._close_by = NEVER
             self._lost(TimeoutError(SLOW_CLOSE))
             self._process()
-            if self.write_error is None:
+            if self.buffer.error is None:
                 self._end_soon()  # even if nobody takes what came
             return
         if now >= self._tick_at:
             self._tick(now)
-        self._arm()
+        self._set_timer()
 
     def _tick(self, now: float) -> None:
         """Let the keepalive look; not while bytes of the peer wait unread."""

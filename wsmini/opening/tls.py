@@ -371,6 +371,16 @@ class TLSStream:
             return False
         return True
 
+    def passed_on(self, taken: int) -> int:
+        """How many of the last *taken* bytes of plaintext the socket has, while ``unsent``.
+
+        What is in a record that went out in part doesn't count: the peer can't decrypt it.
+        """
+        left, whole = len(self._out), memoryview(self._out.obj).nbytes
+        records = -(-taken // RECORD)
+        extra = (whole - taken) // records if records else 0  # bytes that each record adds
+        return min(taken, (whole - left) // (RECORD + extra) * RECORD) if left else taken
+
     def _take_ciphertext(self) -> bool:
         """Whether there was more; ``recv`` may say so again from now on."""
         self._out = memoryview(self._outgoing.read())

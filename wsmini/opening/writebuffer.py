@@ -6,6 +6,9 @@ what waits, between two frames; but its Close frame goes last (RFC 6455, 5.5.1).
 
 The network's errors end up in ``error``. Any other exception, of a signal handler, comes out and
 leaves ``busy`` set: nobody knows what was written then, so nothing may follow it.
+
+A message counts as written when the socket has taken it. TLS takes more than its socket may: that
+is *held*, and counts with the socket's last byte of it, or as many records as went out whole.
 """
 
 from __future__ import annotations
@@ -35,26 +38,27 @@ class WriteBuffer:
     """Frames on their way to *stream*, those of the program and those of *protocol* itself.
 
     Attributes:
-        accepted, written: bytes that came in, and of these, that the stream has taken. A message
-            that is encoded piece by piece counts with the size it had before. What the protocol
-            says by itself doesn't count.
+        accepted, written: bytes that came in to wait, and of these, that the socket has taken. A
+            message that is encoded piece by piece counts with the size it had before. What the
+            protocol says by itself doesn't count, nor does what ``write`` never had to keep.
         error: how writing has failed; nothing is written any more.
         waits: whether something waits for room.
+        needs_read: whether it waits for the stream to be read from, as TLS may.
         busy: whether somebody is writing, or was interrupted at it.
         tail: small frames, behind the others, in one buffer.
         items, view, cost: the others; false if there are none.
     """
 
     __slots__ = (
-        "_pieces", "_protocol", "_send", "_stream", "accepted", "busy", "cost", "error", "items",
-        "tail", "view", "waits", "written",
+        "_held", "_pieces", "_protocol", "_send", "_stream", "accepted", "busy", "cost", "error",
+        "items", "needs_read", "tail", "view", "waits", "written",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, protocol: ClientProtocol) -> None:
         self._stream, self._protocol, self._send = stream, protocol, stream.send
         self.error: Optional[OSError] = None
-        self.busy = self.waits = False
-        self.accepted = self.written = 0
+        self.busy = self.waits = self.needs_read = False
+        self.accepted = self.written = self._held = 0
         self.items = _NO_ITEMS  # few, as small frames are joined
         self.tail: Union[bytes, bytearray] = b""
         self.view = _NO_BYTES  # what goes out now, of the frame that has begun;
@@ -90,7 +94,7 @@ class WriteBuffer:
         if sent == size and not self._stream.unsent:
             return True
         self.accepted += size
-        self.written += sent
+        self._count(sent)
         self.view, self.cost = memoryview(frames)[sent:], size - sent
         self.waits = True
         return False
@@ -99,16 +103,34 @@ class WriteBuffer:
         """Write what waits and what the protocol has to say; whether there was room for all."""
         if self.error is not None:
             return False
-        done, self.busy = False, True
+        stream, tail = self._stream, self.tail
+        flushed = done = needs_read = False
+        self.busy = True
         try:
-            if not self._stream.unsent or self._stream.flush(DONTWAIT):
-                done = self._write_all()
+            if not stream.unsent or stream.flush(DONTWAIT):
+                flushed = True
+                if self._held:
+                    self._count(0)
+                size = self.accepted - self.written
+                if tail and len(tail) == size and not self._protocol.has_output:
+                    # What a loop has gathered in one iteration, and nothing else: the usual.
+                    sent = self._send(tail, DONTWAIT)
+                    self.tail = b""
+                    if sent == size and not stream.unsent:
+                        self.written += sent
+                        self.busy = self.waits = False
+                        return True
+                    self.view, self.cost = memoryview(tail)[sent:], size - sent
+                    self._count(sent)
+                if not stream.unsent:
+                    done = self._write_all()
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise
+            needs_read = flushed and stream.unsent
         except OSError as exc:
             self.fail(exc)
-        self.busy = False
+        self.busy, self.needs_read = False, needs_read
         self.waits = not done and self.error is None
         return done
 
@@ -185,12 +207,8 @@ class WriteBuffer:
             if piece is not None:
                 self.view = memoryview(piece)
                 return
-            self.written += self.cost
+            self._count(self.cost)
             self.cost, self._pieces = 0, _NO_PIECES
-
-    def begin(self, data: memoryview, cost: int) -> None:
-        """Put *data* in front of all, while ``between_frames``; *cost* of it was accepted."""
-        self.view, self.cost = data, cost
 
     def head(self) -> memoryview:
         """What to write next; empty if there is nothing."""
@@ -212,7 +230,21 @@ class WriteBuffer:
         # The last one counts when all is taken: the header of what comes in pieces has no cost.
         counted = min(count, max(0, self.cost - 1))
         self.cost -= counted
-        self.written += counted
+        self._count(counted)
+
+    def _count(self, taken: int) -> None:
+        """The stream has taken *taken* bytes more, or has passed on what it held."""
+        self._held += taken
+        if not self._stream.unsent:
+            self.written += self._held
+            self._held = 0
+
+    def settle(self) -> None:
+        """Count, at the end, what the socket has taken of what the stream still holds."""
+        passed_on = getattr(self._stream, "passed_on", None)
+        if self._held and passed_on is not None:
+            self.written += passed_on(self._held)
+            self._held = 0
 
     def clear(self) -> None:
         """Forget it all; it will never be written."""

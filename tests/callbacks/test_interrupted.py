@@ -1,0 +1,178 @@
+"""A signal handler's exception wherever one can come in a client's work on its loop: afterwards
+the connection is intact, or has failed for good, and nothing is lost, doubled or forgotten.
+
+It is raised by a profiling function, at the starts of functions and behind each call, which is
+where CPython runs handlers (loops apart). A sample of places in each run of the tests, all of them
+with ``WSMINI_TEST_ALL=1``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+
+import fakes
+from helpers import SEED
+from joined import parsed
+from wsmini.opening.sockets import SocketStream
+
+from wsmini.callbacks.client import Client
+from wsmini.callbacks.loop import Loop
+from wsmini.policies import NoReconnect
+from wsmini.sansio.frames import Opcode
+from wsmini.sansio.protocol import State
+from wsmini.testing import frame
+
+TEXT, PING = Opcode.TEXT, Opcode.PING
+WHERE = ("wsmini/events", "wsmini/callbacks", "writebuffer.py")
+IN = [b"%d" % number for number in range(4)]
+
+
+class Interrupt(BaseException):
+    """What no code but the test catches."""
+
+
+class Scenario:
+    """A client that echoes what comes; each step is what a signal handler may find."""
+
+    def __init__(self):
+        self.loop = Loop()
+        ours, self.peer = socket.socketpair()
+        self.peer.setblocking(False)
+        self.got, self.accepted, self.closed, self.wire = [], [], [], b""
+
+        def steps():
+            return fakes.opened(SocketStream(ours))
+            yield
+
+        self.client = Client(
+            "ws://localhost/", reconnect=NoReconnect(), on_message=self.on_message,
+            on_error=lambda client, exc: None,
+            on_close=lambda client, code, reason: self.closed.append(code),
+        )  # fmt: skip
+        self.client._steps = steps
+        self.client.start(self.loop)
+        while self.client.state is not State.OPEN:
+            self.loop.run_once(0)
+
+    def on_message(self, client, message):
+        self.got.append(message)
+        client.send(message)
+        self.accepted.append(message)
+
+    def take(self):
+        try:
+            while True:
+                data = self.peer.recv(65536)
+                if not data:
+                    return
+                self.wire += data
+        except OSError:
+            pass
+
+    def run(self):
+        yield self.peer.send, frame(TEXT, IN[0])
+        yield self.loop.run_once, 0
+        yield self.peer.send, frame(TEXT, IN[1]) + frame(PING, b"p") + frame(TEXT, IN[2])
+        for _ in range(3):
+            yield self.loop.run_once, 0
+        self.loop.call_later(0, self.client.send, "timer")
+        self.accepted.append("timer")
+        self.loop.call_soon_threadsafe(int)
+        for _ in range(3):
+            yield self.loop.run_once, 0
+        yield self.peer.send, frame(TEXT, IN[3])
+        for _ in range(3):
+            yield self.loop.run_once, 0
+
+    def settle(self):
+        for _ in range(12):
+            self.loop.run_once(0)
+            self.take()
+
+    def check(self, where):
+        expected = [data.decode() for data in IN]
+        assert self.got == expected[: len(self.got)], where
+        sent = [data.decode() for opcode, data in parsed(self.wire) if opcode == TEXT]
+        unsent = self.client.unsent
+        if self.closed:
+            assert len(self.closed) == 1 and self.client.state is State.CLOSED, where
+        else:
+            assert self.client.state is State.OPEN, where
+            assert self.got == expected and not unsent, where
+        return sent, unsent
+
+    def end(self):
+        self.client.close()
+        self.peer.close()
+        while self.client._running:
+            self.loop.run_once(0)
+        self.loop.close()
+        assert len(self.closed) == 1
+
+
+def interrupted_at(number):
+    """Run a scenario with an exception at place *number*; where that was, ``None`` if behind it."""
+    scenario, count, where = Scenario(), 0, None
+
+    def profile(frame, event, arg):
+        nonlocal count, where
+        code = frame.f_code
+        if event not in ("call", "c_return") or arg is sys.setprofile:
+            return
+        ours = any(part in code.co_filename for part in WHERE)
+        if not ours or code.co_name == "_settle":
+            return  # in _settle, one exception was there already
+        count += 1
+        if count == number:
+            where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {event} {arg}"
+            sys.setprofile(None)
+            raise Interrupt
+
+    for function, argument in scenario.run():
+        try:
+            if getattr(function, "__self__", None) is scenario.loop:
+                sys.setprofile(profile)
+            function(argument)
+        except Interrupt:
+            pass
+        except OSError:
+            pass  # the peer sends to a connection that has failed
+        finally:
+            sys.setprofile(None)
+    scenario.settle()
+    sent, unsent = scenario.check(where)
+    accepted = scenario.accepted
+    if where is None:
+        assert sent == accepted and not unsent
+    else:
+        # A timer or a callback that was interrupted as it began has sent nothing.
+        missing = [message for message in accepted if message not in sent + unsent]
+        assert missing in ([], ["timer"]) or len(missing) == 1, (where, accepted, sent, unsent)
+        if not scenario.closed:  # else it isn't known whether what was being written is
+            assert len(set(sent + unsent)) == len(sent + unsent), (where, sent, unsent)
+    scenario.end()
+    return where
+
+
+def test_the_loop_and_the_client_may_be_interrupted_anywhere():
+    assert interrupted_at(1 << 30) is None
+    places = count_places()
+    rng = random.Random(SEED)
+    every = os.environ.get("WSMINI_TEST_ALL")
+    numbers = range(1, places) if every else rng.sample(range(1, places), min(60, places - 1))
+    for number in numbers:
+        interrupted_at(number)
+
+
+def count_places():
+    low, high = 1, 1 << 14
+    while low < high:
+        middle = (low + high) // 2
+        if interrupted_at(middle) is None:
+            high = middle
+        else:
+            low = middle + 1
+    return low

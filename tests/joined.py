@@ -1,0 +1,82 @@
+"""A client on its loop, joined to a socket of the same thread: what the server would see."""
+
+from __future__ import annotations
+
+import socket
+
+import fakes
+from wsmini.opening.sockets import SocketStream
+
+from wsmini.callbacks.client import Client
+from wsmini.callbacks.loop import Loop
+from wsmini.policies import NoReconnect
+
+
+class Joined:
+    """A client on a loop, and the other end of its socket."""
+
+    def __init__(self, kind=Client, small=False, opened=True, **options):
+        options = {"ping_interval": None, "reconnect": NoReconnect(), **options}
+        if "on_ping" not in options:
+            options.setdefault("on_error", lambda client, exc: None)
+        self.loop = Loop()
+        ours, self.peer = socket.socketpair()
+        if small:
+            for sock, option in ((ours, socket.SO_SNDBUF), (self.peer, socket.SO_RCVBUF)):
+                sock.setsockopt(socket.SOL_SOCKET, option, 4096)
+        self.peer.setblocking(False)
+        self._stream = SocketStream(ours)
+        self.client = kind("ws://localhost/", **options)
+        self.client._open = lambda: None
+        self.loop.call_soon(self.client.start, self.loop)
+        self.spin()
+        if opened:
+            self.open()
+
+    def open(self):
+        self.loop.call_soon(self.client._opened, fakes.opened(self._stream), None)
+        self.spin()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.loop.close()
+        self._stream.close()
+        self.peer.close()
+
+    def spin(self, turns=5):
+        for _ in range(turns):
+            self.loop.run_once(0)
+
+    def call(self, function):
+        """Call it in the loop's thread."""
+        self.loop.call_soon(function)
+        self.spin()
+
+    def take(self):
+        """All that the client has sent, and sends when there is room."""
+        data, turns = b"", 0
+        while turns < 5:
+            try:
+                data += self.peer.recv(65536)
+                turns = 0
+            except BlockingIOError:
+                turns += 1
+            self.loop.run_once(0)
+        return data
+
+
+def parsed(data):
+    """(opcode, payload) of each frame; the last may be cut."""
+    found, at = [], 0
+    while at + 2 <= len(data):
+        n, begin = data[at + 1] & 127, at + 2
+        if n > 125:
+            begin += 2 if n == 126 else 8
+            n = int.from_bytes(data[at + 2 : begin], "big")
+        key, begin = data[begin : begin + 4], begin + 4
+        payload = data[begin : begin + n]
+        found.append((data[at] & 15, bytes(x ^ key[i % 4] for i, x in enumerate(payload))))
+        at = begin + n
+    return found

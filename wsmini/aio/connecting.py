@@ -1,0 +1,180 @@
+"""Opening connections on asyncio: ``connect()``, to be awaited, entered, or iterated over."""
+
+from __future__ import annotations
+
+import asyncio
+from inspect import isawaitable, iscoroutinefunction
+
+from ..exceptions import InvalidHandshake, InvalidState
+from ..opening.opening import Opening
+from ..opening.steps import run_on_loop
+from ..options import read_options
+from ..policies import Attempts, check_loop
+from ..sansio.handshake import user_headers
+from ..sansio.protocol import State
+from .connection import Connection
+from .selector_thread import host_loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, AsyncIterator, Generator
+
+    from typing_extensions import Unpack
+
+    from ..opening.opening import Opened
+    from ..options import ConnectOptions, Options
+    from ..policies import Policy, Reported
+    from ..sansio.handshake import HeaderSource
+
+
+class connect:
+    """Open a connection: ``async with connect(url) as ws``, which closes it, or ``await``.
+
+    ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
+    one whenever the loop's body has done with the last, which is closed then. Between two it waits
+    as the policy says. It ends if the program has closed the connection, or the server has with
+    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
+
+    Args:
+        url: ``"ws://..."`` or ``"wss://..."``.
+        reconnect: the policy for ``async for``; ``policy`` is the same. ``Backoff()`` by default.
+        stop: an ``asyncio.Event``, for ``async for``; once it is set, there is no other connection,
+            and no more waiting for one; an attempt that goes on ends within ``open_timeout``.
+        on_reconnect: a function or coroutine function, for ``async for``; called before each wait
+            with the number of the attempt that comes then (from 1 on after a connection, from 2 on
+            at the start), the seconds to wait, and the failure.
+        extra_headers: an older name of ``additional_headers``.
+        options: as for ``wsmini.connect``; ``help(wsmini.options.Options)`` explains each. The
+            callable for ``additional_headers`` may be a coroutine function.
+
+    Raises:
+        InvalidURI, ValueError, TypeError: at once, if the URL or an argument isn't valid.
+        OSError, TimeoutError, InvalidHandshake: when it is awaited, as ``wsmini.connect``.
+        InvalidState: if two ``async with`` have the same one at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reconnect: Policy | None = None,
+        policy: Policy | None = None,
+        stop: asyncio.Event | None = None,
+        on_reconnect: Reported | None = None,
+        extra_headers: HeaderSource = None,
+        **options: Unpack[ConnectOptions],
+    ) -> None:
+        if extra_headers is not None:
+            if "additional_headers" in options:
+                raise TypeError("extra_headers is an older name of additional_headers: use one")
+            options["additional_headers"] = extra_headers
+        if reconnect is not None and policy is not None:
+            raise TypeError("reconnect and policy are the same: use one")
+        if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
+            raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
+        self._options = read_options(url, options)
+        self._policy = policy if reconnect is None else reconnect
+        check_loop(self._policy, on_reconnect)
+        self._stop, self._on_reconnect = stop, on_reconnect
+        self._entered = False
+        self._connection: Connection | None = None
+
+    def __await__(self) -> Generator[Any, None, Connection]:
+        return _open(self._options).__await__()
+
+    async def __aenter__(self) -> Connection:
+        if self._entered:
+            raise InvalidState("this connect() is within another async with; call it for each")
+        self._entered = True
+        try:
+            self._connection = await _open(self._options)
+        except BaseException:
+            self._entered = False
+            raise
+        return self._connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        ws, self._connection, self._entered = self._connection, None, False
+        if ws is not None:
+            await ws.__aexit__(exc_type, exc, traceback)
+
+    async def __aiter__(self) -> AsyncIterator[Connection]:
+        options, stop, report = self._options, self._stop, self._on_reconnect
+        if options.sock is not None:
+            raise ValueError("sock gives one connection, so there is nothing to reconnect with")
+        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        while stop is None or not stop.is_set():
+            left = False  # whether the body came back with a connection that was well
+            try:
+                ws = await _open(options)
+            except (OSError, InvalidHandshake) as exc:
+                failure: Exception = exc
+            else:
+                attempts.opened()
+                async with ws:
+                    yield ws
+                    left = ws.state is State.OPEN
+                failure = ws._protocol.close_exc()
+                del ws  # its buffers aren't needed while waiting
+            again = attempts.failed(failure, left)
+            del failure  # with its traceback, and so its frames
+            if again is None:
+                return
+            delay, told = again
+            if isawaitable(told):
+                await told
+            await _pause(delay, stop)
+
+
+async def _pause(delay: float, stop: asyncio.Event | None) -> None:
+    if stop is None:
+        await asyncio.sleep(delay)
+        return
+    # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([waiting], timeout=delay)
+    finally:
+        waiting.cancel()
+
+
+async def _open(options: Options) -> Connection:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Opened] = loop.create_future()
+    host = host_loop(loop)
+
+    def done(opened: Opened | None, exc: BaseException | None) -> None:
+        if opened is None and not isinstance(exc, Exception):
+            future.cancel()
+            raise exc or AssertionError("neither open nor failed")
+        if future.cancelled():
+            if opened is not None:
+                opened.stream.close()
+        elif opened is not None:
+            future.set_result(opened)
+        elif exc is not None:
+            future.set_exception(exc)
+
+    given: Any = options.additional_headers
+    if callable(given):
+        given = given()
+        given = user_headers(await given if isawaitable(given) else given)
+    driven = run_on_loop(host, Opening(options, given).steps(), done, at_once=True)
+    try:
+        opened = await future
+    except asyncio.CancelledError:
+        if not future.cancelled() and future.exception() is None:
+            future.result().stream.close()  # it was open already
+        driven.cancel()
+        raise
+    try:
+        return Connection(loop, host, opened, options)
+    except BaseException:
+        opened.stream.close()
+        raise

@@ -1,0 +1,148 @@
+"""The messages that a client has accepted and that its socket hasn't taken: one list, in order.
+
+Any thread and any signal handler appends to it, which is one step that nothing can interrupt. The
+rest is for the loop's thread. The first of the messages are *given* to the transport of the open
+connection, which tells by ``WriteBuffer.written`` how far it has come; the others wait for the
+connection, or for room. When a connection ends, none is given any more, and the list is what is
+unsent, to be sent on the next one.
+"""
+
+from __future__ import annotations
+
+from ..sansio.frames import Opcode
+from ..sansio.payload import encode_message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, Iterator
+
+SMALL = 4096  # bytes; what a shorter message takes may be freed later,
+MOST_SMALL = 64  # if there aren't so many of them
+COST = 200  # bytes that a message takes besides its own, about
+
+
+class Fragments:
+    """A message in parts, to be sent as fragments; *parts* are asked for in the loop's thread.
+
+    Attributes:
+        parts: as the program has passed it.
+        opcode: the message's, once it has begun; else 0.
+    """
+
+    __slots__ = ("_iterator", "opcode", "parts", "text")
+
+    def __init__(self, parts: Iterable[Any], text: bool | None) -> None:
+        self._iterator: Iterator[Any] = iter(parts)
+        self.parts, self.text, self.opcode = parts, text, 0
+
+    def __len__(self) -> int:
+        return 0  # nobody knows
+
+    def next(self) -> tuple[int, bytes] | None:
+        """The message's opcode and the next fragment; ``None`` at the end. Raises what that does.
+
+        Raises:
+            TypeError: if a part isn't ``str`` or bytes-like, or not as the first one.
+        """
+        for part in self._iterator:
+            opcode, data = encode_message(part, self.text)
+            if self.opcode and opcode != self.opcode:
+                raise TypeError("the fragments of a message are all str or all bytes-like")
+            return opcode, bytes(data)
+        return None
+
+    def close(self) -> None:
+        """Ask for no more."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+if TYPE_CHECKING:
+    Item = tuple[int, Any, bool | None]  # opcode, bytes, compress; 0 and Fragments
+
+
+def message_of(item: Item) -> Any:
+    """What the program has passed to ``send``, or its equal."""
+    opcode, data, _ = item
+    if isinstance(data, Fragments):
+        return data.parts
+    return data.decode() if opcode == Opcode.TEXT else data
+
+
+class Outbox:
+    """See above.
+
+    Attributes:
+        messages: all of them.
+        ends: of those that are given: how many bytes will be written when each is.
+        waiting: bytes of the others; not exact while threads send at the same time.
+    """
+
+    __slots__ = ("_dropping", "ends", "messages", "waiting")
+
+    def __init__(self) -> None:
+        self.messages: list[Item] = []
+        self.ends: list[int] = []
+        self.waiting = 0
+        # Half done, where a signal handler's exception came: the first message that is to be
+        # dropped, how many are, and the ends of those behind them.
+        self._dropping: tuple[Item, int, list[int]] | None = None
+
+    def drop_next(self) -> list[Item]:
+        """Drop the first message that isn't given, which has failed."""
+        return [self.messages.pop(len(self.ends))]
+
+    def bytes_waiting(self) -> int:
+        """Count ``waiting`` anew."""
+        return sum(len(item[1]) for item in self.messages[len(self.ends) :])
+
+    def drop_written(self, written: int) -> bool:
+        """Drop the messages of which *written* bytes are the last; whether all given ones are."""
+        self.settle()
+        ends = self.ends
+        count = len(ends) if ends and ends[-1] <= written else _count_up_to(ends, written)
+        if count:
+            self._dropping = self.messages[0], count, ends[count:]
+            self.settle()
+        return not self.ends
+
+    def settle(self) -> None:
+        """Complete ``drop_written``, which may have been interrupted."""
+        if self._dropping is not None:
+            first, count, ends = self._dropping
+            if self.messages and self.messages[0] is first:
+                del self.messages[:count]
+            self.ends[:] = ends
+            self._dropping = None
+
+    def take_back(self, room: int) -> list[Item]:
+        """The connection has ended: none is given any more. What has no *room* isn't kept.
+
+        Returns:
+            What isn't kept; also a message in parts of which some are sent.
+        """
+        self.ends.clear()
+        begun = self.messages[:1]
+        if begun and isinstance(begun[0][1], Fragments) and begun[0][1].opcode:
+            begun[0][1].close()
+            del self.messages[:1]
+        else:
+            begun = []
+        count = len(self.messages)  # threads may append
+        rest = begun + self.messages[room:count]
+        del self.messages[room:count]
+        self.waiting = self.bytes_waiting()
+        return rest
+
+
+def _count_up_to(ends: list[int], written: int) -> int:
+    """How many of the first entries are *written* or less; they are in order."""
+    low, high = 0, len(ends)
+    while low < high:
+        middle = (low + high) // 2
+        if ends[middle] <= written:
+            low = middle + 1
+        else:
+            high = middle
+    return low
