@@ -39,10 +39,9 @@ from ..info import ConnectionInfo
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
-from ..policies import Attempts, check_loop
+from ..policies import Attempts, check_on_reconnect, read_policy
 from ..sansio.handshake import user_headers
 from ..sansio.payload import decode_message, encode_message
-from ..sansio.protocol import State
 from .future import EagerFuture
 from .selector_thread import host_loop
 from .stream import TWO_RECEIVERS, MessageStream, iterate
@@ -93,8 +92,9 @@ class connect:
 
     ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
     one whenever the loop's body has done with the last, which is closed then. Between two it waits
-    as the policy says. It ends if the program has closed the connection, or the server has with
-    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
+    as the policy says. It ends if the program has called ``close()``, or the policy gives up: with
+    the failure, and a note that tells the attempts. Leaving the body, or an ``async with`` in it,
+    only closes that connection; and a server's 1000 is the policy's to judge.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
@@ -129,13 +129,11 @@ class connect:
             if "additional_headers" in options:
                 raise TypeError("extra_headers is an older name of additional_headers: use one")
             options["additional_headers"] = extra_headers
-        if reconnect is not None and policy is not None:
-            raise TypeError("reconnect and policy are the same: use one")
         if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
             raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
         self._options = read_options(url, options)
-        self._policy = policy if reconnect is None else reconnect
-        check_loop(self._policy, on_reconnect)
+        self._policy = read_policy(policy, reconnect)
+        check_on_reconnect(on_reconnect)
         self._stop, self._on_reconnect = stop, on_reconnect
         self._entered = False
         self._connection: Optional[Connection] = None
@@ -168,9 +166,9 @@ class connect:
         options, stop, report = self._options, self._stop, self._on_reconnect
         if options.sock is not None:
             raise ValueError("sock gives one connection, so there is nothing to reconnect with")
-        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        attempts = Attempts("wsmini.aio.connect()", self._policy, options, report)
         while stop is None or not stop.is_set():
-            left = False  # whether the body came back with a connection that was well
+            closed_by_program = False
             try:
                 ws = await _open(options)
             except (OSError, InvalidHandshake) as exc:
@@ -179,16 +177,14 @@ class connect:
                 attempts.opened()
                 async with ws:
                     yield ws
-                    left = ws.state is State.OPEN
-                failure = ws._protocol.close_exc()
+                failure, closed_by_program = ws._protocol.close_exc(), ws._closed_by_program
                 del ws  # its buffers aren't needed while waiting
-            again = attempts.failed(failure, left)
+            delay = attempts.failed(failure, closed_by_program)
             del failure  # with its traceback, and so its frames
-            if again is None:
+            if delay is None:
                 return
-            delay, told = again
-            if isawaitable(told):
-                await told
+            if isawaitable(attempts.told):
+                await attempts.told
             await _pause(delay, stop)
 
 
@@ -707,6 +703,10 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
+        self._closed_by_program = True
+        await self._close(code, reason)
+
+    async def _close(self, code: int, reason: str = "") -> None:
         if self._loop.is_closed():
             self._transport.drop()
             return
@@ -756,13 +756,13 @@ class Connection(ConnectionInfo):
         and the server has half a second to answer.
         """
         if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
-            await self.close()
+            await self._close(1000)
         elif issubclass(exc_type, Exception):
-            await self.close(1011)
+            await self._close(1011)
         else:
             timer = self._loop.call_later(LEAVING, self._transport.abort)
             try:
-                await self.close(1001)
+                await self._close(1001)
             finally:
                 timer.cancel()
 

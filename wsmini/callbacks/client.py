@@ -24,11 +24,11 @@ from _thread import allocate_lock, get_ident
 from functools import partial
 
 from ..events.transport import NEVER
-from ..exceptions import ConnectionClosed, ConnectionClosedOK, InvalidState, SendBufferFull
+from ..exceptions import ConnectionClosed, InvalidState, SendBufferFull
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
-from ..policies import Backoff, tell_attempts
+from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, Opcode, close_payload
 from ..sansio.protocol import State
 from .connection import ClientConnection
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..opening.sockets import Steps
     from ..opening.steps import LoopRun
     from ..options import ConnectOptions
-    from ..policies import Policy, Retries
+    from ..policies import Policy
     from ..sansio.http11 import Request, Response
     from ..sansio.messages import Message
     from .connection import Item
@@ -57,7 +57,6 @@ MAX_SEND_BUFFER = 1 << 24  # bytes
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
-_BACKOFF = Backoff()
 _NO_ITEMS: List[Item] = []  # which all the idle share
 
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
@@ -91,7 +90,8 @@ class Client:
         on_reconnect: ``(client, attempt, delay, exception)``: why, and after how many seconds, it
             will connect again; *attempt* counts from 1 since the last connection.
         on_drain: ``(client)``: what waited for the server to read is written.
-        reconnect: the policy: ``Backoff()``, ``Fixed()``, ``NoReconnect()``, or your own.
+        reconnect: the policy: ``Backoff()``, ``Fixed()``, ``NoReconnect()``, or your own; also
+            called ``policy``.
         outbox: how many messages to keep while there is no connection.
         max_send_buffer: how many bytes may wait to be sent until ``send`` raises.
         options: those of ``connect()``.
@@ -130,7 +130,8 @@ class Client:
         on_pong: Optional[Callable[[Client, bytes], object]] = None,
         on_reconnect: Optional[Callable[[Client, int, float, Exception], object]] = None,
         on_drain: Optional[Callable[[Client], object]] = None,
-        reconnect: Policy = _BACKOFF,
+        reconnect: Optional[Policy] = None,
+        policy: Optional[Policy] = None,
         outbox: int = 0,
         max_send_buffer: int = MAX_SEND_BUFFER,
         **options: Unpack[ConnectOptions],
@@ -139,10 +140,8 @@ class Client:
         for name, callback in zip(CALLBACKS, given):
             if callback is not None:
                 setattr(self, name, callback)
-        if not hasattr(reconnect, "start"):
-            raise TypeError(f"reconnect is a policy such as NoReconnect(), not {reconnect!r}")
         self._options = read_options(url, options)
-        self._policy, self._max_outbox = reconnect, outbox
+        self._policy, self._max_outbox = read_policy(policy, reconnect), outbox
         self._max_send_buffer = max_send_buffer
         self.state = _CLOSED
         self.loop: Optional[Loop] = None
@@ -157,9 +156,8 @@ class Client:
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
         self._signal = 0
-        self._attempts: Optional[Retries] = None
+        self._attempts: Optional[Attempts] = None
         self._attempt = 0
-        self._failed_in_a_row = 0  # attempts, since the last connection
         self._waits: Union[LoopRun, Timer, None] = None  # for what CONNECTING or WAITING waits
         self._connection: Optional[ClientConnection] = None
         # Seconds that a callback may take: nobody answers the peer's pings meanwhile.
@@ -228,9 +226,9 @@ class Client:
         """
         if self._running:
             raise InvalidState("the client is started already")
-        self._attempts = self._policy.start()
+        self._attempts = Attempts("wsmini.Client", self._policy, self._options)
         self.loop, self._running, self._wanted = loop, True, True
-        self._attempt = self._failed_in_a_row = 0
+        self._attempt = 0
         loop.add_sleep_handler(self._wake)
         self._serve()
         self._connect()
@@ -291,13 +289,12 @@ class Client:
             if not isinstance(exc, Exception):
                 self._finish()
                 raise exc or AssertionError("neither open nor failed")
-            self._failed_in_a_row += 1
             self._lost(exc)
             return
         self._move(_OPEN)
         self.request, self.response = opened.request, opened.response
         self.subprotocol, self.timings = opened.subprotocol, opened.timings
-        self._attempt = self._failed_in_a_row = 0
+        self._attempt = 0
         self._unsent = None
         connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
         if self._attempts is not None:
@@ -324,19 +321,19 @@ class Client:
 
     def _lost(self, failure: Exception) -> None:
         """There is no connection, because of *failure*: wait, or leave it at that."""
-        if not self._wanted or self.loop is None or self._attempts is None:
+        if self.loop is None or self._attempts is None:
             self._finish()
             return
         try:
-            delay = self._attempts.next_delay(failure)
-        except BaseException:
+            delay = self._attempts.failed(failure, not self._wanted)
+        except BaseException as exc:
             self._finish()
-            raise
+            if exc is not failure:
+                raise  # a bug of the policy
+            self._failed(failure)
+            return
         if delay is None:
             self._finish()
-            if not isinstance(failure, ConnectionClosedOK):
-                tell_attempts(failure, "wsmini.Client", self._failed_in_a_row, self._policy)
-                self._failed(failure)
             return
         self._move(_WAITING)
         self._attempt += 1
