@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 
 _PROMPT = "> "
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
-# direction of text, separators of lines.
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# direction of text, separators of lines, and what can't be seen: zero-width characters (but the
+# joiners, which emojis and scripts need), annotations and tags.
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+# The beginning of a line that could pass for a note; it is indented in messages.
+_NOTE = re.compile(r"(?m)^(?=wsmini:|[<>*] )")
 _MODE = 1.0  # seconds for readline to set the mode of the terminal
 _SHOWN = 66  # bytes of a binary message that a terminal shows; in base64, without padding
 _PROGRESS = 0.2  # seconds between two lines of progress
@@ -197,8 +203,9 @@ class _Screen(Output):
         return f"{clock()} {text}" if self.args.timestamps else text
 
     def message(self, message: str | bytes) -> None:
+        text = _NOTE.sub("  ", self.text(message))
         with Progress.out_of_the_way():
-            self.write(f"{self.text(message)}\n")
+            self.write(f"{text}\n")
 
     def write(self, text: str) -> None:
         try:

@@ -18,19 +18,21 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
+from ..options import read_options
+from ..policies import Attempts, NoReconnect
 from ..sansio.http11 import redacted
 from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
+from .files import open_private
 from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
 from .output import OutputError, Progress, Terminal, described, note, output_failed, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import BinaryIO, Callable, Iterable, Iterator
+    from typing import Callable, Iterable, Iterator
 
     from ..blocking.connection import Connection
-    from ..policies import Retries
     from .formats import Sendable
     from .output import Output
 
@@ -43,6 +45,60 @@ _OFFLINE = 0.05  # seconds between two looks for the next connection
 _TICK: float | None = 0.5 if os.name == "nt" else None
 
 
+class Connector:
+    """What opens one connection after the other, as ``--reconnect`` says.
+
+    Args:
+        open_connection: opens one.
+        show: called with a failure to open one.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        recorder: Recorder,
+        open_connection: Callable[[], Connection],
+        show: Callable[[Exception], object],
+    ) -> None:
+        from threading import Event
+
+        self.leaving = Event()  # set when this side asks for the end
+        self._recorder, self._open, self._show = recorder, open_connection, show
+        options = read_options(args.url, args.options)
+        policy = NoReconnect() if args.reconnect is None else args.reconnect
+        self._attempts = Attempts("--reconnect", policy, options, self._tell)
+
+    def _tell(self, attempt: int, delay: float, failure: Exception) -> None:
+        if isinstance(failure, ConnectionClosed):
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+        else:
+            self._show(failure)
+            note(f"connecting again in {delay:.1f} s")
+
+    def connect(self, failure: Exception | None = None) -> Connection | None:
+        """Open a connection, the first one or that after *failure*.
+
+        Returns:
+            An open one; ``None`` if *failure* or this side is the end of it.
+
+        Raises:
+            Exception: the last failure, when the policy gives up.
+        """
+        while True:
+            if failure is not None:
+                delay = self._attempts.failed(failure)
+                if delay is None or self.leaving.wait(delay):
+                    return None
+            try:
+                ws = self._open()
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self._attempts.opened()
+            self._recorder.open(ws)
+            return ws
+
+
 class Session:
     """An open connection, the input that goes into it, and the output that comes out of it."""
 
@@ -52,19 +108,13 @@ class Session:
         args: Namespace,
         output: Output,
         recorder: Recorder,
-        reopen: Callable[[], Connection],
-        retries: Retries | None,
+        connector: Connector,
     ) -> None:
         from threading import Event
 
-        self.reopen, self.retries = reopen, retries
+        self.ws, self.connector, self.recorder = ws, connector, recorder
         self.count = 0  # of messages received
         self.greeted = False  # whether the messages of -m are sent
-        self.leaving = Event()  # set when this side asks for the end
-
-        self.recorder = recorder
-
-        self.ws = ws
         self.told: Connection | None = None  # the last one whose end is written down
         self.args = args
         self.output = output
@@ -89,7 +139,8 @@ class Session:
         except ConnectionClosed as exc:
             ended = exc
         except KeyboardInterrupt as exc:
-            return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
+            with _second_ends_at_once():
+                return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
         if not isinstance(self.output, Terminal):
@@ -107,30 +158,21 @@ class Session:
                 problem = self.tell_end(exc)
                 if problem:
                     return problem
-                if self.closing or self.failure is not None or not self.reconnect(exc):
+                # /close on a terminal is the program's, too.
+                over = self.closing or self.ws._closed_by_program or self.failure is not None
+                if over or not self.reconnect(exc):
                     raise
 
-    def reconnect(self, failure: BaseException) -> bool:
-        """Connect again, as often as the policy says; whether there is a connection."""
-        while self.retries is not None:
-            delay = self.retries.next_delay(failure)
-            if delay is None:
-                break
-            note(f"{described(failure)}; connecting again in {delay:.1f} s")
-            if self.leaving.wait(delay):
-                break
-            try:
-                ws = self.reopen()
-            except (WebSocketException, OSError) as exc:
-                failure = exc
-                continue
-            self.retries.opened()
+    def reconnect(self, failure: ConnectionClosed) -> bool:
+        """Go on with another connection, if ``--reconnect`` says so; whether there is one."""
+        ws = self.connector.connect(failure)
+        while ws is not None:
             try:
                 for message in self.greetings() if self.greeted else ():
                     self.tell_sent(message)
                     ws.send(message)
             except ConnectionClosed as exc:
-                failure = exc
+                ws = self.connector.connect(exc)
                 continue
             self.ws = ws
             note("connected again")
@@ -246,7 +288,7 @@ class Session:
                 ws.send(message)
                 return
             except ConnectionClosed:
-                if self.retries is None:
+                if self.args.reconnect is None:
                     raise
                 while self.ws is ws:  # a moment: this is for when there is no connection
                     if self.over.wait(_OFFLINE):
@@ -309,16 +351,16 @@ class Session:
         from threading import TIMEOUT_MAX
 
         idle, wait = self.args.idle, self.args.wait
+        start = monotonic()
+        end = start + (math.inf if wait is None else wait)
         if idle is None and wait is None:
             if isinstance(self.output, Terminal):
                 self.close()
                 return
             idle = math.inf if self.args.count else _IDLE
-        start = monotonic()
-        end = start + (math.inf if wait is None else wait)
-        if idle is not None and idle < math.inf:
-            self.settle(min(_PONG, end - start))
-            start = monotonic()
+            if idle < math.inf:
+                self.settle()
+                start = monotonic()
         while True:
             silent = math.inf if idle is None else max(self.heard, start) + idle
             left = min(silent, end) - monotonic()
@@ -329,16 +371,16 @@ class Session:
         self.expired = True
         self.close()
 
-    def settle(self, patience: float) -> None:
+    def settle(self) -> None:
         """Wait until the server has read all that was sent: until it answers a ping."""
         try:
-            self.ws.ping().wait(patience)
+            self.ws.ping().wait(_PONG)
         except (TimeoutError, ConnectionClosed):
             pass  # some servers don't answer pings: silence has to do
 
     def close(self) -> None:
         self.closing = True
-        self.leaving.set()
+        self.connector.leaving.set()
         self.ws.close(self.args.close_code, self.args.close_reason)
 
 
@@ -376,6 +418,24 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextmanager
+def _second_ends_at_once() -> Iterator[None]:
+    """Let a signal end the process in this block, which a first one has begun."""
+    import signal
+    import threading
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):  # else it is ignored, or ends it already
+                before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _block_interrupts() -> None:
     """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
     import signal
@@ -407,17 +467,11 @@ def _typed(history: History, terminal: Terminal) -> Iterator[str]:
 class Recorder:
     """The file of ``--record``: a line of JSON for each event; nothing without a file.
 
-    Each line is written at once, by whichever thread has it: O_APPEND keeps lines whole.
+    Each line is written at once, by whichever thread has it: appending keeps lines whole.
     """
 
     def __init__(self, path: str | None) -> None:
-        # It may hold what nobody else should read.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self.file: BinaryIO | None = None
-        if path is not None:
-            self.file = open(
-                path, "wb", buffering=0, opener=lambda path, _: os.open(path, flags, 0o600)
-            )
+        self.file = None if path is None else open_private(path, os.O_TRUNC)
 
     def end(self) -> None:
         """Close the file; what comes later isn't recorded."""
