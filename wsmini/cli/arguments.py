@@ -382,16 +382,21 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
         if args.reconnect is None:
             parser.error("--end-after-1000 needs --reconnect")
         args.reconnect.after_normal_close = False
-    if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
-        parser.error("--raw would let the server drive the terminal: redirect standard output")
-    if args.output and _is_terminal(args.output):
-        parser.error("--output would let the server drive the terminal: leave it out")
     if not args.demo:
         try:
+            _check_output(args)
             _check_formats(args)
             args.options = connect_options(args)
         except (ValueError, OSError, ImportError) as exc:
             parser.error(str(exc))
+
+
+def _check_output(args: Namespace) -> None:
+    """A terminal must not be driven by what a server sends."""
+    if args.output and _is_terminal(args.output):
+        raise ValueError("--output would let the server drive the terminal: leave it out")
+    if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
+        raise ValueError("--raw would let the server drive the terminal: redirect standard output")
 
 
 def _is_terminal(path: str) -> bool:
