@@ -20,9 +20,28 @@ from contextlib import contextmanager
 
 import pytest
 from helpers import PATIENCE, PROMPT, ROOT
+from pairs import eventually
 
 from wsmini import ConnectionClosed
-from wsmini.testing import Challenge, CloseWith, Cut, Opcode, Refuse, fault_server, scripted_server
+from wsmini.testing import (
+    Bomb,
+    Challenge,
+    CloseWith,
+    Cut,
+    Drip,
+    EndlessHeader,
+    Garbage,
+    IgnoreClose,
+    Opcode,
+    Redirect,
+    Refuse,
+    Reset,
+    Send,
+    Stall,
+    WrongAccept,
+    fault_server,
+    scripted_server,
+)
 
 PATHS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
 
@@ -119,6 +138,8 @@ def argv_for(name, url, folder):
         "feeds": [f"a={url}"],
         "proxy": [url.replace("ws:", "http:"), "ws://h.example/", "question"],
         "asyncio_feed": [url, folder / "file"],
+        "service": [url, folder / "health", "a"],
+        "service_callbacks": [url, folder / "health", "a"],
     }[name]
 
 
@@ -205,7 +226,10 @@ def test_signals_end_it_in_each_state_within_a_second(name, state, number, heard
     assert status == -number
 
 
-@pytest.mark.parametrize("name", PATHS)
+SERVICES = ("service", "service_callbacks")  # which never give up
+
+
+@pytest.mark.parametrize("name", sorted(set(PATHS) - set(SERVICES)))
 def test_it_gives_up_when_the_server_does_not_know_it(name, tmp_path):
     with fault_server(then=Refuse(404)) as server, pipe(tmp_path / "pipe"):
         with Program(name, *argv_for(name, server.url, tmp_path)) as program:
@@ -542,6 +566,40 @@ def test_a_feed_is_stored_over_several_connections(heard, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "file").read_text().splitlines()]
     assert lines == [{"hex": "ff"} if n.endswith("None") else n for n in numbers]
     assert "connecting again" in program.notes
+
+
+FAULTS = [
+    *(Refuse(503), Refuse(404), Refuse(503, retry_after=0), Redirect(), WrongAccept()),
+    *(Garbage(), EndlessHeader(), Challenge("a", "b"), Drip(size=9, handshake=True)),
+    *(Cut(), Cut(handshake=True), Cut(after=3), Reset(), Reset(after=20, handshake=True)),
+    *(Stall(), Stall(after=40, handshake=True), Bomb(), IgnoreClose(), Send(b"\x83\0")),
+    *(CloseWith(code) for code in (1000, 1001, 1008, 1012, 4000)),
+]
+
+
+def closed_feeds(path):
+    return json.loads(path.read_text())["closed"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_loses_no_feed(name, tmp_path):
+    """With every fault that there is; each feed is subscribed again on its next connection."""
+    feeds = [f"feed{number}" for number in range(20)]
+    health = tmp_path / "health"
+    with fault_server(*FAULTS, messages=["news"]) as server:
+        with Program(name, server.url, health, *feeds) as program:
+            reads = threading.Thread(target=program.process.stderr.read, daemon=True)
+            subscribed = set()
+            while len(subscribed) < len(feeds) or server.connections < len(FAULTS):
+                feed, _, message = program.line().partition(" ")
+                # The server sends everything back.
+                if json.loads(message) == json.dumps({"subscribe": feed}):
+                    subscribed.add(feed)
+            eventually(lambda: server.connections >= len(FAULTS) and not closed_feeds(health))
+            assert json.loads(health.read_text())["feeds"] == 20
+            program.process.send_signal(signal.SIGTERM)
+            reads.start()
+            assert program.process.wait(PATIENCE) == -signal.SIGTERM
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")
