@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ..blocking.connection import Connection
     from ..sansio.http11 import Headers, Response
 
-# What hints call it -> what it is called here.
+# An option as hints name it, for programs -> as it is named here.
 _OPTIONS = {
     "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
     "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
@@ -189,13 +189,21 @@ def _bench(ws: Connection, args: Namespace) -> int:
 
 def _show_failure(exc: Exception, verbose: int) -> int:
     """Say why there is no connection; return the exit status for that."""
-    text = described(exc)
-    for name, option in _OPTIONS.items():
-        text = text.replace(name, option)
+    text, hint = described(exc), getattr(exc, "hint", "")
+    if hint:  # not what the server says, which may have the same words
+        head, _, tail = text.rpartition(hint)
+        text = f"{head}{_with_options(hint)}{tail}"
     note(f"cannot connect: {text}")
     if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
         _show_refusal(exc.response, verbose)
     return _failure_status(exc)
+
+
+def _with_options(hint: str) -> str:
+    """A hint for programs with the names of options of the command line."""
+    for keyword, option in _OPTIONS.items():
+        hint = hint.replace(keyword, option)
+    return hint
 
 
 def _failure_status(exc: Exception) -> int:
