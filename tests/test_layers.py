@@ -81,7 +81,8 @@ def allowed():
     program = set()
     for name in (
         "cli.formats", "cli.files", "cli.arguments", "cli.commands", "cli.output",
-        "cli.session", "cli.manual", "cli.benchmark", "cli.tracing", "cli.program", "cli",
+        "cli.recorder", "cli.signals", "cli.terminal", "cli.session", "cli.manual",
+        "cli.benchmark", "cli.tracing", "cli.program", "cli",
     ):  # fmt: skip
         rules[name] = below | program | {"blocking.connection"}
         program.add(name)

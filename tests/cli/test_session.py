@@ -11,6 +11,7 @@ import pytest
 from helpers import PATIENCE, PROMPT, splits
 
 from wsmini.cli import arguments, files, formats, output, session
+from wsmini.cli import terminal as terminal_module
 from wsmini.exceptions import Close, connection_closed
 
 CLOSES = {  # received, sent, received first -> with the code 4001 as our own
@@ -138,7 +139,7 @@ PRINTABLE = {
 
 @pytest.mark.parametrize("text, expected", PRINTABLE.values(), ids=PRINTABLE)
 def test_what_could_drive_a_terminal_is_escaped(text, expected):
-    assert output._printable(text) == expected
+    assert output.printable(text) == expected
 
 
 def test_binary_messages_are_cut_on_a_terminal():
@@ -158,7 +159,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("text, columns, lines", WRAPPED.values(), ids=WRAPPED)
 def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
-    assert output._wrapped(text, columns) == lines
+    assert terminal_module._wrapped(text, columns) == lines
 
 
 # -- the terminal --
@@ -166,10 +167,10 @@ def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
 
 def test_a_terminal_without_cursor_movements_has_one_prompt(monkeypatch):
     """A message may come while a line is typed, and behind it before the next prompt is there."""
-    monkeypatch.setattr(output, "_saved_terminal", lambda: None)
-    monkeypatch.setattr(output, "_hook_readline", lambda hook: False)
-    monkeypatch.setattr(output, "_line_buffer", lambda: "ty")
-    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    monkeypatch.setattr(terminal_module, "_saved_terminal", lambda: None)
+    monkeypatch.setattr(terminal_module, "_hook_readline", lambda hook: False)
+    monkeypatch.setattr(terminal_module, "_line_buffer", lambda: "ty")
+    terminal = terminal_module.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
     monkeypatch.setattr(terminal, "smart", False)
     monkeypatch.setattr(terminal, "restore", lambda: None)
     written = []
@@ -214,8 +215,8 @@ def test_the_mode_of_the_terminal_is_restored_after_readline_has_set_it(monkeypa
 
     monkeypatch.setitem(sys.modules, "readline", Readline)
     monkeypatch.setattr("builtins.input", typed)
-    monkeypatch.setattr(output, "_saved_terminal", lambda: lambda: log.append("restored"))
-    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    monkeypatch.setattr(terminal_module, "_saved_terminal", lambda: lambda: log.append("restored"))
+    terminal = terminal_module.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
     terminal.changing = Watched()
     monkeypatch.setattr(terminal, "write", lambda text: None)
     thread = threading.Thread(target=terminal.read_line)

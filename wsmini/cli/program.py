@@ -41,10 +41,12 @@ from .output import (
     displayed,
     note,
     output_failed,
-    output_for,
     write,
 )
-from .session import Connector, Recorder, Session, Terminated, terminable
+from .recorder import Recorder
+from .session import Connector, Session
+from .signals import Terminated, terminable
+from .terminal import output_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,27 +14,27 @@ from __future__ import annotations
 import math
 import os
 import sys
-from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
 from ..options import read_options
 from ..policies import Attempts, NoReconnect
-from ..sansio.http11 import redacted
 from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
-from .files import open_private
-from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
-from .output import OutputError, Progress, Terminal, described, note, output_failed, write
+from .formats import CHUNK, close_record, parser_for, reading_for
+from .output import OutputError, Progress, described, note, output_failed
+from .signals import Terminated, block_interrupts, second_ends_at_once
+from .terminal import Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Callable, Iterable, Iterator
+    from typing import Callable, Iterator
 
     from ..blocking.connection import Connection
     from .formats import Sendable
     from .output import Output
+    from .recorder import Recorder
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
@@ -139,7 +139,7 @@ class Session:
         except ConnectionClosed as exc:
             ended = exc
         except KeyboardInterrupt as exc:
-            with _second_ends_at_once():
+            with second_ends_at_once():
                 return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
@@ -259,7 +259,7 @@ class Session:
 
     def feed(self) -> None:
         """Send the input, then close when the replies are there."""
-        _block_interrupts()
+        block_interrupts()
         try:
             for message in self.messages():
                 if isinstance(message, (str, bytes)):
@@ -394,60 +394,6 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
-    import signal
-    import threading
-
-    def terminate(*args: object) -> None:
-        raise Terminated
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def _second_ends_at_once() -> Iterator[None]:
-    """Let a signal end the process in this block, which a first one has begun."""
-    import signal
-    import threading
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(signal.getsignal(number)):  # else it is ignored, or ends it already
-                before[number] = signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _block_interrupts() -> None:
-    """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
-    import signal
-
-    if hasattr(signal, "pthread_sigmask"):
-        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-
-
-# -- input --
-
-
 def _typed(history: History, terminal: Terminal) -> Iterator[str]:
     """Lines typed on a terminal, but for empty ones."""
     while True:
@@ -462,49 +408,3 @@ def _typed(history: History, terminal: Terminal) -> Iterator[str]:
         if line:
             history.add(line)
             yield line
-
-
-class Recorder:
-    """The file of ``--record``: a line of JSON for each event; nothing without a file.
-
-    Each line is written at once, by whichever thread has it: appending keeps lines whole.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self.file = None if path is None else open_private(path, os.O_TRUNC)
-
-    def end(self) -> None:
-        """Close the file; what comes later isn't recorded."""
-        file, self.file = self.file, None
-        if file is not None:
-            file.close()
-
-    def write(self, fields: dict[str, object]) -> None:
-        if self.file is not None:
-            try:
-                write(as_json(fields) + b"\n", self.file)
-            except OSError as exc:
-                raise OutputError(exc) from exc
-
-    def open(self, ws: Connection) -> None:
-        """The handshake, without its secrets."""
-        if self.file is not None:
-            shown = [[name, redacted(name, value)] for name, value in ws.response_headers.items()]
-            # Not the URL: tokens are in queries, and paths hold names.
-            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
-
-    def message(self, direction: str, message: str | bytes) -> None:
-        if self.file is not None:
-            self.write(record(direction, message))
-
-    def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
-        """The *parts* of a message that is being sent; a recorded one has to fit into memory."""
-        kept = []
-        for part in parts:
-            if self.file is not None:
-                kept.append(part)
-            yield part
-        if kept:
-            first = kept[0]
-            whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore
-            self.message("sent", whole)
