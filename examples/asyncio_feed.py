@@ -6,9 +6,8 @@ Shows ``wsmini.aio`` with ``async for`` over connections. Between the tasks is a
 when the disk is slower than the server, the queue is full, reading stops, and the server has to
 wait. At the end, all that was received is stored.
 
-Exit status: 0 when the server has closed with 1000; 1 when it is of no use to connect again, or the
-file can't be written, and standard error says why; 130 after Ctrl-C and 143 after SIGTERM, which
-close with 1001.
+Exit status: 1 when it is of no use to connect again, or the file can't be written, and standard
+error says why. Ctrl-C and SIGTERM close with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -37,17 +36,12 @@ def note(text: str) -> None:
     print(f"asyncio_feed: {text}", file=sys.stderr, flush=True)
 
 
-def retryable(failure: BaseException) -> bool:
-    """Whether to connect again, as usual; it hears of each failure, and so can report it."""
-    again = wsmini.retryable(failure)
-    if again:
-        note(f"connecting again: {failure}")
-    return again
+def report(attempt: int, delay: float, failure: Exception) -> None:
+    note(f"connecting again in {delay:.1f} s: {failure}")
 
 
 async def receive(url: str, queue: Queue) -> None:
-    policy = wsmini.Backoff(retryable=retryable)
-    async for ws in connect(url, policy=policy, close_timeout=CLOSE):
+    async for ws in connect(url, on_reconnect=report, close_timeout=CLOSE):
         try:
             async with ws:  # closes with 1001 when the task is cancelled
                 async for message in ws:
@@ -118,4 +112,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

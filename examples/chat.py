@@ -6,9 +6,8 @@ Shows the blocking API with two threads: the main one receives, and another one 
 and sends. When the connection is lost, there is another one; what is typed meanwhile isn't sent,
 and that is said. The end of input (Ctrl-D) closes the connection.
 
-Exit status: 0 after the end of input, or when the server has closed with 1000; 1 when it is of no
-use to connect again, and standard error says why; 130 after Ctrl-C and 143 after SIGTERM, which
-close with 1001.
+Exit status: 0 after the end of input; 1 when it is of no use to connect again, and standard error
+says why. Ctrl-C and SIGTERM close with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ class Chat:
 
     def run(self) -> int:
         """Print what comes, over one connection after the other; the exit status."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # that ends a program where it isn't blocked
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, for wait_for_signal()
         threading.Thread(target=self.wait_for_signal, daemon=True).start()
         keyboard = threading.Thread(target=self.read_keyboard, daemon=True)
@@ -79,7 +79,8 @@ class Chat:
         self.status = 128 + number
         self.close(1001)
         time.sleep(GRACE)
-        os._exit(self.status)  # it is connecting, which can't be told to end
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        os.kill(os.getpid(), number)  # it is connecting, which can't be told to end
 
     def close(self, code: int) -> None:
         self.over.set()
@@ -105,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

@@ -6,8 +6,8 @@ Shows many ``Client`` objects on one ``Loop``. Each connects again by itself; on
 reported, and the others go on. Once a minute, and at SIGUSR1, standard error tells how each of them
 is doing.
 
-Exit status: 0 when each server has closed with 1000; 1 when it was of no use to connect to one of
-them again; 130 after Ctrl-C and 143 after SIGTERM, which close all with 1001.
+Exit status: 1 when it was of no use to connect to any of them again. Ctrl-C and SIGTERM close all
+with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -101,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

@@ -9,7 +9,7 @@ without an answer. The password comes from the environment, because everybody on
 command lines. Without ``proxy=``, wsmini does what ``https_proxy`` and the like say.
 
 Exit status: 0 when all are answered; 1 when that can't be, and standard error says whether it is
-because of the proxy; 130 after Ctrl-C and 143 after SIGTERM, which close with 1001.
+because of the proxy. Ctrl-C and SIGTERM close with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -74,15 +74,11 @@ def main() -> int:
         sys.exit(__doc__)
     try:
         client = Asker(sys.argv[2], with_credentials(sys.argv[1]), sys.argv[3:])
-        status = client.run_forever()
+        return client.run_forever()
     except (OSError, ValueError, wsmini.WebSocketException) as exc:
         note(reason(exc))
         return 1
-    if client.questions and not status:
-        note(f"the server has closed, with {len(client.questions)} questions left")
-        return 1
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

@@ -7,8 +7,8 @@ a named pipe, gives one number a line; set its speed before, with ``stty -F /dev
 Measurements wait in the client's outbox while there is no connection. A device that is unplugged is
 opened again when it is back.
 
-Exit status: 0 when the server has closed with 1000; 1 when it is of no use to connect again, and
-standard error says why; 130 after Ctrl-C and 143 after SIGTERM, which close with 1001.
+Exit status: 1 when it is of no use to connect again, and standard error says why. Ctrl-C and
+SIGTERM close with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -131,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

@@ -6,8 +6,8 @@ Shows a ``Client`` with its callbacks as methods. A lost connection comes back b
 ``on_open`` subscribes again. Prices are JSON, ``{"symbol": "EURUSD", "price": 1.08}``; what isn't
 one of those asked for is reported and skipped, rather than trusted.
 
-Exit status: 0 when the server has closed with 1000; 1 when it is of no use to connect again, and
-standard error says why; 130 after Ctrl-C and 143 after SIGTERM, which close with 1001.
+Exit status: 1 when it is of no use to connect again, and standard error says why. Ctrl-C and
+SIGTERM close with 1001, and then the program dies of them.
 """
 
 from __future__ import annotations
@@ -62,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

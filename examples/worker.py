@@ -10,8 +10,9 @@ SIGTERM and Ctrl-C let the job in hand come to its end, and its answer go out. W
 end the program within a second, whether it is connected, connecting, or waiting to connect. A
 second signal doesn't wait for anything.
 
-Exit status: 0 when the server has closed with 1000; 1 when it is of no use to connect again, and
-standard error says why; 130 after Ctrl-C and 143 after SIGTERM, which close with 1001.
+Exit status: 0 when the server has closed with 1000, as it has no more jobs; 1 when it is of no use
+to connect again, and standard error says why. Ctrl-C and SIGTERM close with 1001, and then the
+program dies of them.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # that ends a program where it isn't blocked
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in all threads, for wait_for_signal()
         threading.Thread(target=self.wait_for_signal, daemon=True).start()
+        policy = wsmini.Backoff(after_normal_close=False)
         for ws in wsmini.reconnect(
-            self.url, stop=self.stop, on_reconnect=self.report, close_timeout=GRACE
+            self.url, policy=policy, stop=self.stop, on_reconnect=self.report, close_timeout=GRACE
         ):
             self.ws = ws
             if self.stop.is_set():
@@ -98,7 +100,7 @@ class Worker:
             if self.ws is not None:
                 self.ws.close(1001)
         time.sleep(GRACE)
-        os._exit(self.status)  # it is connecting, which can't be told to end
+        os.kill(os.getpid(), number)  # it is connecting, which can't be told to end
 
 
 def main() -> int:
@@ -112,4 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    wsmini.exit_with(main())

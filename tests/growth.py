@@ -21,12 +21,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__":
     sys.path.insert(0, ROOT)
 
-from wsmini.opening.auth import Challenge, digest, parse_challenges  # noqa: E402
-
 from wsmini.cli.tracing import FrameScanner  # noqa: E402
 from wsmini.exceptions import InvalidHeader, InvalidMessage, InvalidStatus, InvalidURI  # noqa: E402
 from wsmini.opening.cookies import MAX_COOKIES, cookie_header, store_cookies  # noqa: E402
 from wsmini.policies import retry_after  # noqa: E402
+from wsmini.sansio.auth import Challenge, digest, parse_challenges  # noqa: E402
 from wsmini.sansio.deflate import PerMessageDeflate  # noqa: E402
 from wsmini.sansio.extensions import parse_extensions  # noqa: E402
 from wsmini.sansio.frames import header  # noqa: E402

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 import fakes
-from wsmini.opening.sockets import SocketStream
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import NoReconnect
 
 

@@ -79,7 +79,8 @@ def allowed():
     # The command line is a program like any other: it uses the blocking front end.
     program = set()
     for name in (
-        "cli.formats", "cli.arguments", "cli.commands", "cli.output", "cli.session", "cli.manual",
+        "cli.formats", "cli.files", "cli.arguments", "cli.commands", "cli.output",
+        "cli.recorder", "cli.signals", "cli.terminal", "cli.session", "cli.manual",
         "cli.benchmark", "cli.tracing", "cli.program", "cli",
     ):  # fmt: skip
         rules[name] = below | program | {"blocking.connection"}
@@ -87,7 +88,8 @@ def allowed():
     rules["cli.program"].add("testing")
     for name in ("sansio", "opening", "blocking", "events", "callbacks"):
         rules[name] = set()
-    rules["__main__"] = {"cli"}
+    rules["exiting"] = set()
+    rules["__main__"] = {"cli", "exiting"}
     not_loaded = {*FRONT_ENDS[2], *FRONT_ENDS[-1], "__main__"} | program
     rules["__init__"] = set(rules) - not_loaded
     return rules

@@ -13,8 +13,6 @@ import pytest
 from wsmini.exceptions import (
     Close,
     ConnectionClosed,
-    ConnectionClosedError,
-    ConnectionClosedOK,
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
@@ -30,16 +28,15 @@ from wsmini.exceptions import (
     TooManyRedirects,
     connection_closed,
 )
+from wsmini.options import Options
 from wsmini.policies import (
     Attempts,
     Backoff,
     Fixed,
     NoReconnect,
     add_note,
-    check_loop,
-    check_policy,
-    closed_by_program,
-    failure_after,
+    check_on_reconnect,
+    read_policy,
     retry_after,
     retryable,
 )
@@ -119,7 +116,10 @@ YES = {
     "socks proxy can't reach it": DestinationRefused("host unreachable"),
     **{f"status {code}": status(code) for code in (408, 425, 429, 500, 502, 503, 504, 599)},
     "proxy 502": status(502, proxy=True),
-    **{f"received {code}": received(code) for code in (1001, 1005, 1011, 1012, 1013, 1014)},
+    **{
+        f"received {code}": received(code)
+        for code in (1000, 1001, 1005, 1011, 1012, 1013, 1014, 3008)
+    },
     "lost": connection_closed(None, None, None),
     "received, not answered": connection_closed(Close(1012, ""), None, None),
     "no pong": sent(1011, answered=False),
@@ -154,7 +154,7 @@ NO = {
     "proxy 403": status(403, proxy=True),
     **{
         f"received {code}": received(code)
-        for code in (1000, 1002, 1003, 1007, 1008, 1009, 1010, 3000, 4000, 4999)
+        for code in (1002, 1003, 1007, 1008, 1009, 1010, 3000, 4000, 4999)
     },
     **{f"we failed it: {code}": sent(code, False) for code in (1002, 1003, 1007, 1008, 1009, 1010)},
     "we failed it, answered": sent(1002),
@@ -178,36 +178,6 @@ def test_what_would_go_wrong_again_is_not_retried(failure):
 def test_ssl_is_not_needed_to_decide(monkeypatch):
     monkeypatch.delitem(sys.modules, "ssl")
     assert retryable(LOST)
-
-
-@pytest.mark.parametrize(
-    "failure, expected",
-    [
-        (LOST, False),
-        (connection_closed(None, None, None), False),
-        (received(1000), True),
-        (received(1001), False),
-        (received(4000), False),
-        (sent(1000, answered=False), True),
-        (sent(1001), True),
-        (sent(4000), True),
-        (sent(1002), False),
-        (sent(1011), False),
-    ],
-)
-def test_whether_the_end_was_wanted(failure, expected):
-    assert closed_by_program(failure) is expected
-
-
-def test_a_connection_that_the_body_has_left_counts_as_lost():
-    ours = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), False)
-    theirs = ConnectionClosedOK(Close(1000, ""), Close(1000, ""), True)
-    lost = ConnectionClosedError(None, None)
-    assert failure_after(ours, False) == (None, False)
-    assert failure_after(theirs, True) == (None, False)
-    assert failure_after(lost, True) == (lost, False)
-    failure, left = failure_after(ours, True)
-    assert left and retryable(failure)
 
 
 # -- when --
@@ -280,6 +250,104 @@ def test_time_without_a_connection_does_not_count_as_stable():
     assert delays(retries, 1) == [0.5]
     clock.now += 1000
     assert delays(retries, 1) == [1]
+
+
+# -- once a connection has been open --
+
+EVEN_THEN_NOT = {
+    *("url", "proxy url", "argument", "bug", "interrupt", "protocol error alone"),
+    *("status 401", "proxy 407", "we failed it, answered"),
+    *(name for name in NO if name.startswith(("received", "we "))),
+} - {"we failed it: 1002", "we failed it: 1007", "we failed it, answered"}
+
+
+@pytest.mark.parametrize("name", NO)
+def test_what_looks_permanent_may_pass_where_a_connection_has_been_open(name):
+    retries = Backoff(jitter=None).start()
+    retries.opened()
+    assert retries.next_delay(NO[name]) == (None if name in EVEN_THEN_NOT else 60)
+
+
+def test_what_looks_permanent_counts_as_an_attempt():
+    retries = Backoff(jitter=None, attempts=2).start()
+    retries.opened()
+    assert delays(retries, 2, status(404)) == [60, 60]
+    assert delays(retries, 1) == [None]
+
+
+def test_what_looks_permanent_is_the_callers_to_judge():
+    retries = Backoff(retryable=lambda failure: retryable(failure)).start()
+    retries.opened()
+    assert delays(retries, 1, status(404)) == [None]
+
+
+@pytest.mark.parametrize("option", ["auth", "additional_headers"])
+@pytest.mark.parametrize("failure", [status(401), status(407, proxy=True)], ids=["401", "407"])
+def test_credentials_that_a_callable_makes_may_be_right_the_next_time(option, failure):
+    kept = Attempts("x", Fixed(3), Options("ws://x", **{option: lambda *args: None}))
+    with pytest.raises(type(failure)):
+        kept.failed(failure)
+    kept.opened()
+    assert kept.failed(failure) == 3
+
+
+# -- a server's 1000, and connections that are left --
+
+
+@pytest.mark.parametrize("policy", [Backoff(after_normal_close=False), NoReconnect()])
+def test_a_normal_close_ends_quietly_where_the_policy_says_so(policy):
+    assert attempts(policy).failed(received(1000)) is None
+    assert attempts(policy).failed(connection_closed(Close(1000, ""), None, None)) is None
+
+
+def test_a_normal_close_is_retried_else_and_no_way_to_end_silently():
+    kept = attempts(Fixed(3, attempts=1))
+    kept.opened()
+    assert kept.failed(received(1000)) == 3
+    kept.opened()
+    with pytest.raises(ConnectionClosed):
+        kept.failed(received(1000))
+
+
+@pytest.mark.parametrize("failure", [received(1000), received(1012), sent(1000), LOST])
+def test_a_connection_that_the_program_has_closed_is_the_last(failure):
+    assert attempts(Fixed(0)).failed(failure, closed_by_program=True) is None
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+def test_a_connection_that_was_left_is_followed_after_the_first_delay(code):
+    kept = attempts(Backoff(jitter=None, attempts=3, retryable=lambda failure: False))
+    for _ in range(5):
+        kept.opened()
+        assert kept.failed(sent(code)) == 0.5
+    assert attempts(Backoff(attempts=0)).failed(sent(code)) is None
+    assert attempts(NoReconnect()).failed(sent(code, answered=False)) is None
+
+
+def test_the_time_since_a_connection_was_left_does_not_count_as_stable():
+    clock = Clock()
+    retries = Backoff(jitter=None, clock=clock).start()
+    assert delays(retries, 2) == [0.5, 1]
+    retries.opened()
+    assert retries.left() == 0.5
+    clock.now += 1000
+    assert delays(retries, 1) == [2]
+
+
+def test_a_policy_of_the_users_is_asked_for_its_first_delay():
+    class Policy:
+        def start(self):
+            self.count = 0
+            return self
+
+        def opened(self):
+            pass
+
+        def next_delay(self, failure):
+            self.count += 1
+            return float(self.count)
+
+    assert attempts(Policy()).failed(sent(1000)) == 1
 
 
 def test_fixed_waits_the_same_each_time():
@@ -401,15 +469,21 @@ def test_fixed_checks_its_delay():
         Fixed(-1)
 
 
-@pytest.mark.parametrize("policy", [None, True, 5, Backoff, lambda: None])
+@pytest.mark.parametrize("policy", [True, 5, Backoff, NoReconnect, lambda: None])
 def test_what_is_no_policy_is_refused(policy):
     with pytest.raises(TypeError, match="Backoff"):
-        check_policy(policy)
+        read_policy(policy, None)
+    with pytest.raises(TypeError, match="Backoff"):
+        read_policy(None, policy)
 
 
 @pytest.mark.parametrize("policy", [Backoff(), Fixed(1), NoReconnect()])
-def test_policies_are_accepted(policy):
-    check_policy(policy)
+def test_policies_are_accepted_under_either_name(policy):
+    assert read_policy(policy, None) is policy
+    assert read_policy(None, policy) is policy
+    assert isinstance(read_policy(None, None), Backoff)
+    with pytest.raises(TypeError, match="the same"):
+        read_policy(policy, policy)
 
 
 def test_policies_show_their_settings():
@@ -436,20 +510,23 @@ class Logger:
     def info(self, text, *args):
         self.lines.append(text % args)
 
+    def debug(self, text, *args):
+        pass
 
-def attempts(policy, *args):
-    return Attempts("the loop", policy, *args)
+
+def attempts(policy, on_reconnect=None, logger=None):
+    return Attempts("the loop", policy, Options("ws://x", logger=logger), on_reconnect)
 
 
 def test_attempts_are_counted_and_told():
     calls, logger = [], Logger()
     kept = attempts(Fixed(2), lambda *args: calls.append(args) or "told", logger)
     first, second = ConnectionRefusedError("one"), TimeoutError("two")
-    assert kept.failed(first) == (2, "told")
-    assert kept.failed(second) == (2, "told")
+    assert kept.failed(first) == 2 and kept.told == "told"
+    assert kept.failed(second) == 2
     kept.opened()
     lost = connection_closed(None, None, None)
-    assert kept.failed(lost) == (2, "told")
+    assert kept.failed(lost) == 2
     assert calls == [(2, 2, first), (3, 2, second), (1, 2, lost)]
     assert len(logger.lines) == 3 and logger.lines[0] == "connecting again in 2.0 s: one"
 
@@ -459,21 +536,14 @@ def test_attempts_are_counted_and_told():
     [(0, "after the connection ended"), (1, "1 failed attempt in"), (2, "2 failed attempts in")],
 )
 def test_who_gives_up_says_after_what(failures, said):
-    kept = attempts(Fixed(0, attempts=max(0, failures - 1)), None, None)
+    kept = attempts(Fixed(0, attempts=max(0, failures - 1)))
     for _ in range(failures - 1):
-        assert kept.failed(OSError("refused")) == (0, None)
+        assert kept.failed(OSError("refused")) == 0
     last = OSError("refused") if failures else connection_closed(None, None, None)
     with pytest.raises(type(last)) as caught:
         kept.failed(last)
     assert caught.value is last
     assert said in last.__notes__[0] and last.__notes__[0].startswith("the loop gave up")
-
-
-def test_a_connection_that_was_left_or_closed_normally_ends_the_loop_quietly():
-    normal = connection_closed(Close(1000, ""), Close(1000, ""), True)
-    assert attempts(None, None, None).failed(normal) is None
-    ours = connection_closed(None, Close(1001, ""), None)
-    assert attempts(NoReconnect(), None, None).failed(ours, True) is None
 
 
 def test_delays_of_others_policies_are_kept_within_bounds():
@@ -483,14 +553,13 @@ def test_delays_of_others_policies_are_kept_within_bounds():
         def next_delay(self, failure):
             return self.answers.pop(0)
 
-    kept = attempts(Policy(), None, None)
-    assert kept.failed(OSError()) == (0, None)
-    assert 1e5 < kept.failed(OSError())[0] < 1e12
+    kept = attempts(Policy())
+    assert kept.failed(OSError()) == 0
+    assert 1e5 < kept.failed(OSError()) < 1e12
 
 
-@pytest.mark.parametrize("policy, on_reconnect", [(Fixed, None), (3, None), (None, 3)])
-def test_what_a_loop_is_not_made_of(policy, on_reconnect):
+def test_on_reconnect_is_callable():
     with pytest.raises(TypeError):
-        check_loop(policy, on_reconnect)
-    check_loop(None, None)
-    check_loop(Fixed(1), print)
+        check_on_reconnect(3)
+    check_on_reconnect(None)
+    check_on_reconnect(print)

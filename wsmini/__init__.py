@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     from .callbacks.client import Client
     from .callbacks.loop import Loop
+    from .exiting import exit_with
 
 __all__ = [
     "Backoff",
@@ -93,6 +94,7 @@ __all__ = [
     "WebSocketException",
     "__version__",
     "connect",
+    "exit_with",
     "reconnect",
     "retryable",
     "unverified_context",
@@ -100,12 +102,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The callback API, loaded when it is asked for: a quarter of what there is."""
-    if name not in ("Client", "Loop"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .callbacks import client, loop
+    """Load what not all programs need, when it is asked for: the callback API is a quarter."""
+    if name == "exit_with":
+        from .exiting import exit_with
 
-    globals().update(Client=client.Client, Loop=loop.Loop)
+        globals()[name] = exit_with
+    elif name in ("Client", "Loop"):
+        from .callbacks import client, loop
+
+        globals().update(Client=client.Client, Loop=loop.Loop)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals()[name]
 
 

@@ -23,6 +23,7 @@ class ConnectionInfo:
 
     _called = "wsmini"
     _protocol: ClientProtocol  # which the connection sets
+    _closed_by_program = False  # whether close() was called: then a loop over connections ends
 
     def __init__(self, opened: Opened) -> None:
         self.request: Request = opened.request

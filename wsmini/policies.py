@@ -1,14 +1,16 @@
-"""When to connect again: the policies, one for every front end. Nothing here waits.
+"""When to connect again: the policies, and ``Attempts``, which asks them for every front end.
 
-A policy is any object with ``start()``, which returns what keeps count for one client: an object
-with ``opened()`` and ``next_delay(failure)``. A front end calls ``opened()`` when a connection has
-opened, and ``next_delay(failure)`` when an attempt has failed or a connection has ended; it is told
-how many seconds to wait before the next attempt, or ``None`` to give up. Policies don't change and
+A policy is any object with ``start()``, which returns the count of one client: an object with
+``opened()`` and ``next_delay(failure)``. ``Attempts`` calls ``opened()`` when a connection has
+opened, and ``next_delay(failure)`` when an attempt has failed or a connection has ended; the answer
+is the seconds to wait before the next attempt, or ``None`` to give up. Policies don't change and
 may be shared between clients and threads; what ``start()`` returns belongs to one client.
 
 A *failure* is the exception that says what happened: ``OSError``, ``TimeoutError`` or
 ``InvalidHandshake`` where no connection could be opened, ``ConnectionClosed`` where an open one has
-ended, also where it ended well.
+closed, also where it closed normally.
+
+Nothing here waits.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import time
 
 from .exceptions import (
     ConnectionClosed,
-    ConnectionClosedError,
     InvalidHandshake,
     InvalidProxyStatus,
     InvalidStatus,
@@ -30,10 +31,10 @@ from .sansio.proxy_url import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from logging import Logger
-    from typing import Callable, Literal, Optional, Protocol, Tuple
+    from typing import Callable, Literal, Protocol
 
     from .exceptions import Close
+    from .options import Options
     from .sansio.http11 import Response
 
     Reported = Callable[[int, float, Exception], object]
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
         def opened(self) -> None: ...
 
-        def next_delay(self, failure: BaseException) -> Optional[float]: ...
+        def next_delay(self, failure: BaseException) -> float | None: ...
 
     class Policy(Protocol):
         """What decides when to connect again."""
@@ -66,7 +67,8 @@ _MISFITS = (
 )  # fmt: skip
 _TLS_RECORDS = (20, 21, 22, 23)  # the types of RFC 8446, 5.1
 _STATUSES = {408, 425, 429}  # besides 5xx
-_CODES = {1001, 1005, 1006, 1011, 1012, 1013, 1014}
+_CODES = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3008}
+_LEFT = (1000, 1001)  # with which a connection is closed that the program has left
 
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 # RFC 9110, 5.6.7: three forms, two of them obsolete and to be understood still.
@@ -85,16 +87,18 @@ def retryable(failure: BaseException) -> bool:
         * TLS that broke off, and certificates that are *not yet* valid.
         * Responses 408, 425, 429 and 5xx, of the server or a proxy; a connection that was closed
           instead of an answer; a SOCKS proxy that can't reach the server.
-        * Connections that were lost (1006, 1005), and those that the server closed with 1001,
-          1011, 1012, 1013 or 1014, or we with 1011: no answer to pings.
+        * Connections that were lost (1006, 1005), and those that the server closed with 1000, 1001,
+          1011 to 1014, or 3008; or we with 1011: no answer to pings.
 
     No:
         * A URL, a proxy or an option that is wrong.
         * Certificates and names that aren't trusted, by us or by the server.
         * Any other response: 401, 403, 404, 407, a redirect that can't be followed...
-        * 1000: it is over. 1002, 1003 and 1007 to 1010: it would go wrong again. 3000 to 4999 mean
-          what the server wants them to mean; ``retryable=`` of a policy can say what that is.
+        * 1002, 1003 and 1007 to 1010: it would go wrong again. 3000 to 4999 mean what the server
+          wants them to mean; ``retryable=`` of a policy can say what that is.
         * Connections that the program has closed.
+
+    ``Backoff`` and ``Fixed`` are more patient than this once a connection has been open.
     """
     if isinstance(failure, ConnectionClosed):
         ours = _sent_first(failure)
@@ -129,36 +133,34 @@ def speaks_no_tls(failure: BaseException) -> bool:
     return bool(first_bytes) and first_bytes[0] not in _TLS_RECORDS
 
 
-def closed_by_program(failure: BaseException) -> bool:
-    """Whether the program wanted the connection to end, or the server closed it with 1000."""
-    if not isinstance(failure, ConnectionClosed):
-        return False
-    ours = _sent_first(failure)
-    return failure.code == 1000 if ours is None else ours.code in (1000, 1001) or ours.code >= 3000
+def _retryable_once_open(failure: BaseException) -> bool:
+    """Whether to connect again after *failure* to a server with which it has worked before.
 
-
-def failure_after(closed: ConnectionClosed, left: bool) -> Tuple[Optional[ConnectionClosed], bool]:
-    """What a loop over connections asks the policy about when one has ended; ``None`` to end.
-
-    Args:
-        closed: how it ended.
-        left: whether the body of the loop came back with a connection that was well. The policy is
-            asked as if it were lost then: a body that always comes back at once must not make a
-            busy loop.
-
-    Returns:
-        The failure, and whether it is only that the body has left.
+    Then a captive portal, a roll-out that answers 404, or a certificate that was renewed an hour
+    late are more likely than a program that is wrong, and a device has to come back by itself.
     """
-    if not closed_by_program(closed):
-        return closed, False
-    if left and not closed.rcvd_then_sent:
-        return ConnectionClosedError(None, None), True
-    return None, False
+    if isinstance(failure, ConnectionClosed):
+        ours = _sent_first(failure)
+        return ours is not None and ours.code in (1002, 1007)  # bytes that were damaged, say
+    if isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+        if failure.response.status_code in (401, 407):
+            # The same credentials would lock the account.
+            return getattr(failure, "fresh_credentials", False)
+    return isinstance(failure, (OSError, InvalidHandshake))
 
 
-def _sent_first(closed: ConnectionClosed) -> Optional[Close]:
-    """The Close that we began the end with; ``None`` if we didn't."""
+def _sent_first(closed: ConnectionClosed) -> Close | None:
+    """The Close that we began the end with; ``None`` if the server did, or nobody."""
     return None if closed.rcvd_then_sent else closed.sent
+
+
+def _closed_normally(failure: BaseException) -> bool:
+    """Whether the server has closed with 1000."""
+    return (
+        isinstance(failure, ConnectionClosed)
+        and _sent_first(failure) is None
+        and failure.code == 1000
+    )
 
 
 class Backoff:
@@ -167,6 +169,11 @@ class Backoff:
     The n-th wait (from 0 on) is a random time of up to ``min(maximum, initial * factor**n)``
     seconds. Counting starts again once a connection has stayed open for *stable_after* seconds: a
     server that accepts connections and drops them is no reason to hurry.
+
+    Once a connection has been open, failures to open another one that look permanent (a captive
+    portal, a 404, an expired certificate) are retried too, within *attempts*, after up to *maximum*
+    seconds; 401 and 407 only where a callable makes the credentials. So are connections that we
+    have closed with 1002 or 1007. With a *retryable* of your own, that alone decides.
 
     ``Retry-After``, of a response that is retried, is the least to wait: seconds or a date, which
     is compared with the response's own ``Date``, or the clock where it has none; at most an hour.
@@ -180,6 +187,8 @@ class Backoff:
         attempts: how many times in a row to connect again before giving up; ``None``: no limit.
         stable_after: seconds.
         retryable: called with the failure: whether to connect again at all.
+        after_normal_close: whether to connect again when the server has closed with 1000; if not,
+            a loop over connections ends there without raising.
         random: called without arguments: a number from 0 on and below 1. For tests, as *clock*.
         clock: called without arguments: seconds.
 
@@ -193,11 +202,12 @@ class Backoff:
         initial: float = 0.5,
         factor: float = 2.0,
         maximum: float = 60.0,
-        jitter: Optional[Literal["full"]] = "full",
-        attempts: Optional[int] = None,
+        jitter: Literal["full"] | None = "full",
+        attempts: int | None = None,
         stable_after: float = 30.0,
         retryable: Callable[[BaseException], object] = retryable,
-        random: Optional[Callable[[], float]] = None,
+        after_normal_close: bool = True,
+        random: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.initial = _number("initial", initial)
@@ -219,6 +229,7 @@ class Backoff:
             if not callable(value):
                 raise TypeError(f"{name} is a callable, not {value!r}")
         self.jitter, self.attempts, self.retryable = jitter, attempts, retryable
+        self.after_normal_close = after_normal_close
         self._random, self._clock = random, clock
 
     def start(self) -> Retries:
@@ -243,33 +254,37 @@ class Fixed(Backoff):
     Args:
         delay: seconds; 0 for tests.
         jitter: ``"full"`` to wait a random time of up to *delay* seconds.
-        attempts, stable_after, retryable, random, clock: as for ``Backoff``.
+        attempts, stable_after, retryable, after_normal_close, random, clock: as for ``Backoff``.
     """
 
     def __init__(
         self,
         delay: float,
         *,
-        jitter: Optional[Literal["full"]] = None,
-        attempts: Optional[int] = None,
+        jitter: Literal["full"] | None = None,
+        attempts: int | None = None,
         stable_after: float = 30.0,
         retryable: Callable[[BaseException], object] = retryable,
-        random: Optional[Callable[[], float]] = None,
+        after_normal_close: bool = True,
+        random: Callable[[], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         delay = _number("delay", delay)
         super().__init__(
             initial=delay or 1.0, factor=1, maximum=delay or 1.0, jitter=jitter, attempts=attempts,
-            stable_after=stable_after, retryable=retryable, random=random, clock=clock,
+            stable_after=stable_after, retryable=retryable, after_normal_close=after_normal_close,
+            random=random, clock=clock,
         )  # fmt: skip
         self.initial = self.maximum = delay
 
 
 class NoReconnect:
-    """Never connect again."""
+    """Never connect again. A server's 1000 ends a loop over connections without raising."""
+
+    after_normal_close = False
 
     def start(self) -> Retries:
-        """What keeps count: nothing does."""
+        """The count of one client: there is nothing to count."""
         return self
 
     def opened(self) -> None:
@@ -285,113 +300,173 @@ class NoReconnect:
 class _Count:
     """How often a client has failed since its last stable connection."""
 
-    __slots__ = ("_ceiling", "_failures", "_opened", "_policy")
+    __slots__ = ("_ceiling", "_failures", "_opened", "_policy", "_worked")
 
     def __init__(self, policy: Backoff) -> None:
         self._policy = policy
         self._failures = 0
         self._ceiling = policy.initial
-        self._opened: Optional[float] = None
+        self._opened: float | None = None
+        self._worked = False  # whether a connection has been open
 
     def opened(self) -> None:
-        """A connection has opened; ``next_delay`` is called at its end."""
+        """A connection has opened; ``next_delay`` or ``left`` is called at its end."""
         self._opened = self._policy._clock()
+        self._worked = True
 
-    def next_delay(self, failure: BaseException) -> Optional[float]:
+    def left(self) -> float | None:
+        """Seconds to wait after the program has left a connection: the first delay.
+
+        That is no failure, so nothing grows; but a body that always comes back at once must not
+        make a busy loop.
+        """
+        self._reset_if_stable()
+        policy = self._policy
+        return None if policy.attempts == 0 else policy._delay(policy.initial, 0.0)
+
+    def next_delay(self, failure: BaseException) -> float | None:
         """Seconds to wait after *failure*, or ``None`` to give up."""
+        self._reset_if_stable()
+        policy = self._policy
+        if self._failures == policy.attempts:
+            return None
+        if not policy.after_normal_close and _closed_normally(failure):
+            return None
+        ceiling = self._ceiling
+        if not policy.retryable(failure):
+            # A predicate of the user's has the last word.
+            patient = self._worked and policy.retryable is retryable
+            if not (patient and _retryable_once_open(failure)):
+                return None
+            ceiling = policy.maximum
+        self._failures += 1
+        self._ceiling = min(self._ceiling * policy.factor, policy.maximum)
+        return policy._delay(ceiling, retry_after(failure))
+
+    def _reset_if_stable(self) -> None:
+        """Count from 0 again if a connection has ended that was stable."""
         policy, opened = self._policy, self._opened
         self._opened = None
         if opened is not None and policy._clock() - opened >= policy.stable_after:
             self._failures, self._ceiling = 0, policy.initial
-        if self._failures == policy.attempts or not policy.retryable(failure):
-            return None
-        ceiling, self._failures = self._ceiling, self._failures + 1
-        self._ceiling = min(ceiling * policy.factor, policy.maximum)
-        return policy._delay(ceiling, retry_after(failure))
 
 
-def check_policy(policy: object) -> None:
-    """Raise ``TypeError`` unless *policy* is one, for front ends to call at once."""
-    if isinstance(policy, type) or not callable(getattr(policy, "start", None)):
-        raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {policy!r}")
+# -- for the front ends --
 
 
-def add_note(exc: BaseException, note: str) -> None:
-    """What ``exc.add_note`` does from Python 3.11 on (PEP 678)."""
-    exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
+def read_policy(policy: Policy | None, reconnect: Policy | None) -> Policy:
+    """The policy that was passed under one of its two names; ``Backoff()`` if none was.
+
+    Raises:
+        TypeError: if both were, or it is none.
+    """
+    if policy is not None and reconnect is not None:
+        raise TypeError("reconnect and policy are the same: use one")
+    given = policy if reconnect is None else reconnect
+    if given is None:
+        return Backoff()
+    if isinstance(given, type) or not callable(getattr(given, "start", None)):
+        raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {given!r}")
+    return given
 
 
-def tell_attempts(failure: BaseException, who: str, failed: int, policy: Policy) -> None:
-    """Note on *failure* that *policy* has made *who* give up, after *failed* attempts in a row."""
-    what = "after the connection ended"
-    if failed:
-        what = f"after {failed} failed attempt{'s' * (failed > 1)} in a row"
-    add_note(failure, f"{who} gave up {what}, as {policy!r} says")
-
-
-def check_loop(policy: Optional[Policy], on_reconnect: Optional[Reported]) -> None:
-    """Raise ``TypeError`` unless ``Attempts`` can be made of these, for front ends at once."""
-    if policy is not None:
-        check_policy(policy)
+def check_on_reconnect(on_reconnect: Reported | None) -> None:
+    """Raise ``TypeError`` if it is none, before the first attempt."""
     if on_reconnect is not None and not callable(on_reconnect):
         raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
 
 
+def add_note(exc: BaseException, note: str) -> None:
+    """Do as ``exc.add_note`` does from Python 3.11 on (PEP 678)."""
+    exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
+
+
 class Attempts:
-    """What a loop over connections keeps: the attempts that have failed in a row, and whom to tell.
+    """The one rule of what comes after a connection, or a failure to open one.
+
+    ``reconnect()``, ``async for``, ``Client`` and ``--reconnect`` each have one of these for as
+    long as they run. They call ``opened()`` when a connection is open, and ``failed()`` when it is
+    closed or couldn't be opened, and wait for the seconds that it returns.
 
     Args:
-        loop: its name, for the note on the exception that it ends with.
-        policy: asked after each failure; ``Backoff()`` if it is ``None``.
+        loop: the name of the front end, for the note on the exception that it ends with.
+        policy: asked after each failure.
+        options: of the connections.
         on_reconnect: called with the number of the next attempt, the seconds until then, and the
-            failure.
-        logger: told the same, at info level.
+            failure. The options' logger is told the same, at info level.
     """
 
     def __init__(
         self,
         loop: str,
-        policy: Optional[Policy],
-        on_reconnect: Optional[Reported],
-        logger: Optional[Logger],
+        policy: Policy,
+        options: Options,
+        on_reconnect: Reported | None = None,
     ) -> None:
-        self._loop, self._on_reconnect, self._logger = loop, on_reconnect, logger
-        self._policy: Policy = Backoff() if policy is None else policy
-        self._retries, self._failed = self._policy.start(), 0
+        self._loop, self._policy, self._on_reconnect = loop, policy, on_reconnect
+        self._logger = options.logger
+        self._fresh = callable(options.auth) or callable(options.additional_headers)
+        self._retries, self._failed = policy.start(), 0
+        self.told: object = None  # what on_reconnect has returned, which may be awaitable
 
     def opened(self) -> None:
         """A connection has opened."""
         self._failed = 0
         self._retries.opened()
 
-    def failed(self, failure: Exception, left: bool = False) -> Optional[Tuple[float, object]]:
-        """A connection couldn't be opened, or has ended; *left* is as in ``failure_after``.
+    def failed(self, failure: Exception, closed_by_program: bool = False) -> float | None:
+        """Say when to connect again, after a connection is closed or couldn't be opened.
+
+        Args:
+            failure: how it is closed, or why it couldn't be opened.
+            closed_by_program: whether the program has called ``close()``, at whatever time.
 
         Returns:
-            The seconds to wait, and what ``on_reconnect`` has returned; ``None`` to end the loop.
+            The seconds to wait; ``None`` to end without raising.
 
         Raises:
             Exception: *failure*, with a note that tells the attempts, if the policy gives up.
         """
-        if isinstance(failure, ConnectionClosed):
-            ended, left = failure_after(failure, left)
-            if ended is None:
-                return None
-            failure = ended
-        else:
-            self._failed += 1
-        delay = self._retries.next_delay(failure)
-        if delay is None and left:
+        if closed_by_program:
             return None
-        if delay is None:
-            tell_attempts(failure, self._loop, self._failed, self._policy)
-            raise failure
-        told = None
+        closed = failure if isinstance(failure, ConnectionClosed) else None
+        ours = closed and _sent_first(closed)
+        if ours and ours.code in _LEFT:
+            # No explicit close(): the body of the loop has come back, or that of a ``with`` in it.
+            delay = self._delay_after_leaving(failure)
+            if delay is None:
+                return None
+        else:
+            if closed is None:
+                self._failed += 1
+                failure.fresh_credentials = self._fresh  # type: ignore[attr-defined]
+            delay = self._retries.next_delay(failure)
+            if delay is None:
+                self._give_up(failure)
+                return None
+        self.told = None
         if self._on_reconnect is not None:
-            told = self._on_reconnect(self._failed + 1, delay, failure)
+            self.told = self._on_reconnect(self._failed + 1, delay, failure)
         if self._logger is not None:
             self._logger.info("connecting again in %.1f s: %s", delay, failure)
-        return min(max(delay, 0.0), FOREVER), told
+        return min(max(delay, 0.0), FOREVER)
+
+    def _delay_after_leaving(self, failure: Exception) -> float | None:
+        left = getattr(self._retries, "left", None)
+        if left is not None:
+            return left()  # type: ignore[no-any-return]
+        # A policy of the user's: what it says at first.
+        return self._policy.start().next_delay(failure)
+
+    def _give_up(self, failure: Exception) -> None:
+        """Raise *failure*, unless it is a normal end that the policy takes for one."""
+        if _closed_normally(failure) and not getattr(self._policy, "after_normal_close", False):
+            return
+        what = "after the connection ended"
+        if self._failed:
+            what = f"after {self._failed} failed attempt{'s' * (self._failed > 1)} in a row"
+        add_note(failure, f"{self._loop} gave up {what}, as {self._policy!r} says")
+        raise failure
 
 
 # -- Retry-After --
@@ -422,7 +497,7 @@ def _least(response: Response, now: Callable[[], float]) -> float:
     return until - (now() if date is None else date)
 
 
-def _timestamp(date: str) -> Optional[float]:
+def _timestamp(date: str) -> float | None:
     """Seconds from 1970 to *date*, or ``None`` if it isn't one of HTTP."""
     import re  # few servers send dates
 

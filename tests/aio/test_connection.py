@@ -546,8 +546,22 @@ def test_reconnecting_goes_on_where_the_body_has_left_an_open_connection(run, ur
         return count
 
     assert run(main(Fixed(0.0))) == 3
-    assert run(main(Fixed(0.0, attempts=1))) == 2
+    assert run(main(Fixed(0.0, attempts=1))) == 3  # nothing has failed
     assert run(main(NoReconnect())) == 1
+
+
+def test_reconnecting_goes_on_behind_async_with(run, url):
+    async def main():
+        count = 0
+        async for ws in connect(url, policy=Fixed(0.0)):
+            count += 1
+            async with ws:
+                await ws.send("x")
+                if count == 3:
+                    await ws.close()
+        return count
+
+    assert run(main()) == 3
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4000])
@@ -595,6 +609,9 @@ def test_leaving_a_reconnecting_loop_closes_the_connection(run, url):
     run(main())
 
 
+POLICY = Fixed(0.0, after_normal_close=False)
+
+
 class Loops:
     """A server that drops *drops* connections, refuses the next two and accepts the one behind."""
 
@@ -630,14 +647,14 @@ def test_attempts_are_reported_as_by_the_blocking_loop(run, is_coroutine):
 
     async def main(url):
         on_reconnect = report_later if is_coroutine else report
-        async for ws in connect(url, policy=Fixed(0.0), on_reconnect=on_reconnect):
+        async for ws in connect(url, policy=POLICY, on_reconnect=on_reconnect):
             with contextlib.suppress(ConnectionClosed):
                 await ws.recv()
 
     with scripts() as url:
         run(main(url))
     with scripts() as url:
-        for ws in reconnect(url, policy=Fixed(0.0), on_reconnect=lambda *a: plain.append(a)):
+        for ws in reconnect(url, policy=POLICY, on_reconnect=lambda *a: plain.append(a)):
             with contextlib.suppress(ConnectionClosed):
                 ws.recv()
     assert told(reports) == told(plain)
@@ -676,7 +693,8 @@ def test_stop_ends_the_wait_for_another_connection(run, url):
 def test_without_a_stop_the_wait_passes(run):
     async def main(url):
         count, stop = 0, asyncio.Event()
-        async for ws in connect(url, policy=Fixed(0.01), stop=stop):
+        policy = Fixed(0.01, after_normal_close=False)
+        async for ws in connect(url, policy=policy, stop=stop):
             count += 1
             await ws.wait_closed()
         return count
@@ -776,7 +794,7 @@ def test_each_attempt_has_a_token_of_its_own(run, name, is_coroutine):
 
     async def main(url):
         options = {name: headers_later if is_coroutine else headers}
-        async for ws in connect(url, policy=Fixed(0.0), **options):
+        async for ws in connect(url, policy=POLICY, **options):
             await ws.wait_closed()
 
     with serving(script) as url:

@@ -71,9 +71,25 @@ def test_the_next_connection_comes_when_one_is_lost():
     ]  # fmt: skip
 
 
-def test_a_normal_close_of_the_server_ends_it():
+def test_a_normal_close_of_the_server_ends_it_only_where_the_policy_says_so():
+    with serving(1000, 1000, "stay") as server:
+        for number, ws in enumerate(loop(server), 1):
+            if number < 3:
+                assert list(ws) == []
+            else:
+                ws.close()
     with serving(1000) as server:
-        assert [list(ws) for ws in loop(server)] == [[]]
+        policy = wsmini.Fixed(0, after_normal_close=False)
+        assert [list(ws) for ws in loop(server, policy)] == [[]]
+
+
+@pytest.mark.parametrize("act", [1000, 1012])
+def test_a_close_is_remembered_whoever_was_first(act):
+    with serving(act) as server:
+        for ws in loop(server):
+            with contextlib.suppress(wsmini.ConnectionClosed):
+                ws.recv()
+            ws.close()
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4000])
@@ -93,13 +109,25 @@ def test_an_open_connection_that_the_body_leaves_is_closed_and_another_one_made(
     assert server.closes == [1000, 1000, 1000]
 
 
-def test_leaving_an_open_connection_waits_as_after_a_lost_one():
+@pytest.mark.parametrize("inner", [True, False], ids=["with", "body"])
+def test_leaving_an_open_connection_goes_on_after_the_first_delay(inner):
     delays = []
     policy = wsmini.Backoff(initial=0.001, jitter=None, attempts=2)
-    with serving("stay", "stay", "stay") as server:
-        for _ in loop(server, policy, on_reconnect=lambda *args: delays.append(args[1])):
-            pass
-    assert delays == [0.001, 0.002]  # and then it ends: nothing has failed
+    with serving(*["stay"] * 5) as server:
+        for number, ws in enumerate(
+            loop(server, policy, on_reconnect=lambda *args: delays.append(args[1])), 1
+        ):
+            if number == 5:
+                ws.close()
+            elif inner:
+                with ws:
+                    assert ws.recv() == "hello"
+    assert delays == [0.001] * 4
+
+
+def test_leaving_a_connection_that_is_not_to_be_replaced_ends_it():
+    with serving("stay") as server:
+        assert [ws.recv() for ws in loop(server, wsmini.NoReconnect())] == ["hello"]
 
 
 left_at_once = pytest.mark.skipif(
@@ -165,10 +193,10 @@ def test_a_connection_that_is_not_to_be_replaced_raises_its_end():
 
 def test_retry_after_is_waited_for():
     delays = []
-    with serving((503, {"Retry-After": "0.05"}), 1000) as server:
+    with serving((503, {"Retry-After": "0.05"}), "stay") as server:
         started = time.monotonic()
         for ws in loop(server, on_reconnect=lambda *args: delays.append(args[1])):
-            list(ws)
+            ws.close()
         assert time.monotonic() - started >= 0.05
     assert delays == [0.05]
 
@@ -272,6 +300,8 @@ def test_a_delay_is_kept_within_what_systems_can_wait():
     "options, error, text",
     [
         ({"policy": wsmini.Backoff}, TypeError, "policy"),
+        ({"reconnect": wsmini.NoReconnect}, TypeError, "policy"),
+        ({"policy": NOW, "reconnect": NOW}, TypeError, "the same"),
         ({"stop": True}, TypeError, "stop"),
         ({"on_reconnect": 1}, TypeError, "on_reconnect"),
         ({"nonsense": 1}, TypeError, "nonsense"),
@@ -305,9 +335,9 @@ def test_failures_are_logged():
             self.lines.append(text % args)
 
     logger = Logger()
-    with serving("drop", 1000) as server:
+    with serving("drop", "stay") as server:
         for ws in loop(server, logger=logger):
-            list(ws)
+            ws.close()
     assert len(logger.lines) == 1
     assert logger.lines[0].startswith("connecting again in 0.0 s: connection closed")
 
@@ -317,7 +347,7 @@ def test_reconnecting_often_keeps_nothing():
     with serving(*[1012] * count, 1000) as server:
         before = threading.active_count()
         opened = 0
-        for ws in loop(server):
+        for ws in loop(server, wsmini.Fixed(0, after_normal_close=False)):
             opened += 1
             with contextlib.suppress(wsmini.ConnectionClosed):
                 ws.recv()
@@ -342,7 +372,8 @@ def test_each_attempt_has_a_token_of_its_own():
         return {"X-Token": next(tokens)}
 
     with scripted_server(script) as server:
-        for ws in wsmini.reconnect(server.url, policy=NOW, additional_headers=headers):
+        policy = wsmini.Fixed(0, after_normal_close=False)
+        for ws in wsmini.reconnect(server.url, policy=policy, additional_headers=headers):
             with contextlib.suppress(wsmini.ConnectionClosed):
                 ws.recv()
     assert sent == ["a", "b", "c"]

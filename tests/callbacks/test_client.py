@@ -13,11 +13,26 @@ from helpers import PATIENCE, SEED
 
 from wsmini.callbacks.client import _NEXT, Client
 from wsmini.callbacks.loop import Loop
-from wsmini.exceptions import ConnectionClosed, InvalidState, InvalidStatus, SendBufferFull
+from wsmini.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidState,
+    InvalidStatus,
+    SendBufferFull,
+)
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import Backoff, Fixed, NoReconnect
 from wsmini.sansio.protocol import State
-from wsmini.testing import Cut, Refuse, Reset, echo_server, fault_server, frame, scripted_server
+from wsmini.testing import (
+    CloseWith,
+    Cut,
+    Refuse,
+    Reset,
+    echo_server,
+    fault_server,
+    frame,
+    scripted_server,
+)
 
 
 @pytest.fixture
@@ -608,9 +623,18 @@ def test_no_reconnect_ends_after_the_first_connection():
         peer.close(1001)
 
     with scripted_server(drop) as server:
-        assert Client(server.url, reconnect=NoReconnect()).run_forever() == 0
-    with pytest.raises(TypeError, match="policy"):
-        Client(server.url, reconnect=None)
+        with pytest.raises(ConnectionClosedOK):
+            Client(server.url, policy=NoReconnect()).run_forever()
+    with pytest.raises(TypeError, match="Backoff"):
+        Client(server.url, reconnect=NoReconnect)
+    with pytest.raises(TypeError, match="the same"):
+        Client(server.url, reconnect=NoReconnect(), policy=NoReconnect())
+
+
+def test_a_servers_normal_close_ends_the_run_where_the_policy_says_so():
+    with fault_server(then=CloseWith(1000)) as server:
+        policy = Fixed(0, after_normal_close=False)
+        assert Client(server.url, reconnect=policy).run_forever() == 0
 
 
 def test_a_client_runs_where_signals_can_not_be_set(server, monkeypatch):
@@ -665,7 +689,8 @@ def test_each_attempt_has_a_token_of_its_own():
         return {"Authorization": str(len(threads))}
 
     with serving_tokens([101, 503, 101], sent) as server:
-        client = Client(server.url, additional_headers=headers, reconnect=Fixed(0))
+        policy = Fixed(0, after_normal_close=False)
+        client = Client(server.url, additional_headers=headers, reconnect=policy)
         assert client.run_forever() == 0
     assert sent == ["1", "2", "3"]
     assert set(threads) == {threading.get_ident()}

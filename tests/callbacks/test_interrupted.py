@@ -16,10 +16,10 @@ import sys
 import fakes
 from helpers import SEED
 from joined import parsed
-from wsmini.opening.sockets import SocketStream
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import NoReconnect
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

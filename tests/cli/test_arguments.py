@@ -65,6 +65,26 @@ def test_headers_from_a_file(tmp_path):
         list(arguments._headers(f"@{path}"))
 
 
+VALUES = {
+    "message": (["-m", "--"], "message", ["--"]),
+    "message behind =": (["--message=--"], "message", ["--"]),
+    "origin": (["--origin", "--"], "origin", "--"),
+    "negative": (["-m", "-5"], "message", ["-5"]),
+}
+
+
+@pytest.mark.parametrize("argv, name, value", VALUES.values(), ids=VALUES)
+def test_an_option_takes_what_comes_next(argv, name, value):
+    args = arguments.parsed(arguments.make_parser(), [*argv, "ws://a"])
+    assert getattr(args, name) == value and args.url == "ws://a"
+
+
+def test_files_of_windows(tmp_path):
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfA: 1\r\n")
+    assert list(arguments._headers(f"@{tmp_path / 'file'}")) == [("A", "1")]
+    assert arguments._first_line(str(tmp_path / "file")) == "A: 1"
+
+
 WRONG = {
     "no URL": ([], "expected a URL, or --demo alone"),
     "--demo with a URL": (["--demo", "ws://localhost"], "expected a URL, or --demo alone"),
@@ -97,6 +117,10 @@ WRONG = {
     "cookies that can't be read": (["--cookie-jar", str(CERTS), "ws://a"], "Is a directory"),
     "password alone": (["--password-file", CA, "ws://a"], "--password-file needs --user"),
     "two formats": (["--hex", "--binary", "ws://a"], "--binary and --hex exclude each other"),
+    "a header that is --": (["-H", "--", "ws://a"], "expected 'NAME: VALUE'"),
+    "an address that is --": (["--resolve", "--", "ws://a"], "expected HOST:PORT:ADDR"),
+    "a number that is --": (["-n", "--", "ws://a"], "invalid number value: '--'"),
+    "an end without another": (["--end-after-1000", "ws://a"], "needs --reconnect"),
     "insecure, but verify": (["--insecure", "--cafile", CA, "wss://a"], "exclude each other"),
 }
 

@@ -10,7 +10,8 @@ import time
 import pytest
 from helpers import PATIENCE, PROMPT, splits
 
-from wsmini.cli import arguments, formats, output, session
+from wsmini.cli import arguments, files, formats, output, session
+from wsmini.cli import terminal as terminal_module
 from wsmini.exceptions import Close, connection_closed
 
 CLOSES = {  # received, sent, received first -> with the code 4001 as our own
@@ -129,13 +130,16 @@ PRINTABLE = {
     "others": ("\0\a\b\r\v\f\x7f", "\\x00\\x07\\x08\\r\\x0b\\x0c\\x7f"),
     "direction": ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"),
     "separators": ("a\u2028b", "a\\u2028b"),
+    "zero width": ("a\u200bb\u2060\ufeff", "a\\u200bb\\u2060\\ufeff"),
+    "annotations": ("\ufff9a\ufffb", "\\ufff9a\\ufffb"),
+    "tags": ("a\U000e0041", "a\\U000e0041"),
     "joined": ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
 }
 
 
 @pytest.mark.parametrize("text, expected", PRINTABLE.values(), ids=PRINTABLE)
 def test_what_could_drive_a_terminal_is_escaped(text, expected):
-    assert output._printable(text) == expected
+    assert output.printable(text) == expected
 
 
 def test_binary_messages_are_cut_on_a_terminal():
@@ -155,7 +159,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("text, columns, lines", WRAPPED.values(), ids=WRAPPED)
 def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
-    assert output._wrapped(text, columns) == lines
+    assert terminal_module._wrapped(text, columns) == lines
 
 
 # -- the terminal --
@@ -163,10 +167,10 @@ def test_lines_are_wrapped_to_the_terminal(text, columns, lines):
 
 def test_a_terminal_without_cursor_movements_has_one_prompt(monkeypatch):
     """A message may come while a line is typed, and behind it before the next prompt is there."""
-    monkeypatch.setattr(output, "_saved_terminal", lambda: None)
-    monkeypatch.setattr(output, "_hook_readline", lambda hook: False)
-    monkeypatch.setattr(output, "_line_buffer", lambda: "ty")
-    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    monkeypatch.setattr(terminal_module, "_saved_terminal", lambda: None)
+    monkeypatch.setattr(terminal_module, "_hook_readline", lambda hook: False)
+    monkeypatch.setattr(terminal_module, "_line_buffer", lambda: "ty")
+    terminal = terminal_module.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
     monkeypatch.setattr(terminal, "smart", False)
     monkeypatch.setattr(terminal, "restore", lambda: None)
     written = []
@@ -211,8 +215,8 @@ def test_the_mode_of_the_terminal_is_restored_after_readline_has_set_it(monkeypa
 
     monkeypatch.setitem(sys.modules, "readline", Readline)
     monkeypatch.setattr("builtins.input", typed)
-    monkeypatch.setattr(output, "_saved_terminal", lambda: lambda: log.append("restored"))
-    terminal = output.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
+    monkeypatch.setattr(terminal_module, "_saved_terminal", lambda: lambda: log.append("restored"))
+    terminal = terminal_module.Terminal(arguments.make_parser().parse_args(["ws://localhost"]))
     terminal.changing = Watched()
     monkeypatch.setattr(terminal, "write", lambda text: None)
     thread = threading.Thread(target=terminal.read_line)
@@ -222,3 +226,68 @@ def test_the_mode_of_the_terminal_is_restored_after_readline_has_set_it(monkeypa
     thread.join(PATIENCE)
     assert log == ["set", "restored"]
     assert not terminal.changing.acquire(timeout=0)  # nobody sets it again
+
+
+# -- formats --
+
+
+DEEP = "[" * 950 + "1," * 100_000 + "1" + "]" * 950
+
+
+@pytest.mark.parametrize("text", [DEEP, "[" * 10**6, "{", "nothing"], ids=len)
+def test_json_that_would_grow_or_is_none_is_shown_as_it_is(text):
+    assert formats.indented(text) == text
+
+
+def test_json_is_indented():
+    assert formats.indented('{"a": [1]}') == '{\n  "a": [\n    1\n  ]\n}'
+
+
+NOT_JSON = ["[" * 10**5, "{}", "3", '{"payload": 3}', '{"type": "x", "payload": "a"}']
+
+
+@pytest.mark.parametrize("text", NOT_JSON, ids=range(len(NOT_JSON)))
+def test_what_is_no_message_in_json_is_an_error(text):
+    with pytest.raises(UnicodeError, match="a line isn't JSON"):
+        formats.from_json(text.encode())
+
+
+def test_a_mark_of_windows_in_front_of_json_is_no_part_of_it():
+    assert formats.from_json(b'\xef\xbb\xbf{"payload": "x"}') == "x"
+
+
+@pytest.mark.parametrize(
+    "line, data", [(b"", b""), (b"AA==", b"\0"), (b"AAA=", b"\0\0"), (b"+/+/", b"\xfb\xff\xbf")]
+)
+def test_base64(line, data):
+    assert formats.from_base64(line) == data
+
+
+@pytest.mark.parametrize("line", [b"AA", b"AA=", b"A===", b"A A=", b"AA==AA==", b"AA==x", b"_-_-"])
+def test_what_is_no_base64_is_an_error(line):
+    with pytest.raises(UnicodeError, match="isn't base64"):
+        formats.from_base64(line)
+
+
+# -- files --
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes and links")
+def test_private_files(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    path.chmod(0o664)
+    with files.open_private(str(path), os.O_APPEND) as file:
+        file.write(b", after")
+    assert path.read_text() == "before, after" and path.stat().st_mode & 0o777 == 0o600
+    files.open_private(str(path), os.O_TRUNC).close()
+    assert path.read_text() == ""
+    files.open_private(os.devnull, os.O_TRUNC).close()
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OSError):
+        files.open_private(str(tmp_path / "link"), os.O_APPEND)
+    path.write_text("theirs")
+    path.chmod(0o606)
+    with pytest.raises(PermissionError, match="others"):
+        files.open_private(str(path), os.O_TRUNC)
+    assert path.read_text() == "theirs"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from helpers import splits
+from helpers import PROMPT, splits
 
 from wsmini import cli
 from wsmini.cli.tracing import FrameScanner, TracedStream
@@ -66,3 +68,11 @@ def test_a_frame_is_shown_once_and_before_it_goes_out():
     shown = [line for line in log if line != "going"]
     assert shown == ["TEXT FIN 5 bytes 'hello'", "TEXT FIN 3 bytes 'you'"]
     assert log[0] == shown[0] and log.index(shown[1]) < len(log) - 1
+
+
+def test_many_frames_at_once_take_linear_time():
+    shown, data = [], frame(Opcode.TEXT) * 1_000_000
+    started = time.process_time()
+    FrameScanner(shown.append).feed(data)
+    assert len(shown) == 1_000_000
+    assert time.process_time() - started < 10 * PROMPT  # quadratic, it would be hours

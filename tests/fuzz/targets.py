@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import http.cookiejar
 
-from wsmini.opening.auth import Authenticator, parse_challenges, strength
-
 from wsmini.cli.tracing import FrameScanner
 from wsmini.exceptions import (
     InvalidHeader,
@@ -22,6 +20,7 @@ from wsmini.exceptions import (
 from wsmini.opening.cookies import MAX_SENT, cookie_header, store_cookies
 from wsmini.opening.proxy import parse_proxy
 from wsmini.policies import retry_after
+from wsmini.sansio.auth import Authenticator, parse_challenges, strength
 from wsmini.sansio.deflate import Deflate, PerMessageDeflate
 from wsmini.sansio.extensions import format_extensions, negotiate, parse_extensions
 from wsmini.sansio.frames import check_close, close_payload, parse_close, read_close

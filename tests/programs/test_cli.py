@@ -8,6 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import threading
 
 import pytest
 from helpers import CERTS, PATIENCE
@@ -171,7 +173,22 @@ def answering(text, event=None):
 
 def test_silence_begins_when_the_server_has_answered_a_ping():
     with scripted_server(answering("late")) as server:
+        assert run(server.url, data=b"question\n") == (0, b"late\n", "")
+
+
+def test_idle_is_silence_and_asks_nothing():
+    frames = []
+
+    def script(peer):
+        peer.accept()
+        frames.append(peer.recv_frame().opcode)
+        frames.append(peer.recv_frame().opcode)
+        peer.send_message("late")
+        peer.send_frame(Opcode.CLOSE, b"\x03\xe8")
+
+    with scripted_server(script) as server:
         assert run(server.url, "--idle=0", data=b"question\n") == (0, b"late\n", "")
+    assert frames == [Opcode.TEXT, Opcode.CLOSE]
 
 
 def test_a_reply_is_flushed_at_once(echo):
@@ -294,8 +311,74 @@ def test_an_interrupt_closes_the_connection_quietly(number):
         process = start(server.url)
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
-        assert finish(process) == (128 + number, b"", "")
+        assert finish(process) == (-number, b"", "")
     assert closes == [(Opcode.CLOSE, b"\x03\xe8")]
+
+
+ENDING = {  # what is done before -> what the process ends with, and what it prints
+    "functions of atexit": ("import atexit; atexit.register(print, 'bye')", -15, b"ready\nbye\n"),
+    "process 1 of a container": ("import os; os.kill = lambda *args: None", 143, b"ready\n"),
+}
+
+
+@posix_only
+@pytest.mark.parametrize("before, status, printed", ENDING.values(), ids=ENDING)
+def test_ending_by_a_signal_cleans_up_before(before, status, printed):
+    def script(peer):
+        peer.accept()
+        peer.send_message("ready")
+        started.set()
+        close = peer.recv_frame()
+        peer.send_frame(Opcode.CLOSE, close.data)
+
+    started = threading.Event()
+    with scripted_server(script) as server:
+        argv = after(before)(server.url)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(argv, env=environment(), **pipes)
+        assert started.wait(PATIENCE)
+        first = process.stdout.read(6)
+        process.send_signal(signal.SIGTERM)
+        end, rest, errors = finish(process)
+    assert (end, first + rest, errors) == (status, printed, "")
+
+
+@posix_only
+def test_a_second_interrupt_does_not_wait_for_the_server():
+    def script(peer):
+        peer.accept()
+        peer.send_message("ready")
+        assert peer.recv_frame().opcode == Opcode.CLOSE
+        closing.set()
+        assert ended.wait(PATIENCE)
+
+    closing, ended = threading.Event(), threading.Event()
+    with scripted_server(script) as server:
+        argv = after("from wsmini.cli import session; session._PART = 10000")(server.url)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(argv, env=environment(), **pipes)
+        assert process.stdout.read(6) == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert closing.wait(PATIENCE)
+        process.send_signal(signal.SIGINT)
+        assert finish(process) == (-signal.SIGINT, b"", "")
+        ended.set()
+
+
+@posix_only
+def test_an_interrupt_that_was_ignored_before_is_ignored(echo):
+    """As for ``python -m wsmini URL &`` in a script: Ctrl-C is for the program in front."""
+    argv = after("")(echo.url, "-n1")
+    ignoring = "import os, signal, sys; signal.signal(2, signal.SIG_IGN)"
+    ignoring += "; os.execv(sys.argv[1], sys.argv[1:])"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(
+        [sys.executable, "-c", ignoring, *argv], env=environment(), **pipes
+    ) as process:
+        eventually(lambda: echo.connections > 0)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(b"a\n", PATIENCE)
+    assert (process.returncode, stdout, stderr) == (0, b"a\n", b"")
 
 
 @pytest.mark.parametrize("blocked", ["readline", "zlib", "ssl", "json"])
@@ -382,13 +465,39 @@ def test_input_goes_over_the_next_connection():
             peer.close(1000)
 
     with scripted_server(script) as server:
-        process = start("--reconnect=0.01", server.url)
+        process = start("--reconnect=0.01", "--end-after-1000", server.url)
         assert process.stdout.readline() == b"first\n"
         eventually(lambda: len(served) == 2)
         process.stdin.write(b"x\n")
         process.stdin.flush()
         status, stdout, _ = finish(process)
     assert (status, stdout) == (0, b"x\n")
+
+
+def test_a_normal_close_is_followed_by_another_connection():
+    def script(peer):
+        peer.accept()
+        if peer.number == 1:
+            peer.close(1000)
+        else:
+            peer.send_message("again")
+
+    with scripted_server(script) as server:
+        assert run(server.url, "--reconnect=0", "-n1")[:2] == (0, b"again\n")
+
+
+def test_what_looks_permanent_may_pass_where_it_has_worked():
+    def script(peer):
+        if peer.number == 2:
+            refuse(peer)
+            return
+        peer.accept()
+        peer.send_message(f"{peer.number}")
+
+    with scripted_server(script) as server:
+        status, stdout, stderr = run(server.url, "--reconnect=0", "-n2")
+    assert (status, stdout) == (0, b"1\n3\n")
+    assert "wsmini: cannot connect: " in stderr
 
 
 def test_what_cannot_help_is_not_tried_again(echo):
@@ -743,7 +852,7 @@ def test_interrupting_a_line_being_typed(blocked, pushed):
     with Terminal(pushed.server.url, blocked=blocked) as terminal:
         terminal.type_at_prompt("half")
         terminal.type("\x03")
-        assert terminal.end() == arguments.INTERRUPTED
+        assert terminal.end() == -signal.SIGINT
         assert "Traceback" not in terminal.text
 
 
@@ -770,3 +879,18 @@ def test_raw_output_does_not_go_to_a_terminal():
     with Terminal("--raw", "ws://127.0.0.1", columns=100) as terminal:
         assert terminal.end() == arguments.USAGE
         assert "redirect standard output" in terminal.text
+
+
+@needs_pty
+def test_a_terminal_is_no_file_for_output():
+    with Terminal("--output=/dev/tty", "--raw", "ws://127.0.0.1", columns=100) as terminal:
+        assert terminal.end() == arguments.USAGE
+        assert "leave it out" in terminal.text
+
+
+@needs_pty
+def test_a_message_is_no_note(echo):
+    message = "a\nwsmini: connection closed"
+    with Terminal(echo.url, "-m", message, "-n1", columns=100) as terminal:
+        assert terminal.end() == 0
+        assert terminal.text == "a\n  wsmini: connection closed"

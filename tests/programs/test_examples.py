@@ -20,9 +20,28 @@ from contextlib import contextmanager
 
 import pytest
 from helpers import PATIENCE, PROMPT, ROOT
+from pairs import eventually
 
 from wsmini import ConnectionClosed
-from wsmini.testing import Challenge, CloseWith, Cut, Opcode, Refuse, fault_server, scripted_server
+from wsmini.testing import (
+    Bomb,
+    Challenge,
+    CloseWith,
+    Cut,
+    Drip,
+    EndlessHeader,
+    Garbage,
+    IgnoreClose,
+    Opcode,
+    Redirect,
+    Refuse,
+    Reset,
+    Send,
+    Stall,
+    WrongAccept,
+    fault_server,
+    scripted_server,
+)
 
 PATHS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
 
@@ -119,6 +138,8 @@ def argv_for(name, url, folder):
         "feeds": [f"a={url}"],
         "proxy": [url.replace("ws:", "http:"), "ws://h.example/", "question"],
         "asyncio_feed": [url, folder / "file"],
+        "service": [url, folder / "health", "a"],
+        "service_callbacks": [url, folder / "health", "a"],
     }[name]
 
 
@@ -202,10 +223,13 @@ def test_signals_end_it_in_each_state_within_a_second(name, state, number, heard
         over.set()
         if state is answering:
             assert get(heard) == 1001
-    assert status == 128 + number
+    assert status == -number
 
 
-@pytest.mark.parametrize("name", PATHS)
+SERVICES = ("service", "service_callbacks")  # which never give up
+
+
+@pytest.mark.parametrize("name", sorted(set(PATHS) - set(SERVICES)))
 def test_it_gives_up_when_the_server_does_not_know_it(name, tmp_path):
     with fault_server(then=Refuse(404)) as server, pipe(tmp_path / "pipe"):
         with Program(name, *argv_for(name, server.url, tmp_path)) as program:
@@ -221,10 +245,18 @@ def test_a_wrong_url_is_an_error(name, tmp_path):
     assert "gopher" in program.notes
 
 
-@pytest.mark.parametrize("name", sorted(set(PATHS) - {"proxy"}))
-def test_a_normal_close_of_the_server_ends_it(name, tmp_path):
+@pytest.mark.parametrize("name", sorted(set(PATHS) - {"proxy", "worker"}))
+def test_a_normal_close_of_the_server_does_not_end_it(name, tmp_path):
     with fault_server(then=CloseWith(1000)) as server, pipe(tmp_path / "pipe"):
         with Program(name, *argv_for(name, server.url, tmp_path)) as program:
+            program.noted("connecting again")
+            program.noted("connecting again")
+            assert program.end(signal.SIGTERM)[0] == -signal.SIGTERM
+
+
+def test_a_server_without_jobs_ends_the_worker(tmp_path):
+    with fault_server(then=CloseWith(1000)) as server:
+        with Program("worker", *argv_for("worker", server.url, tmp_path)) as program:
             assert program.end() == (0, "")
     assert server.connections == 1
 
@@ -269,7 +301,7 @@ def test_the_ticker_subscribes_again(heard):
         with Program("ticker", server.url, "EURUSD", "GBPUSD") as program:
             assert program.line() == "EURUSD 1.0"
             assert program.line() == "EURUSD 2.0"
-            assert program.end(signal.SIGTERM) == (143, "")
+            assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert [get(heard) for _ in range(3)] == [["EURUSD", "GBPUSD"]] * 2 + [1001]
     assert "closed with 1006" in program.notes
     assert "connecting again in " in program.notes
@@ -294,7 +326,7 @@ def test_the_chat_goes_on_over_another_connection():
             program.noted("connected")
             program.type("again\n")
             assert program.line() == "again"
-            assert program.end(signal.SIGINT) == (130, "")
+            assert program.end(signal.SIGINT) == (-signal.SIGINT, "")
     assert server.connections == 2
 
 
@@ -358,7 +390,7 @@ def test_measurements_of_a_serial_port_survive_a_drop_and_an_unplugged_cable(hea
                 unplug(cable)
                 program.noted("will try again")
                 assert values(heard, 1) == [4]
-                assert program.end(signal.SIGTERM) == (143, "")
+                assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert get(heard) == 1001
     assert program.notes.count("not a number") == 3
 
@@ -377,7 +409,7 @@ def test_measurements_that_could_not_be_sent_are_counted(tmp_path):
             program.noted("connecting again")
             os.write(writer, b"1\n" * 1002 + b"noise\n")
             program.noted("noise")
-            assert program.end(signal.SIGTERM) == (143, "")
+            assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert program.notes.count("lost 1.0: 1000 messages wait for a connection") == 2
     assert "1000 measurements weren't sent" in program.notes
 
@@ -401,7 +433,7 @@ def test_a_job_is_done_and_the_next_one_over_another_connection(heard, tmp_path)
             assert get(heard)["error"].startswith("FileNotFoundError")
             assert get(heard)["error"] == "ValueError: that isn't the name of a file"
             assert get(heard)["error"].startswith("TypeError")
-            assert program.end(signal.SIGTERM) == (143, "")
+            assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert get(heard) == 1001
     assert "connecting again" in program.notes
 
@@ -427,7 +459,7 @@ def test_sigterm_lets_the_job_in_hand_come_to_its_end(heard, tmp_path):
         program.noted("behind the job")
         writer.write(b"abc")
         writer.close()
-        assert program.end() == (143, "")
+        assert program.end() == (-signal.SIGTERM, "")
     assert json.loads(get(heard))["sha256"] == hashlib.sha256(b"abc").hexdigest()
     assert get(heard) == 1001
 
@@ -456,15 +488,15 @@ def test_each_feed_lives_by_itself(heard):
                 program.process.send_signal(signal.SIGUSR1)
                 for report in ("one: open, 2", "two: open, 1", "three: closed, 0"):
                     program.noted(f"feeds: {report} messages")
-                assert program.end(signal.SIGTERM) == (143, "")
+                assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert get(heard) == 1001
     assert "one: connecting again" in program.notes
     assert three.connections == 1
 
 
 def test_feeds_that_come_to_their_ends_tell_the_worst():
-    with fault_server(then=Refuse(403)) as bad, fault_server(then=CloseWith(1000)) as good:
-        with Program("feeds", f"a={bad.url}", f"b={good.url}") as program:
+    with fault_server(then=Refuse(403)) as bad, fault_server(then=CloseWith(4000)) as worse:
+        with Program("feeds", f"a={bad.url}", f"b={worse.url}") as program:
             assert program.end() == (1, "")
 
 
@@ -508,8 +540,8 @@ def test_what_a_lost_connection_has_left_is_asked_again():
 
     with scripted_server(script) as proxy:
         status, output, notes = ask(proxy, "one", "two", "three", "four")
-    assert (status, output) == (1, "one, 1\ntwo, 2\nthree, 2\n")
-    assert "connecting again" in notes and "with 1 questions left" in notes
+    assert (status, output) == (0, "one, 1\ntwo, 2\nthree, 2\nfour, 3\n")
+    assert notes.count("connecting again") == 2
 
 
 def test_a_feed_is_stored_over_several_connections(heard, tmp_path):
@@ -528,12 +560,46 @@ def test_a_feed_is_stored_over_several_connections(heard, tmp_path):
     with scripted_server(script) as server:
         with Program("asyncio_feed", server.url, tmp_path / "file") as program:
             assert get(heard) == "received"
-            assert program.end(signal.SIGTERM) == (143, "")
+            assert program.end(signal.SIGTERM) == (-signal.SIGTERM, "")
     assert get(heard) == 1001
     numbers = [f"{n}\n{number}" for n in (1, 2) for number in [*range(1500), None]]
     lines = [json.loads(line) for line in (tmp_path / "file").read_text().splitlines()]
     assert lines == [{"hex": "ff"} if n.endswith("None") else n for n in numbers]
     assert "connecting again" in program.notes
+
+
+FAULTS = [
+    *(Refuse(503), Refuse(404), Refuse(503, retry_after=0), Redirect(), WrongAccept()),
+    *(Garbage(), EndlessHeader(), Challenge("a", "b"), Drip(size=9, handshake=True)),
+    *(Cut(), Cut(handshake=True), Cut(after=3), Reset(), Reset(after=20, handshake=True)),
+    *(Stall(), Stall(after=40, handshake=True), Bomb(), IgnoreClose(), Send(b"\x83\0")),
+    *(CloseWith(code) for code in (1000, 1001, 1008, 1012, 4000)),
+]
+
+
+def closed_feeds(path):
+    return json.loads(path.read_text())["closed"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_loses_no_feed(name, tmp_path):
+    """With every fault that there is; each feed is subscribed again on its next connection."""
+    feeds = [f"feed{number}" for number in range(20)]
+    health = tmp_path / "health"
+    with fault_server(*FAULTS, messages=["news"]) as server:
+        with Program(name, server.url, health, *feeds) as program:
+            reads = threading.Thread(target=program.process.stderr.read, daemon=True)
+            subscribed = set()
+            while len(subscribed) < len(feeds) or server.connections < len(FAULTS):
+                feed, _, message = program.line().partition(" ")
+                # The server sends everything back.
+                if json.loads(message) == json.dumps({"subscribe": feed}):
+                    subscribed.add(feed)
+            eventually(lambda: server.connections >= len(FAULTS) and not closed_feeds(health))
+            assert json.loads(health.read_text())["feeds"] == 20
+            program.process.send_signal(signal.SIGTERM)
+            reads.start()
+            assert program.process.wait(PATIENCE) == -signal.SIGTERM
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device")

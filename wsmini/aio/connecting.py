@@ -9,9 +9,8 @@ from ..exceptions import InvalidHandshake, InvalidState
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
-from ..policies import Attempts, check_loop
+from ..policies import Attempts, check_on_reconnect, read_policy
 from ..sansio.handshake import user_headers
-from ..sansio.protocol import State
 from .connection import Connection
 from .selector_thread import host_loop
 
@@ -33,8 +32,9 @@ class connect:
 
     ``async for ws in connect(url)`` opens one after the other, as ``wsmini.reconnect`` does: a new
     one whenever the loop's body has done with the last, which is closed then. Between two it waits
-    as the policy says. It ends if the program has closed the connection, or the server has with
-    1000; or if the policy gives up: with the failure, and a note that tells the attempts.
+    as the policy says. It ends if the program has called ``close()``, or the policy gives up: with
+    the failure, and a note that tells the attempts. Leaving the body, or an ``async with`` in it,
+    only closes that connection; and a server's 1000 is the policy's to judge.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
@@ -69,13 +69,11 @@ class connect:
             if "additional_headers" in options:
                 raise TypeError("extra_headers is an older name of additional_headers: use one")
             options["additional_headers"] = extra_headers
-        if reconnect is not None and policy is not None:
-            raise TypeError("reconnect and policy are the same: use one")
         if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
             raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
         self._options = read_options(url, options)
-        self._policy = policy if reconnect is None else reconnect
-        check_loop(self._policy, on_reconnect)
+        self._policy = read_policy(policy, reconnect)
+        check_on_reconnect(on_reconnect)
         self._stop, self._on_reconnect = stop, on_reconnect
         self._entered = False
         self._connection: Connection | None = None
@@ -108,9 +106,9 @@ class connect:
         options, stop, report = self._options, self._stop, self._on_reconnect
         if options.sock is not None:
             raise ValueError("sock gives one connection, so there is nothing to reconnect with")
-        attempts = Attempts("wsmini.aio.connect()", self._policy, report, options.logger)
+        attempts = Attempts("wsmini.aio.connect()", self._policy, options, report)
         while stop is None or not stop.is_set():
-            left = False  # whether the body came back with a connection that was well
+            closed_by_program = False
             try:
                 ws = await _open(options)
             except (OSError, InvalidHandshake) as exc:
@@ -119,16 +117,14 @@ class connect:
                 attempts.opened()
                 async with ws:
                     yield ws
-                    left = ws.state is State.OPEN
-                failure = ws._protocol.close_exc()
+                failure, closed_by_program = ws._protocol.close_exc(), ws._closed_by_program
                 del ws  # its buffers aren't needed while waiting
-            again = attempts.failed(failure, left)
+            delay = attempts.failed(failure, closed_by_program)
             del failure  # with its traceback, and so its frames
-            if again is None:
+            if delay is None:
                 return
-            delay, told = again
-            if isawaitable(told):
-                await told
+            if isawaitable(attempts.told):
+                await attempts.told
             await _pause(delay, stop)
 
 

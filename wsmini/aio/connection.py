@@ -570,6 +570,10 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
+        self._closed_by_program = True
+        await self._close(code, reason)
+
+    async def _close(self, code: int, reason: str = "") -> None:
         if self._loop.is_closed():
             self._transport.drop()
             return
@@ -621,13 +625,13 @@ class Connection(ConnectionInfo):
         and the server has half a second to answer.
         """
         if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
-            await self.close()
+            await self._close(1000)
         elif issubclass(exc_type, Exception):
-            await self.close(1011)
+            await self._close(1011)
         else:
             timer = self._loop.call_later(LEAVING, self._transport.abort)
             try:
-                await self.close(1001)
+                await self._close(1001)
             finally:
                 timer.cancel()
 

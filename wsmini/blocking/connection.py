@@ -453,8 +453,12 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
-        transport = self._transport
         close_payload(code, reason)  # what can't be sent is told here
+        self._closed_by_program = True
+        self._close(code, reason)
+
+    def _close(self, code: int, reason: str = "") -> None:
+        transport = self._transport
         transport.change(self._protocol.close, code, reason)
         if transport.closed:
             return
@@ -476,10 +480,10 @@ class Connection(ConnectionInfo):
         After Ctrl-C and the like with 1001, and the server has half a second to answer.
         """
         if exc_type is None or issubclass(exc_type, ConnectionClosed):
-            self.close()
+            self._close(1000)
         elif issubclass(exc_type, Exception):
-            self.close(1011)
+            self._close(1011)
         else:
             if exc_type is not GeneratorExit:
                 self._transport.shorten_close()
-            self.close(1001)  # the program is leaving
+            self._close(1001)  # the program is leaving

@@ -7,15 +7,14 @@ import time
 from ..exceptions import InvalidHandshake
 from ..opening.waiting import HEED, in_main_thread
 from ..options import read_options
-from ..policies import Attempts, check_loop
-from ..sansio.protocol import State
+from ..policies import Attempts, check_on_reconnect, read_policy
 from .connection import Connection, open_connection
 
 LOOK = 0.1  # seconds of the main thread's waiting between two looks at *stop*
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Generator, Optional, Protocol
+    from typing import Generator, Protocol
 
     from typing_extensions import Unpack
 
@@ -27,15 +26,16 @@ if TYPE_CHECKING:
 
         def is_set(self) -> bool: ...
 
-        def wait(self, timeout: Optional[float] = None) -> bool: ...
+        def wait(self, timeout: float | None = None) -> bool: ...
 
 
 def reconnect(
     url: str,
     *,
-    policy: Optional[Policy] = None,
-    stop: Optional[Event] = None,
-    on_reconnect: Optional[Reported] = None,
+    policy: Policy | None = None,
+    reconnect: Policy | None = None,
+    stop: Event | None = None,
+    on_reconnect: Reported | None = None,
     **options: Unpack[ConnectOptions],
 ) -> Generator[Connection, None, None]:
     """Connect, and connect again whenever the connection is lost, as *policy* says.
@@ -50,13 +50,14 @@ def reconnect(
                 continue
 
     The body gets an open connection each time. When it comes back, the connection is closed unless
-    it is so already, and:
+    it is so already, and the loop goes on after the time that *policy* asks for, until:
 
-    * the loop ends, if the program has closed the connection, say with ``ws.close()``, or the
-      server has with 1000;
-    * else there will be another one, after the time that *policy* asks for, also if the body has
-      left a connection that was still open;
-    * or if *policy* gives up, the failure is raised, with a note that tells the attempts.
+    * the program ends it: by ``break``, or by having called ``ws.close()``;
+    * or *policy* gives up: the failure is raised, with a note that tells the attempts.
+
+    A server that closes with 1000 doesn't end the loop, unless *policy* says so
+    (``Backoff(after_normal_close=False)``). Nor does the end of the body, or of a ``with ws:`` in
+    it: there will be a fresh connection after the policy's first delay.
 
     To leave the loop, with ``break`` or an exception, closes the connection with 1001: a loop can't
     tell its iterator which of them it was. What is kept in a variable is closed by its ``close()``.
@@ -64,6 +65,7 @@ def reconnect(
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
         policy: ``Backoff()`` by default; or ``Fixed``, ``NoReconnect``, or one of your own.
+        reconnect: another name of *policy*.
         stop: a ``threading.Event`` or the like; once it is set, there is no other connection, and
             no more waiting for one; an attempt that goes on ends within ``open_timeout``.
         on_reconnect: called before each wait with the number of the attempt that comes then (from 1
@@ -75,7 +77,8 @@ def reconnect(
         OSError, TimeoutError, InvalidHandshake, ConnectionClosed: in the loop, once *policy* gives
             up.
     """
-    check_loop(policy, on_reconnect)
+    policy = read_policy(policy, reconnect)
+    check_on_reconnect(on_reconnect)
     if stop is not None and not (hasattr(stop, "is_set") and hasattr(stop, "wait")):
         raise TypeError(f"stop is a threading.Event or the like, not {stop!r}")
     settings = read_options(url, options)
@@ -85,14 +88,11 @@ def reconnect(
 
 
 def _connections(
-    settings: Options,
-    policy: Optional[Policy],
-    stop: Optional[Event],
-    on_reconnect: Optional[Reported],
+    settings: Options, policy: Policy, stop: Event | None, on_reconnect: Reported | None
 ) -> Generator[Connection, None, None]:
-    attempts = Attempts("wsmini.reconnect()", policy, on_reconnect, settings.logger)
+    attempts = Attempts("wsmini.reconnect()", policy, settings, on_reconnect)
     while stop is None or not stop.is_set():
-        left = False  # whether the body came back with a connection that was well
+        closed_by_program = False
         try:
             ws = open_connection(settings)
         except (OSError, InvalidHandshake) as exc:
@@ -101,17 +101,16 @@ def _connections(
             attempts.opened()
             with ws:
                 yield ws
-                left = ws.state is State.OPEN
-            failure = ws._protocol.close_exc()
+            failure, closed_by_program = ws._protocol.close_exc(), ws._closed_by_program
             del ws  # its buffers aren't needed while waiting
-        again = attempts.failed(failure, left)
+        delay = attempts.failed(failure, closed_by_program)
         del failure  # with its traceback, and so its frames
-        if again is None:
+        if delay is None:
             return
-        _pause(again[0], stop)
+        _pause(delay, stop)
 
 
-def _pause(delay: float, stop: Optional[Event]) -> None:
+def _pause(delay: float, stop: Event | None) -> None:
     """Wait; an exception in a signal handler ends that, as does *stop*.
 
     In the main thread, a handler may ``set()`` it: that would wait for ever for the lock of an

@@ -31,7 +31,6 @@ from ..clock import NEVER, deadline_after, lock_timeout
 from ..exceptions import (
     Close,
     ConnectionClosed,
-    ConnectionClosedOK,
     InvalidState,
     SendBufferFull,
     connection_closed,
@@ -40,7 +39,7 @@ from ..interrupts import Waiters
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
-from ..policies import Attempts, Backoff, check_policy
+from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, close_payload
 from ..sansio.payload import encode_message
 from ..sansio.protocol import State
@@ -70,7 +69,6 @@ MAX_SEND_BUFFER = 1 << 24  # bytes
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
-_BACKOFF = Backoff()
 
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
@@ -150,7 +148,7 @@ class Client:
         on_pong: Callable[[Client, bytes], object] | None = None,
         on_reconnect: Callable[[Client, int, float, Exception], object] | None = None,
         on_drain: Callable[[Client], object] | None = None,
-        reconnect: Policy = _BACKOFF,
+        reconnect: Policy | None = None,
         policy: Policy | None = None,
         outbox: int = 0,
         max_send_buffer: int = MAX_SEND_BUFFER,
@@ -174,10 +172,7 @@ class Client:
         self._returned: list[Item] = []
         self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
         # Connecting.
-        if policy is not None and reconnect is not _BACKOFF:
-            raise TypeError("reconnect and policy are the same: use one")
-        self._policy: Policy = reconnect if policy is None else policy
-        check_policy(self._policy)
+        self._policy = read_policy(policy, reconnect)
         self._signal = 0
         self._attempts: Attempts | None = None
         self._attempt = 0
@@ -263,7 +258,7 @@ class Client:
         if self._running:
             raise InvalidState("the client is started already")
         self._check_callbacks()
-        attempts = Attempts("wsmini.Client", self._policy, None, self._options.logger)
+        attempts = Attempts("wsmini.Client", self._policy, self._options)
         loop.call_soon_threadsafe(self._begin, attempts)
         self._attempts, self.loop, self._attempt = attempts, loop, 0
         self._running = self._wanted = True
@@ -386,25 +381,24 @@ class Client:
     def _lost(self, failure: Exception) -> None:
         """There is no connection, because of *failure*: wait, or leave it at that."""
         self._failure = failure
-        if not self._wanted or self.loop is None or self._attempts is None:
+        if self.loop is None or self._attempts is None:
             self._finish()
             return
         try:
-            again = self._attempts.failed(failure)
+            delay = self._attempts.failed(failure, not self._wanted)
         except BaseException as exc:
             self._finish()
             if exc is not failure:
                 raise  # of the policy
-            if not isinstance(failure, ConnectionClosedOK):
-                self._failed(failure)
+            self._failed(failure)
             return
-        if again is None:
+        if delay is None:
             self._finish()
             return
         self._move(_WAITING)
         self._attempt += 1
-        self._waits = self.loop.call_later(again[0], self._connect)
-        self._call("on_reconnect", self._attempt, again[0], failure)
+        self._waits = self.loop.call_later(delay, self._connect)
+        self._call("on_reconnect", self._attempt, delay, failure)
 
     def _finish(self) -> None:
         """It won't connect again, unless started again."""

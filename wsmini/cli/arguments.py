@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 
 from ..options import ssl_problem
@@ -19,10 +20,10 @@ from .formats import parser_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import Action, ArgumentParser, Namespace
     from http.cookiejar import MozillaCookieJar
     from ssl import SSLContext
-    from typing import Callable, Iterator, Sequence
+    from typing import Any, Callable, Iterator, Sequence
 
     from ..options import ConnectOptions
     from ..policies import Policy
@@ -42,9 +43,9 @@ STATUSES = {
     REFUSED: "no connection: the server (or a proxy) refused, or answered wrongly",
     ABNORMAL: "closed with another code, lost, or closed before all input was sent",
     TIMEOUT: "timeout: of --timeout, or the wait ended before --count was reached",
-    INTERRUPTED: "interrupted (Ctrl-C)",
+    INTERRUPTED: "interrupted (Ctrl-C), after closing: died of SIGINT",
     BROKEN_PIPE: "whoever read standard output is gone",
-    TERMINATED: "terminated (SIGTERM), after closing the connection",
+    TERMINATED: "terminated, after closing: died of SIGTERM",
 }
 
 DETAILS = """\
@@ -62,10 +63,12 @@ JSON: {"direction": "sent" or "received", "time": ..., "type": "text" or
 "close", with "code" and "reason" (1006: lost) and who began as direction.
 
 After the end of input, replies are awaited: until none came for 1 second since
-the server answered a ping. --idle S makes that S seconds, --wait S waits for S
-seconds even in silence, and --count N for the Nth message; with several of
-them, what happens first ends it. "--wait inf" leaves the end to the server. On
-a terminal, Ctrl-D closes at once unless --idle or --wait is given.
+the server answered a ping. --idle S waits for S seconds of silence, from the
+end of input on, --wait S for S seconds in any case, --count N for message N;
+with several of these, what happens first ends it. "--wait inf" leaves the end
+to the server. On a terminal, Ctrl-D closes at once unless --idle or --wait is
+given. Ctrl-C and SIGTERM close, and end the process by that signal; a second
+Ctrl-C doesn't wait for the server.
 
 On a terminal, a line that begins with / is a command: /help lists them. Lines
 typed are kept in the file that WSMINI_HISTORY names (~/.wsmini_history; set it
@@ -84,7 +87,14 @@ def make_parser() -> ArgumentParser:
     """The parser of the command line."""
     import argparse
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def _get_values(self, action: Action, strings: list[str]) -> Any:
+            # argparse takes -- for the end of the options, also as the value of one.
+            if strings == ["--"] and action.nargs is None and action.option_strings:
+                return self._get_value(action, "--")
+            return super()._get_values(action, strings)
+
+    parser = Parser(
         prog="python -m wsmini",
         usage="%(prog)s [options] URL\n       %(prog)s --demo",
         description="Talk to a WebSocket server.",
@@ -183,6 +193,8 @@ def _add_connection(add: Callable[..., object]) -> None:
     add("--reconnect", metavar="[=SECONDS]", type=policy,
         help="connect again when that may help, after so many seconds; without SECONDS after"
         " longer and longer; -m is sent again, too")  # fmt: skip
+    add("--end-after-1000", action="store_true",
+        help="with --reconnect, end when the server closes with 1000")  # fmt: skip
 
 
 def policy(text: str) -> Policy:
@@ -364,14 +376,37 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
         given = [f"--{name}" for name in names if getattr(args, name)]
         if len(given) > 1:
             parser.error(f"{' and '.join(given)} exclude each other")
-    if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
-        parser.error("--raw would let the server drive the terminal: redirect standard output")
+    if args.end_after_1000:
+        if args.reconnect is None:
+            parser.error("--end-after-1000 needs --reconnect")
+        args.reconnect.after_normal_close = False
     if not args.demo:
         try:
+            _check_output(args)
             _check_formats(args)
             args.options = connect_options(args)
         except (ValueError, OSError, ImportError) as exc:
             parser.error(str(exc))
+
+
+def _check_output(args: Namespace) -> None:
+    """A terminal must not be driven by what a server sends."""
+    if args.output and _is_terminal(args.output):
+        raise ValueError("--output would let the server drive the terminal: leave it out")
+    if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
+        raise ValueError("--raw would let the server drive the terminal: redirect standard output")
+
+
+def _is_terminal(path: str) -> bool:
+    """Whether the file *path* is one, such as /dev/tty; nothing else is opened for the look."""
+    try:
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return False
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY)
+    except (OSError, AttributeError):  # to open it for writing will tell; Windows has no O_NOCTTY
+        return False
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        return file.isatty()
 
 
 def _check_formats(args: Namespace) -> None:
@@ -444,7 +479,7 @@ def _headers(text: str) -> Iterator[tuple[str, str]]:
     if not text.startswith("@"):
         yield _header(text, "--header")
         return
-    with open(text[1:], encoding="utf-8") as file:
+    with open(text[1:], encoding="utf-8-sig") as file:  # with or without a byte order mark
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _header(line, f"{text[1:]}, line {number}")
@@ -502,7 +537,7 @@ def _credentials(args: Namespace) -> tuple[str, str] | None:
 
 
 def _first_line(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:  # with or without a byte order mark
         return file.readline().rstrip("\r\n")
 
 

@@ -8,11 +8,12 @@ import sys
 
 from ..exceptions import WebSocketException
 from .arguments import close_code, close_reason
+from .files import open_private
 from .formats import from_hex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO, Callable, Iterator
+    from typing import Callable, Iterator
 
     from ..blocking.connection import Connection
 
@@ -82,18 +83,13 @@ class History:
             with open(self.path or os.devnull, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
             if len(lines) > 2 * _KEPT:
-                with self.opened(f"{self.path}.new", os.O_TRUNC) as new:
+                with open_private(f"{self.path}.new", os.O_TRUNC) as new:
                     new.write("".join(f"{line}\n" for line in lines[-_KEPT:]).encode())
                 os.replace(f"{self.path}.new", str(self.path))
         except (OSError, ValueError):  # none yet, or not to be had; ValueError: NUL in its name
             return
         for line in lines[-_KEPT:]:
             self.readline.add_history(line)  # type: ignore[union-attr]
-
-    @staticmethod
-    def opened(path: str, flag: int) -> BinaryIO:
-        """The file to write to, for its user alone."""
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600), "wb")
 
     def add(self, line: str) -> None:
         """Keep *line*: for this session, and in the file unless it may be a secret."""
@@ -102,7 +98,7 @@ class History:
         if not self.path or line.startswith(" ") or _SECRET.search(line):
             return
         try:
-            with self.opened(self.path, os.O_APPEND) as file:
+            with open_private(self.path, os.O_APPEND) as file:
                 file.write(line.encode() + b"\n")
         except (OSError, ValueError):
             self.path = ""  # a disk that is full or read-only: go on without

@@ -6,7 +6,9 @@ Nothing here waits or writes.
 from __future__ import annotations
 
 import binascii
+import re
 import time
+from codecs import BOM_UTF8
 from itertools import chain
 
 TYPE_CHECKING = False
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 16  # bytes read from standard input at once
 BLOCK = 1 << 20  # bytes of binary input sent as one frame
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_MOST_INDENTED = 16  # times the size of its JSON, a message may take when it is indented
 
 # -- input --
 
@@ -137,10 +141,10 @@ def from_hex(line: bytes) -> bytes:
 
 def from_base64(line: bytes) -> bytes:
     """The bytes for base64. Raises as ``from_hex``."""
-    try:
-        return binascii.a2b_base64(line)
-    except ValueError as exc:
-        raise UnicodeError(f"a line isn't base64: {exc}") from exc
+    # binascii alone skips whatever isn't base64.
+    if not _BASE64.fullmatch(line):
+        raise UnicodeError("a line isn't base64: wrong characters, or incorrect padding")
+    return binascii.a2b_base64(line)
 
 
 def from_json(line: bytes) -> str | bytes:
@@ -148,12 +152,13 @@ def from_json(line: bytes) -> str | bytes:
     import json  # only users of the option need it
 
     try:
-        record = json.loads(decoded(line))
+        # A file from Windows begins with a mark.
+        record = json.loads(decoded(line[3:] if line.startswith(BOM_UTF8) else line))
         payload = record["payload"]
         kind = record.get("type", "text")
         if not isinstance(payload, str) or kind not in ("text", "binary"):
             raise ValueError("its payload is no string, or its type neither text nor binary")
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise UnicodeError(f'a line isn\'t JSON with a "payload": {exc}') from exc
     return from_base64(payload.encode()) if kind == "binary" else payload
 
@@ -216,13 +221,20 @@ def as_json(fields: dict[str, object]) -> bytes:
 
 
 def indented(text: str) -> str:
-    """*text* with its JSON indented, or as it is."""
+    """*text* with its JSON indented; as it is if it has none, or that would make it too large."""
     import json
 
+    parts, room = [], _MOST_INDENTED * len(text) + CHUNK
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        # Deeply nested, a message of 1 MB would take gigabytes.
+        for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                return text
     except (ValueError, RecursionError):
         return text
+    return "".join(parts)
 
 
 def dumped(data: bytes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from time import monotonic, sleep
+from time import monotonic
 
 from ..blocking.connection import connect
 from ..exceptions import (
@@ -41,10 +41,12 @@ from .output import (
     displayed,
     note,
     output_failed,
-    output_for,
     write,
 )
-from .session import Recorder, Session, Terminated, terminable
+from .recorder import Recorder
+from .session import Connector, Session
+from .signals import Terminated, terminable
+from .terminal import output_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +54,9 @@ if TYPE_CHECKING:
     from typing import Sequence
 
     from ..blocking.connection import Connection
-    from ..policies import Retries
     from ..sansio.http11 import Headers, Response
 
-# What hints call it -> what it is called here.
+# An option as hints name it, for programs -> as it is named here.
 _OPTIONS = {
     "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
     "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
@@ -116,11 +117,10 @@ def _run(args: Namespace) -> int:
     except OSError as exc:
         note(f"cannot write: {exc}")
         return LOCAL
-    retries = None if args.reconnect is None else args.reconnect.start()
     cookies = _cookies(args)
     try:
         with terminable():
-            status = _talk(args, output, recorder, retries)
+            status = _talk(args, output, recorder)
     finally:
         recorder.end()
         output.close()
@@ -145,34 +145,32 @@ def _save_cookies(args: Namespace) -> bool:
     return True
 
 
-def _talk(args: Namespace, output: Output, recorder: Recorder, retries: Retries | None) -> int:
+def _talk(args: Namespace, output: Output, recorder: Recorder) -> int:
     def open_connection() -> Connection:
-        if args.verbose:
-            from .tracing import connect_traced  # rarely needed
+        if not args.verbose:
+            return connect(args.url, **args.options)
+        from .tracing import connect_traced  # rarely needed
 
-            ws = connect_traced(args.url, args.options, note, frames=args.verbose > 1)
-            _show_handshake(ws)
-        else:
-            ws = connect(args.url, **args.options)
-        recorder.open(ws)
+        ws = connect_traced(args.url, args.options, note, frames=args.verbose > 1)
+        _show_handshake(ws)
         return ws
 
-    while True:
-        try:
-            ws = open_connection()
-            break
-        except (WebSocketException, OSError, ValueError) as exc:
-            _show_failure(exc, args.verbose)
-            delay = None if retries is None else retries.next_delay(exc)
-            if delay is None:
-                return _failure_status(exc)
-            note(f"connecting again in {delay:.1f} s")
-            sleep(delay)
+    def show(failure: Exception) -> int:
+        return _show_failure(failure, args.verbose)
+
+    try:
+        connector = Connector(args, recorder, open_connection, show)
+        ws = connector.connect()
+    except (WebSocketException, OSError, ValueError) as exc:
+        return show(exc)
+    if ws is None:
+        raise AssertionError("only the end of a connection can be the end of it all")
     if args.bench is not None:
         return _bench(ws, args)
-    if retries is not None:
-        retries.opened()
-    return Session(ws, args, output, recorder, open_connection, retries).run()
+    try:
+        return Session(ws, args, output, recorder, connector).run()
+    except (WebSocketException, OSError) as exc:  # there is no other connection
+        return show(exc)
 
 
 def _bench(ws: Connection, args: Namespace) -> int:
@@ -191,16 +189,26 @@ def _bench(ws: Connection, args: Namespace) -> int:
     return OK
 
 
-def _show_failure(exc: BaseException, verbose: int) -> None:
-    text = described(exc)
-    for name, option in _OPTIONS.items():
-        text = text.replace(name, option)
+def _show_failure(exc: Exception, verbose: int) -> int:
+    """Say why there is no connection; return the exit status for that."""
+    text, hint = described(exc), getattr(exc, "hint", "")
+    if hint:  # not what the server says, which may have the same words
+        head, _, tail = text.rpartition(hint)
+        text = f"{head}{_with_options(hint)}{tail}"
     note(f"cannot connect: {text}")
     if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
         _show_refusal(exc.response, verbose)
+    return _failure_status(exc)
 
 
-def _failure_status(exc: BaseException) -> int:
+def _with_options(hint: str) -> str:
+    """A hint for programs with the names of options of the command line."""
+    for keyword, option in _OPTIONS.items():
+        hint = hint.replace(keyword, option)
+    return hint
+
+
+def _failure_status(exc: Exception) -> int:
     """The exit status for what ``connect()`` raised."""
     if isinstance(exc, TimeoutError):
         return TIMEOUT

@@ -14,25 +14,27 @@ from __future__ import annotations
 import math
 import os
 import sys
-from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
-from ..sansio.redaction import redacted_header
+from ..options import read_options
+from ..policies import Attempts, NoReconnect
 from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
 from .commands import History, run_command
-from .formats import CHUNK, as_json, close_record, parser_for, reading_for, record
-from .output import OutputError, Progress, Terminal, described, note, output_failed, write
+from .formats import CHUNK, close_record, parser_for, reading_for
+from .output import OutputError, Progress, described, note, output_failed
+from .signals import Terminated, block_interrupts, second_ends_at_once
+from .terminal import Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import BinaryIO, Callable, Iterable, Iterator
+    from typing import Callable, Iterator
 
     from ..blocking.connection import Connection
-    from ..policies import Retries
     from .formats import Sendable
     from .output import Output
+    from .recorder import Recorder
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
@@ -41,6 +43,60 @@ _GRACE = 0.2  # seconds for the input thread to find that the connection is clos
 _OFFLINE = 0.05  # seconds between two looks for the next connection
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
 _TICK: float | None = 0.5 if os.name == "nt" else None
+
+
+class Connector:
+    """What opens one connection after the other, as ``--reconnect`` says.
+
+    Args:
+        open_connection: opens one.
+        show: called with a failure to open one.
+    """
+
+    def __init__(
+        self,
+        args: Namespace,
+        recorder: Recorder,
+        open_connection: Callable[[], Connection],
+        show: Callable[[Exception], object],
+    ) -> None:
+        from threading import Event
+
+        self.leaving = Event()  # set when this side asks for the end
+        self._recorder, self._open, self._show = recorder, open_connection, show
+        options = read_options(args.url, args.options)
+        policy = NoReconnect() if args.reconnect is None else args.reconnect
+        self._attempts = Attempts("--reconnect", policy, options, self._tell)
+
+    def _tell(self, attempt: int, delay: float, failure: Exception) -> None:
+        if isinstance(failure, ConnectionClosed):
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+        else:
+            self._show(failure)
+            note(f"connecting again in {delay:.1f} s")
+
+    def connect(self, failure: Exception | None = None) -> Connection | None:
+        """Open a connection, the first one or that after *failure*.
+
+        Returns:
+            An open one; ``None`` if *failure* or this side is the end of it.
+
+        Raises:
+            Exception: the last failure, when the policy gives up.
+        """
+        while True:
+            if failure is not None:
+                delay = self._attempts.failed(failure)
+                if delay is None or self.leaving.wait(delay):
+                    return None
+            try:
+                ws = self._open()
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self._attempts.opened()
+            self._recorder.open(ws)
+            return ws
 
 
 class Session:
@@ -52,19 +108,13 @@ class Session:
         args: Namespace,
         output: Output,
         recorder: Recorder,
-        reopen: Callable[[], Connection],
-        retries: Retries | None,
+        connector: Connector,
     ) -> None:
         from threading import Event
 
-        self.reopen, self.retries = reopen, retries
+        self.ws, self.connector, self.recorder = ws, connector, recorder
         self.count = 0  # of messages received
         self.greeted = False  # whether the messages of -m are sent
-        self.leaving = Event()  # set when this side asks for the end
-
-        self.recorder = recorder
-
-        self.ws = ws
         self.told: Connection | None = None  # the last one whose end is written down
         self.args = args
         self.output = output
@@ -89,7 +139,8 @@ class Session:
         except ConnectionClosed as exc:
             ended = exc
         except KeyboardInterrupt as exc:
-            return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
+            with second_ends_at_once():
+                return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
         finally:
             self.over.set()
         if not isinstance(self.output, Terminal):
@@ -107,30 +158,21 @@ class Session:
                 problem = self.tell_end(exc)
                 if problem:
                     return problem
-                if self.closing or self.failure is not None or not self.reconnect(exc):
+                # /close on a terminal is the program's, too.
+                over = self.closing or self.ws._closed_by_program or self.failure is not None
+                if over or not self.reconnect(exc):
                     raise
 
-    def reconnect(self, failure: BaseException) -> bool:
-        """Connect again, as often as the policy says; whether there is a connection."""
-        while self.retries is not None:
-            delay = self.retries.next_delay(failure)
-            if delay is None:
-                break
-            note(f"{described(failure)}; connecting again in {delay:.1f} s")
-            if self.leaving.wait(delay):
-                break
-            try:
-                ws = self.reopen()
-            except (WebSocketException, OSError) as exc:
-                failure = exc
-                continue
-            self.retries.opened()
+    def reconnect(self, failure: ConnectionClosed) -> bool:
+        """Go on with another connection, if ``--reconnect`` says so; whether there is one."""
+        ws = self.connector.connect(failure)
+        while ws is not None:
             try:
                 for message in self.greetings() if self.greeted else ():
                     self.tell_sent(message)
                     ws.send(message)
             except ConnectionClosed as exc:
-                failure = exc
+                ws = self.connector.connect(exc)
                 continue
             self.ws = ws
             note("connected again")
@@ -217,7 +259,7 @@ class Session:
 
     def feed(self) -> None:
         """Send the input, then close when the replies are there."""
-        _block_interrupts()
+        block_interrupts()
         try:
             for message in self.messages():
                 if isinstance(message, (str, bytes)):
@@ -246,7 +288,7 @@ class Session:
                 ws.send(message)
                 return
             except ConnectionClosed:
-                if self.retries is None:
+                if self.args.reconnect is None:
                     raise
                 while self.ws is ws:  # a moment: this is for when there is no connection
                     if self.over.wait(_OFFLINE):
@@ -309,16 +351,16 @@ class Session:
         from threading import TIMEOUT_MAX
 
         idle, wait = self.args.idle, self.args.wait
+        start = monotonic()
+        end = start + (math.inf if wait is None else wait)
         if idle is None and wait is None:
             if isinstance(self.output, Terminal):
                 self.close()
                 return
             idle = math.inf if self.args.count else _IDLE
-        start = monotonic()
-        end = start + (math.inf if wait is None else wait)
-        if idle is not None and idle < math.inf:
-            self.settle(min(_PONG, end - start))
-            start = monotonic()
+            if idle < math.inf:
+                self.settle()
+                start = monotonic()
         while True:
             silent = math.inf if idle is None else max(self.heard, start) + idle
             left = min(silent, end) - monotonic()
@@ -329,16 +371,16 @@ class Session:
         self.expired = True
         self.close()
 
-    def settle(self, patience: float) -> None:
+    def settle(self) -> None:
         """Wait until the server has read all that was sent: until it answers a ping."""
         try:
-            self.ws.ping().wait(patience)
+            self.ws.ping().wait(_PONG)
         except (TimeoutError, ConnectionClosed):
             pass  # some servers don't answer pings: silence has to do
 
     def close(self) -> None:
         self.closing = True
-        self.leaving.set()
+        self.connector.leaving.set()
         self.ws.close(self.args.close_code, self.args.close_reason)
 
 
@@ -350,42 +392,6 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
         return close.code in (1000, 1001, 1005, own)
 
     return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
-    import signal
-    import threading
-
-    def terminate(*args: object) -> None:
-        raise Terminated
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _block_interrupts() -> None:
-    """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
-    import signal
-
-    if hasattr(signal, "pthread_sigmask"):
-        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-
-
-# -- input --
 
 
 def _typed(history: History, terminal: Terminal) -> Iterator[str]:
@@ -402,56 +408,3 @@ def _typed(history: History, terminal: Terminal) -> Iterator[str]:
         if line:
             history.add(line)
             yield line
-
-
-class Recorder:
-    """The file of ``--record``: a line of JSON for each event; nothing without a file.
-
-    Each line is written at once, by whichever thread has it: O_APPEND keeps lines whole.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        # It may hold what nobody else should read.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        self.file: BinaryIO | None = None
-        if path is not None:
-            self.file = open(
-                path, "wb", buffering=0, opener=lambda path, _: os.open(path, flags, 0o600)
-            )
-
-    def end(self) -> None:
-        """Close the file; what comes later isn't recorded."""
-        file, self.file = self.file, None
-        if file is not None:
-            file.close()
-
-    def write(self, fields: dict[str, object]) -> None:
-        if self.file is not None:
-            try:
-                write(as_json(fields) + b"\n", self.file)
-            except OSError as exc:
-                raise OutputError(exc) from exc
-
-    def open(self, ws: Connection) -> None:
-        """The handshake, without its secrets."""
-        if self.file is not None:
-            headers = ws.response_headers.items()
-            shown = [[name, redacted_header(name, value)] for name, value in headers]
-            # Not the URL: tokens are in queries, and paths hold names.
-            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
-
-    def message(self, direction: str, message: str | bytes) -> None:
-        if self.file is not None:
-            self.write(record(direction, message))
-
-    def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
-        """The *parts* of a message that is being sent; a recorded one has to fit into memory."""
-        kept = []
-        for part in parts:
-            if self.file is not None:
-                kept.append(part)
-            yield part
-        if kept:
-            first = kept[0]
-            whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore
-            self.message("sent", whole)

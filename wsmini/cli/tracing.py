@@ -101,43 +101,40 @@ class FrameScanner:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._head = bytearray()  # of a frame, up to what is shown of its payload
-        self._skip = 0  # how many bytes of the payload aren't
+        self._begun = b""  # of a frame, too little to show it
+        self._skip = 0  # bytes of a payload that aren't shown
 
     def feed(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            skipped = min(self._skip, len(data) - at)
+        """Show the frames in *data*, which follows what was fed before; in linear time."""
+        data = self._begun + data
+        end: int | None = 0
+        while end is not None:
+            skipped = min(self._skip, len(data) - end)
             self._skip -= skipped
-            at += skipped
-            # No more than the beginning of a frame: what is behind it would be copied each time.
-            piece = data[at : at + _BEGINNING - len(self._head)]
-            self._head += piece
-            at += len(piece) - self._take_frame()
+            start = end + skipped
+            end = self._show_frame(data, start)
+        self._begun = data[start:]
 
-    def _take_frame(self) -> int:
-        """Show the frame that has begun if enough of it is here; how many bytes are behind that."""
-        head = self._head
-        if len(head) < 2:
-            return 0
-        size = head[1] & 0x7F
-        at = 2 if size < 126 else 4 if size == 126 else 10
-        payload = at + (4 if head[1] & 0x80 else 0)
-        if len(head) < payload:
-            return 0
-        if at > 2:
-            size = int.from_bytes(head[2:at], "big")
+    def _show_frame(self, data: bytes, start: int) -> int | None:
+        """Show the frame at *start*; where what is shown ends, or ``None`` if it isn't all here."""
+        if len(data) < start + 2:
+            return None
+        size = data[start + 1] & 0x7F
+        at = start + (2 if size < 126 else 4 if size == 126 else 10)
+        payload = at + (4 if data[start + 1] & 0x80 else 0)
+        if len(data) < payload:
+            return None
+        if size > 125:
+            size = int.from_bytes(data[start + 2 : at], "big")
         end = payload + min(size, _SHOWN)
-        if len(head) < end:
-            return 0
-        shown = bytes(head[payload:end])
+        if len(data) < end:
+            return None
+        shown = data[payload:end]
         if payload > at:
-            shown = mask(shown, bytes(head[at:payload]))
-        self._say(_described(head[0], size, shown))
+            shown = mask(shown, data[at:payload])
+        self._say(_described(data[start], size, shown))
         self._skip = size - len(shown)
-        rest = len(head) - end
-        head.clear()
-        return rest
+        return end
 
 
 def _described(head: int, size: int, shown: bytes) -> str:

@@ -52,7 +52,7 @@ def replay_script(path: str) -> Callable[[Peer], None]:
     with open(path, encoding="utf-8") as file:
         try:
             sessions = _sessions([json.loads(line) for line in file if line.strip()])
-        except (ValueError, KeyError, TypeError, IndexError) as exc:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
             raise ValueError(f"{path} isn't a recorded session: {exc!r}") from exc
     following = itertools.cycle(sessions)
 

@@ -1,0 +1,224 @@
+"""The terminal with a line that is being typed, and messages above it.
+
+On a terminal both threads write: readline the line being typed, the main thread messages above it.
+What either writes at once is complete: the main thread's lines come with the cursor movements that
+put them there and bring the cursor back to where readline believes it to be. So the two may follow
+each other in any order. (With PYTHONUNBUFFERED, readline writes character by character: then an
+escape sequence of its own may be torn apart if a message comes just when a key is pressed.)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .output import Output, Screen, is_terminal, note, printable, terminal_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Callable
+
+_PROMPT = "> "
+_MODE = 1.0  # seconds for readline to set the mode of the terminal
+
+
+def output_for(args: Namespace) -> Output:
+    """Where messages go to.
+
+    Raises:
+        OSError: if the file of ``--output`` can't be opened.
+    """
+    if args.output:
+        return Output(args, open(args.output, "wb", buffering=0))
+    if not is_terminal(sys.stdout) or args.ndjson:
+        return Output(args)
+    typing = is_terminal(sys.stdin) and not args.input
+    if typing and (args.interactive or not args.message):
+        return Terminal(args)
+    return Screen(args)
+
+
+class Terminal(Screen):
+    """A terminal with a line that is being typed, above which messages appear."""
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__(args)
+        from threading import Lock
+
+        self.restore = _saved_terminal()
+        self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
+        self.ignore_continue: Callable[[], object] = lambda: None
+        self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
+        self.asking = False  # whether there is a prompt, or one is just being written
+        self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
+        self.colored = self.smart and not os.environ.get("NO_COLOR")
+
+    def __enter__(self) -> Output:
+        _prepare_readline()
+        note("connected; Ctrl-D closes the connection, /help lists commands")
+        Screen.active = self
+        self.ignore_continue = _on_continue(self.resume)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.ignore_continue()
+        Screen.active = None
+        self.changing.acquire(timeout=_MODE)
+        # Leave the line behind, and readline's mode of the terminal.
+        self.write("\r\n")
+        self.restore()
+
+    def read_line(self) -> str:
+        """A line typed; in the input thread.
+
+        ``input()`` lets go of the GIL before readline sets the mode of the terminal: if the
+        connection ended just then, nobody would restore it. So the main thread waits until
+        readline calls the hook, which it does behind that.
+        """
+        self.changing.acquire()
+        changed = [self.changing.release]
+
+        def hook() -> None:
+            if changed:
+                changed.pop()()
+
+        def reading() -> None:
+            self.prepare = _saved_terminal()
+            hook()
+
+        if not _hook_readline(reading):
+            hook()
+        self.asking = True
+        try:
+            return input(_PROMPT)
+        finally:
+            self.asking = False
+            self.prepare = None
+            hook()
+
+    def resume(self) -> None:
+        """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.
+
+        Where in the line the cursor was, only readline knows: the next key has it draw the line
+        anew, since it takes this for a change of the terminal's size.
+        """
+        if self.prepare is None or _in_background():
+            return  # nobody types here
+        import signal
+
+        self.prepare()
+        if self.smart:
+            room = max(1, terminal_size(sys.stdout)[0] - len(_PROMPT) - 1)
+            shown = _wrapped(printable(_line_buffer()), room)
+            self.write(f"\r\x1b[K{_PROMPT}{shown[0]}")
+            os.kill(os.getpid(), signal.SIGWINCH)
+
+    def message(self, message: str | bytes) -> None:
+        self.show("< " + self.text(message).replace("\n", "\n  "))
+
+    def show(self, text: str) -> None:
+        """Put *text* above the line being typed."""
+        if not self.smart:
+            typed = f"{_PROMPT}{_line_buffer()}"
+            self.write(f"\n{text}\n{typed}" if self.asking else f"{text}\n")
+            return
+        columns, rows = terminal_size(sys.stdout)
+        lines = _wrapped(text, columns)
+        if self.colored and text.startswith("<"):
+            lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
+        step = max(1, rows - 1)
+        for start in range(0, len(lines), step):
+            self.insert(lines[start : start + step])
+
+    def insert(self, lines: list[str]) -> None:
+        """Put *lines*, fewer than fit on the screen, above the one with the cursor."""
+        n = len(lines)
+        above = "\r\n".join(lines)
+        # Save the cursor; make room below, by scrolling if there's none; go back to where the line
+        # is now; push it down; write; restore the cursor, and follow the line. Scrolling moves
+        # the line up and the saved position not, which the bottom of the screen makes up for.
+        self.write(f"\x1b7{chr(10) * n}\x1b[{n}A\r\x1b[{n}L{above}\x1b8\x1b[{n}B")
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """*text* in lines for so many columns at most.
+
+    From Hangul on, characters may take two, and not every terminal agrees which: all are taken to.
+    """
+    lines = []
+    for line in text.split("\n"):
+        start = used = 0
+        line = line.expandtabs()
+        for index, character in enumerate(line):
+            width = 1 if character < "\u1100" else 2
+            if used + width > columns:
+                lines.append(line[start:index])
+                start, used = index, 0
+            used += width
+        lines.append(line[start:])
+    return lines
+
+
+def _saved_terminal() -> Callable[[], None]:
+    """A function that restores the present mode of the terminal, unless that is another's now."""
+    try:
+        import termios
+    except ImportError:  # not on Windows, which needs none of it
+        return lambda: None
+    descriptor = sys.stdin.fileno()
+    mode = termios.tcgetattr(descriptor)
+
+    def restore() -> None:
+        if not _in_background():
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)
+
+    return restore
+
+
+def _in_background() -> bool:
+    """Whether the terminal is somebody else's, such as the shell's; to set its mode stops us."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except OSError:  # it isn't one that has jobs
+        return False
+
+
+def _on_continue(action: Callable[[], None]) -> Callable[[], object]:
+    """Have *action* called in the main thread when the process is continued; what ends that."""
+    import signal
+    import threading
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "SIGCONT"):
+        return lambda: None
+    before = signal.signal(signal.SIGCONT, lambda number, frame: action())
+    return lambda: signal.signal(signal.SIGCONT, before)
+
+
+def _prepare_readline() -> None:
+    """Give ``input()`` line editing and a history, where there is readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    if "libedit" not in (readline.__doc__ or ""):
+        # A long line scrolls in its row: a second row would be in the way of messages.
+        readline.parse_and_bind("set horizontal-scroll-mode on")
+        # Leaving in the middle of a line would leave the terminal in this mode.
+        readline.parse_and_bind("set enable-bracketed-paste off")
+
+
+def _hook_readline(hook: Callable[[], None]) -> bool:
+    """Have *hook* called when readline has set the mode of the terminal; whether it will be."""
+    readline = sys.modules.get("readline")
+    if readline is None or "libedit" in (readline.__doc__ or ""):
+        return False
+    readline.set_startup_hook(hook)
+    return True
+
+
+def _line_buffer() -> str:
+    """What has been typed of the line, where readline knows."""
+    readline = sys.modules.get("readline")
+    return readline.get_line_buffer() if readline is not None else ""
