@@ -100,14 +100,36 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """The callback API, loaded when it is asked for: a quarter of what there is."""
-    if name not in ("Client", "Loop"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .callbacks import client, loop
+# Loaded when they are asked for, and not in every copy of the package.
+_LATER = {
+    "Client": "callbacks.client",
+    "Loop": "callbacks.loop",
+    "aio": "aio",
+    "testing": "testing",
+}
 
-    globals().update(Client=client.Client, Loop=loop.Loop)
-    return globals()[name]
+
+def __getattr__(name: str) -> object:
+    """The callback API and the other folders, loaded when they are asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        module = import_module(f".{_LATER[name]}", __name__)
+    except ModuleNotFoundError as exc:
+        raise _explained(exc) from None
+    value = globals()[name] = getattr(module, name, module)
+    return value
+
+
+def _explained(exc: ModuleNotFoundError) -> ImportError:
+    """The same, or which part this copy lacks, if that is what couldn't be found."""
+    here = f"{__name__}."
+    name = exc.name or ""
+    if not name.startswith(here):
+        return exc
+    return ImportError(f"this copy of {__name__} has no {name[len(here) :]}", name=name)
 
 
 def __dir__() -> List[str]:

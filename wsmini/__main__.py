@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from .cli import main
+from . import _explained
 
 if __name__ == "__main__":
+    try:
+        from .cli import main
+    except ModuleNotFoundError as exc:
+        sys.exit(f"wsmini: {_explained(exc)}")
     sys.exit(main())
