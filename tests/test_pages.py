@@ -19,6 +19,7 @@ import threading
 import check_pythons
 import pytest
 from helpers import PATIENCE, ROOT
+from test_layers import MAY_IMPORT
 
 import wsmini
 import wsmini.aio
@@ -391,6 +392,59 @@ def test_what_is_checked_of_names_to_move_to_finds_mistakes():
     checker = Checker(known_names(""))
     checker.visit(ast.parse("wsmini.connect(url, origin=host)"))
     assert checker.functions == 1
+
+
+# -- design.md --
+
+CHANGES = table("design.md", "Where to change what")
+
+
+def defined(path):
+    """The names of the classes and functions of a module, with the class in front of methods."""
+    names = set()
+    for node in ast.walk(ast.parse(read(path))):
+        inner = node.body if isinstance(node, ast.ClassDef) else ()
+        names |= {f"{node.name}.{each.name}" for each in inner if hasattr(each, "name")}
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.add(node.name)
+    return names
+
+
+@pytest.mark.parametrize("question, where", CHANGES, ids=[row[0] for row in CHANGES])
+def test_where_to_change_what_is_there(question, where):
+    names = None
+    for span in spans(where):
+        if span.endswith(".py"):
+            path = ROOT / span if span.startswith("tests/") else ROOT / "wsmini" / span
+            names = defined(path)
+        elif span[0].isalpha() and not span.endswith("="):
+            assert span in names, f"{path}: {span}"
+    assert names, "a file, and what to change in it"
+
+
+def test_ten_questions_are_answered():
+    assert len(CHANGES) >= 10
+
+
+def test_the_map_is_the_table_of_folders():
+    rows = {row[0].strip("`./"): row[1] for row in table("design.md", "The map")}
+    assert set(rows) == set(MAY_IMPORT)
+    above = set()
+    for folder, holds in rows.items():
+        assert set(MAY_IMPORT[folder]) <= above, f"{folder} may import what is below it"
+        above.add(folder)
+        for name in spans(holds):
+            assert "wsmini" in name or (ROOT / "wsmini" / folder / f"{name}.py").exists(), name
+
+
+def test_the_words_of_the_design_are_those_of_the_code():
+    """But for the last section, which says where each is."""
+    text = prose(ROOT / "docs" / "design.md").partition("## Where to change what")[0]
+    known = set()
+    for path in (ROOT / "wsmini").rglob("*.py"):
+        known |= set(re.findall(r"\w+", read(path)))
+    used = {word for span in spans(text) for word in re.findall(r"[A-Za-z_]\w{3,}", span)}
+    assert sorted(used - known - {"python", "tests", "test_layers"}) == []
 
 
 # -- embedding.md --
