@@ -174,6 +174,7 @@ def test_the_command_line_on_a_router(url):
     assert python("-c", program, " ".join(ROUTER), ROOT, "--demo")[0::2] == (0, "")
 
 
+# The words for a module of the standard library that is missing differ from Python to Python.
 NEEDS = {
     "TLS": ("_ssl", 'wsmini.connect("wss://localhost:9")', "Python has no ssl module"),
     "a client with TLS": ("_ssl", 'wsmini.Client("wss://localhost:9")', "Python has no ssl module"),
@@ -182,7 +183,7 @@ NEEDS = {
         'wsmini.connect("ws://localhost:9", proxy="https://localhost:9")',
         "Python has no ssl module",
     ),
-    "no verification": ("_ssl", "wsmini.unverified_context()", "No module named '_ssl'"),
+    "no verification": ("_ssl", "wsmini.unverified_context()", "'_ssl'"),
     "compression": (
         "zlib",
         'wsmini.connect("ws://localhost:9", extensions=[wsmini.Deflate()])',
@@ -191,7 +192,7 @@ NEEDS = {
     "international names": (
         "unicodedata", 'wsmini.connect("ws://b\\u00fccher.example")', "has no idna codec",
     ),
-    "asyncio": ("asyncio", "import wsmini.aio", "No module named 'asyncio'"),
+    "asyncio": ("asyncio", "import wsmini.aio", "'asyncio'"),
 }  # fmt: skip
 
 COMMANDS = {
@@ -293,7 +294,7 @@ def test_a_copy_says_what_it_lacks(parts, code, words, tmp_path, url):
         assert done == (0, TALKED.partition("callbacks")[0], "")
         status, output, errors = python("-c", IMPORT + code, folder, cwd=str(tmp_path))
         assert (status, output) == (1, "")
-        assert errors.splitlines()[-1].endswith(words)
+        assert words in errors.splitlines()[-1]
 
 
 def test_a_copy_lacks_nothing_else(tmp_path, url):
@@ -331,7 +332,7 @@ def test_the_blocking_api_passes_its_tests_alone(tmp_path):
 
 def test_a_module_that_python_lacks_is_not_taken_for_a_part_of_the_package():
     done = python("-c", LACKING + IMPORT + "wsmini.Loop", "heapq", ROOT)
-    assert done[0] == 1 and done[2].endswith("ModuleNotFoundError: No module named 'heapq'\n")
+    assert done[0] == 1 and "'heapq'" in done[2].splitlines()[-1]
 
 
 # -- elsewhere on the disk --
@@ -426,8 +427,8 @@ with _websocket.connect(sys.argv[2]) as first, ws.connect(sys.argv[2]) as second
         first.send(message)
         second.send(message * 2)
         print(first.recv(timeout=PATIENCE), second.recv(timeout=PATIENCE))
-    keepers = [sys.modules[m.__name__ + ".keeper"] for m in (_websocket, ws)]
-    print([keeper.watched() for keeper in keepers])
+    threads = [sys.modules[m.__name__ + ".blocking.background"] for m in (_websocket, ws)]
+    print([background.watched() for background in threads])
     first.close()
     ours = closed(_websocket, first)
     print(isinstance(ours, _websocket.ConnectionClosedOK), isinstance(ours, ws.ConnectionClosed))
@@ -455,11 +456,12 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] == "wsmini")
 # -- little memory --
 
 # MiB of address space beyond the 9 to 13 of a Python that does nothing. On x86-64, 6, 14 and 20 are
-# enough; a name takes a thread to look it up, 8 MiB of which may not be given back in time.
+# enough, 31 with OpenSSL 3.6; a name takes a thread to look it up, 8 MiB of which may not be given
+# back in time.
 MEMORY = {
     "ws, an address": ("ws", "127.0.0.1", 10),
     "ws, a name": ("ws", "localhost", 24),
-    "wss": ("wss", "localhost", 30),
+    "wss": ("wss", "localhost", 36),
 }
 
 
