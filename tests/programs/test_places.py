@@ -427,8 +427,8 @@ with _websocket.connect(sys.argv[2]) as first, ws.connect(sys.argv[2]) as second
         first.send(message)
         second.send(message * 2)
         print(first.recv(timeout=PATIENCE), second.recv(timeout=PATIENCE))
-    threads = [sys.modules[m.__name__ + ".blocking.background"] for m in (_websocket, ws)]
-    print([background.watched() for background in threads])
+    keepers = [sys.modules[m.__name__ + ".blocking.background"] for m in (_websocket, ws)]
+    print([keeper.watched() for keeper in keepers])
     first.close()
     ours = closed(_websocket, first)
     print(isinstance(ours, _websocket.ConnectionClosedOK), isinstance(ours, ws.ConnectionClosed))
