@@ -221,8 +221,6 @@ def inside(platform, target, *command):
     environment += [f"{name}={os.environ[name]}" for name in os.environ if "WSMINI_TEST" in name]
     if platform.arch in QEMU:
         environment.append("WSMINI_TEST_PATIENCE=20")
-    if platform.name in BUILDS:
-        environment.append("PYTHONPATH=/usr/lib/python3/dist-packages")  # pytest is there
     return [
         "unshare", *namespaces, "sh", "-c", "\n".join(script), "sh", str(target),
         "env", "-i", *environment, "sh", "-c", 'cd /wsmini && exec "$@"', "sh", *command,
@@ -253,6 +251,9 @@ def build(platform, target):
         cd /build/{platform.name}
         {BUILDS[platform.name]}
         make -s -j{os.cpu_count()}
+        packages=$(./python -m site --user-site)
+        mkdir -p "$packages"
+        echo /usr/lib/python3/dist-packages > "$packages/debian.pth"  # pytest is there
     """
     run(*inside(platform, target, "sh", "-c", script))
 
