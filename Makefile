@@ -12,7 +12,7 @@ BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test test-programs coverage lint docs interop bench guard fuzz soak compat pyodide dist clean
+.PHONY: demo test test-programs coverage lint docs interop bench guard fuzz soak compat platforms pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
@@ -58,6 +58,10 @@ soak: $(STAMP)-test
 
 compat:
 	$(PYTHON) tests/check_pythons.py $(VERSIONS)
+
+# Other Debians, C libraries and processors, in folders; takes Linux and root: docs/platforms.md.
+platforms:
+	$(PYTHON) tests/check_platforms.py $(PLATFORMS)
 
 # What does no I/O, on the newest CPython there is for WebAssembly; takes node and npm.
 pyodide: $(PYODIDE)/installed

@@ -2,7 +2,7 @@
 
     python tests/check_pythons.py [VERSION[:plain|:-O]...]
 
-Looks for python3.8 ... python3.13 and pypy3 on the PATH, then among the versions of pyenv. A
+Looks for python3.8 ... python3.15 and pypy3 on the PATH, then among the versions of pyenv. A
 version that was asked for must be there; without arguments, those that aren't are left out. Each
 gets an environment of its own under .venvs/. ``pypy3-core`` is PyPy with what takes a minute: the
 protocol, and a good deal of what has sockets.
@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDE_BY_SIDE = min(2, os.cpu_count() or 1)  # tests wait most of the time
 PYPY, CORE = "pypy3", "pypy3-core"
-VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", PYPY]
+VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
 WITHIN = [f"tests/programs/test_{name}.py" for name in ("cuts", "secure", "signals")]
 MODES = (

@@ -53,9 +53,20 @@ def pytest_configure(config):
     os.environ["PYTHONPYCACHEPREFIX"] = config.stash[_compiled] = tempfile.mkdtemp()
 
 
-def pytest_unconfigure(config):
+def disarm():
+    """Stop the watchdog until the next test: Python warns of threads when there is a fork."""
+    global _armed_at
     if _armed_at >= 0:
+        _armed_at = -REARM
         faulthandler.cancel_dump_traceback_later()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=disarm)
+
+
+def pytest_unconfigure(config):
+    disarm()
     os.close(config.stash[_stderr])
     shutil.rmtree(config.stash[_compiled], ignore_errors=True)
 

@@ -1,58 +1,39 @@
-"""The diagram of the design, checked: who imports whom, and what `import wsmini` costs."""
+"""The table of folders in docs/design.md, checked: who imports whom, and what an import costs."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from functools import lru_cache
 
 import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "wsmini"
 
+# Folder -> the folders whose modules it may import, besides its own. "" is the package's own
+# folder. Front ends never import each other, so that each can be deleted whole.
+BELOW = ("", "sansio")
+MAY_IMPORT = {
+    "": ("sansio",),
+    "sansio": (),
+    "opening": BELOW,
+    "blocking": (*BELOW, "opening"),
+    "events": (*BELOW, "opening"),
+    "callbacks": (*BELOW, "opening", "events"),
+    "aio": (*BELOW, "opening", "events"),
+    "testing": BELOW,
+    "cli": (*BELOW, "opening", "blocking", "testing"),
+}
+# Modules in the package's own folder, where programs look for them, that belong to sansio.
+OF_SANSIO = {"version", "exceptions"}
+# They hand out what is anywhere, and are imported by none of ours.
+DOORS = {"__init__", "__main__"}
 
-def module_name(path):
-    """Its name within the package: ``__init__`` is that of the package itself."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-
-# Every module imports only from the modules before it in its own list and in the lists above.
-SANS_IO = (
-    "version",
-    "sansio.redaction",
-    "sansio.http11",
-    "exceptions",
-    *("sansio." + name for name in """
-        proxy_url uri response auth libcrypto frames extensions deflate messages handshake protocol
-        payload
-    """.split()),
-)  # fmt: skip
-OPENING = (
-    "clock",
-    "interrupts",
-    "options",
-    "policies",
-    *("opening." + name for name in """
-        cookies hints readsizes waiting steps resolver tcp streams tls_context tls proxy opening
-        writebuffer
-    """.split()),
-    "info",
-    "events.timers",
-    "events.transport",
-)  # fmt: skip
-# Front ends, which don't import from each other; the servers for tests are none, but alike.
-FRONT_ENDS = (
-    tuple("blocking." + name for name in """
-        receiver sender transport background connection reconnect
-    """.split()),
-    ("callbacks.loop", "callbacks.outbox", "callbacks.connection", "callbacks.client"),
-    ("aio.selector_thread", "aio.future", "aio.connection", "aio.connecting", "aio"),
-    ("testing.peer", "testing.servers", "testing.faults", "testing.replay", "testing"),
-)  # fmt: skip
+MOST_FILES = 14  # in a folder
+MOST_OF_OURS = 24  # modules that `import wsmini` loads
+MOST_OTHERS = 24
 
 # What makes code wait, ask for the time or run at once with other code.
 IO = set(
@@ -64,76 +45,58 @@ HEAVY = set(
     "argparse asyncio base64 ctypes dataclasses email hashlib http inspect json logging random re"
     " secrets ssl string threading traceback typing urllib zlib".split()
 )
-MOST_MODULES = 24
 
 
-def allowed():
-    """Module -> the modules it may import."""
-    below, rules = set(), {}
-    for name in SANS_IO + OPENING:
-        rules[name] = set(below)
-        below.add(name)
-    for names in FRONT_ENDS:
-        for index, name in enumerate(names):
-            rules[name] = below | set(names[:index])
-    # The command line is a program like any other: it uses the blocking front end.
-    program = set()
-    for name in (
-        "cli.formats", "cli.files", "cli.arguments", "cli.commands", "cli.output",
-        "cli.recorder", "cli.signals", "cli.terminal", "cli.session", "cli.manual",
-        "cli.benchmark", "cli.tracing", "cli.program", "cli",
-    ):  # fmt: skip
-        rules[name] = below | program | {"blocking.connection"}
-        program.add(name)
-    rules["cli.program"].add("testing")
-    for name in ("sansio", "opening", "blocking", "events", "callbacks"):
-        rules[name] = set()
-    rules["exiting"] = set()
-    rules["__main__"] = {"cli", "exiting"}
-    not_loaded = {*FRONT_ENDS[2], *FRONT_ENDS[-1], "__main__"} | program
-    rules["__init__"] = set(rules) - not_loaded
-    return rules
+def module_name(path):
+    """Its name within the package: ``__init__`` is that of the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FOLDERS = {name: PACKAGE / name for name in MAY_IMPORT}
+# Measured by tests/check_coverage.py, each by its own tests.
+SANS_IO = ["exceptions", *(name for name in MODULES if name.startswith("sansio."))]
+
+
+def folder_of(module):
+    """The folder whose rules hold for *module*."""
+    if module in OF_SANSIO:
+        return "sansio"
+    return module if module in FOLDERS else module.rpartition(".")[0]
 
 
 def is_type_checking(node):
-    return (
-        isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-    )
+    return isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
 
 
-def imports(node):
-    """The import statements that run, wherever they are."""
+def imports(node, at_run_time):
+    """The import statements, wherever they are; without those that only type checkers see."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child
-        elif is_type_checking(child):
+        elif at_run_time and is_type_checking(child):
             for statement in child.orelse:
-                yield from imports(statement)
+                yield from imports(statement, at_run_time)
         else:
-            yield from imports(child)
+            yield from imports(child, at_run_time)
 
 
-def imported(source, module=""):
+def imported(source, module="", at_run_time=False):
     """The modules that the *source* of *module* imports: (from the package, from elsewhere)."""
-    folder = module.rpartition(".")[0] if module not in FOLDERS else module
+    folder = module if module in FOLDERS else module.rpartition(".")[0]
     ours, others = set(), set()
-    for node in imports(ast.parse(source)):
+    for node in imports(ast.parse(source), at_run_time):
         if isinstance(node, ast.Import):
             others.update(alias.name for alias in node.names)
         elif not node.level:
             others.add(node.module)
         else:
-            parts = [folder] if node.level == 1 and folder else []
-            if node.module:
-                ours.add(".".join([*parts, node.module]))
-            else:
-                ours.update(".".join([*parts, alias.name]) for alias in node.names)
+            base = [part for part in (folder if node.level == 1 else "", node.module) if part]
+            for alias in node.names:
+                name = ".".join([*base, alias.name])
+                ours.add(name if name in MODULES else ".".join(base))
     return ours, others
-
-
-FOLDERS = {name.rpartition(".")[0] for name in MODULES} - {""}
 
 
 def read(module):
@@ -144,44 +107,134 @@ def roots(names):
     return {name.partition(".")[0] for name in names}
 
 
+@lru_cache(maxsize=None)
+def all_imports():
+    """(importer, imported) of modules of ours, those for type checkers included."""
+    return {(name, ours) for name in MODULES for ours in imported(read(name), name)[0]}
+
+
+def may_import(importer, target):
+    if importer in DOORS:
+        return target not in DOORS
+    here, there = folder_of(importer), folder_of(target)
+    return target not in DOORS and (here == there or there in MAY_IMPORT[here])
+
+
+def circle(edges):
+    """Modules that import each other, around a circle, or an empty list."""
+    below = {}
+    for importer, target in edges:
+        below.setdefault(importer, set()).add(target)
+    path, done = [], set()
+
+    def visit(module):
+        if module in path:
+            return path[path.index(module) :]
+        path.append(module)
+        found = []
+        for target in sorted(below.get(module, set()) - done):
+            found = found or visit(target)
+        done.add(path.pop())
+        return found
+
+    for module in sorted(below):
+        found = visit(module)
+        if found:
+            return found
+    return []
+
+
+def broken(edges):
+    """What these imports break: those that point to a wrong folder, and a circle."""
+    wrong = [
+        f"{importer} -> {target}" for importer, target in edges if not may_import(importer, target)
+    ]
+    return sorted(wrong) + circle(edges)
+
+
+# -- the rules --
+
+
 def test_imports_are_found_wherever_they_are():
     source = """
 from __future__ import annotations
 import os.path
-from . import uri
-from ..exceptions import Close
+from .sansio import uri
+from .exceptions import Close
 if TYPE_CHECKING:
     import typing
-    from .opening import Opening
+    from .opening.opening import Opening
 def function():
     try:
         import ssl as tls, zlib
     except ImportError:
-        from .net import wait
+        from .opening.sockets import wait
 """
     others = {"__future__", "os.path", "ssl", "zlib"}
-    assert imported(source) == ({"uri", "exceptions", "net"}, others)
-    assert imported(source, "sansio.frames")[0] == {"sansio.uri", "exceptions", "sansio.net"}
+    ours = {"sansio.uri", "exceptions", "opening.sockets"}
+    assert imported(source, "options", at_run_time=True) == (ours, others)
+    everything = ours | {"opening.opening"}, others | {"typing"}
+    assert imported(source, "options") == everything
+    assert imported("from . import tls\nfrom ..clock import NEVER", "opening.proxy")[0] == {
+        "opening.tls",
+        "clock",
+    }
+    assert imported("from .connection import connect", "aio")[0] == {"aio.connection"}
+
+
+BROKEN = {
+    "allowed": ([("blocking.connection", "opening.tls"), ("opening.tls", "clock")], []),
+    "upwards": ([("opening.tls", "blocking.sender")], ["opening.tls -> blocking.sender"]),
+    "front ends": ([("aio", "blocking.sender")], ["aio -> blocking.sender"]),
+    "sansio": ([("sansio.uri", "clock"), ("sansio.uri", "exceptions")], ["sansio.uri -> clock"]),
+    "a part of it": (
+        [("exceptions", "sansio.http11"), ("exceptions", "clock")],
+        ["exceptions -> clock"],
+    ),
+    "the package itself": ([("opening.tls", "__init__")], ["opening.tls -> __init__"]),
+    "a circle": ([("aio", "aio.b"), ("aio.b", "aio.c"), ("aio.c", "aio.b")], ["aio.b", "aio.c"]),
+    "a diamond": ([("aio", "aio.b"), ("aio", "aio.c"), ("aio.b", "aio.c")], []),
+}
+
+
+@pytest.mark.parametrize("edges, expected", BROKEN.values(), ids=BROKEN)
+def test_what_breaks_a_rule_is_found(edges, expected):
+    assert broken(edges) == expected
+
+
+def test_a_folder_imports_only_from_the_folders_below_and_never_in_a_circle():
+    assert broken(all_imports()) == []
+
+
+def test_each_folder_is_in_the_table_and_has_few_files():
+    there = {path.parent.relative_to(PACKAGE).as_posix() for path in MODULES.values()}
+    assert {"" if name == "." else name for name in there} == set(MAY_IMPORT)
+    for name, path in FOLDERS.items():
+        files = [each.name for each in path.iterdir() if each.is_file()]
+        assert len(files) <= MOST_FILES, f"{name or 'wsmini'}/ has {len(files)} files"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_the_layers_below(module):
-    assert module in allowed(), "say in tests/test_layers.py in which layer this module is"
-    ours, others = imported(read(module), module)
-    assert sorted(ours - allowed()[module]) == []
-    assert PACKAGE.name not in roots(others), "imports must be relative"
+def test_a_module_says_what_it_is_about(module):
+    text = ast.get_docstring(ast.parse(read(module))) or ""
+    assert len(text.partition("\n\n")[0].split()) >= 4
+    assert text.partition("\n\n")[0][-1] in ".:"
 
 
-@pytest.mark.parametrize("module", [name for name in SANS_IO if name in MODULES])
+@pytest.mark.parametrize("module", SANS_IO)
 def test_the_protocol_knows_no_sockets_no_clock_and_no_threads(module):
     assert sorted(roots(imported(read(module))[1]) & IO) == []
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_annotations_cost_nothing_at_run_time(module):
-    others = imported(read(module))[1]
+def test_annotations_and_names_cost_nothing(module):
+    others = imported(read(module), module, at_run_time=True)[1]
     assert "typing" not in others
     assert "__future__" in others
+    assert PACKAGE.name not in roots(others), "imports must be relative"
+
+
+# -- what an import costs --
 
 
 def loaded_by_import(*before):
@@ -198,9 +251,11 @@ def loaded_by_import(*before):
 
 def test_importing_wsmini_loads_only_what_every_program_needs():
     # `site`, which -S leaves out for its .pth files, always loads os.
-    loaded = {name for name in loaded_by_import("os") if name.partition(".")[0] != PACKAGE.name}
+    loaded = loaded_by_import("os")
+    ours = {name for name in loaded if name.partition(".")[0] == PACKAGE.name}
     assert sorted(roots(loaded) & HEAVY) == []
-    assert len(loaded) <= MOST_MODULES, sorted(loaded)
+    assert len(ours) <= MOST_OF_OURS, sorted(ours)
+    assert len(loaded - ours) <= MOST_OTHERS, sorted(loaded - ours)
 
 
 def test_the_callback_api_is_loaded_when_it_is_asked_for():

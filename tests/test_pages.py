@@ -19,6 +19,7 @@ import threading
 import check_pythons
 import pytest
 from helpers import PATIENCE, ROOT
+from test_layers import MAY_IMPORT
 
 import wsmini
 import wsmini.aio
@@ -393,6 +394,59 @@ def test_what_is_checked_of_names_to_move_to_finds_mistakes():
     assert checker.functions == 1
 
 
+# -- design.md --
+
+CHANGES = table("design.md", "Where to change what")
+
+
+def defined(path):
+    """The names of the classes and functions of a module, with the class in front of methods."""
+    names = set()
+    for node in ast.walk(ast.parse(read(path))):
+        inner = node.body if isinstance(node, ast.ClassDef) else ()
+        names |= {f"{node.name}.{each.name}" for each in inner if hasattr(each, "name")}
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names.add(node.name)
+    return names
+
+
+@pytest.mark.parametrize("question, where", CHANGES, ids=[row[0] for row in CHANGES])
+def test_where_to_change_what_is_there(question, where):
+    names = None
+    for span in spans(where):
+        if span.endswith(".py"):
+            path = ROOT / span if span.startswith("tests/") else ROOT / "wsmini" / span
+            names = defined(path)
+        elif span[0].isalpha() and not span.endswith("="):
+            assert span in names, f"{path}: {span}"
+    assert names, "a file, and what to change in it"
+
+
+def test_ten_questions_are_answered():
+    assert len(CHANGES) >= 10
+
+
+def test_the_map_is_the_table_of_folders():
+    rows = {row[0].strip("`./"): row[1] for row in table("design.md", "The map")}
+    assert set(rows) == set(MAY_IMPORT)
+    above = set()
+    for folder, holds in rows.items():
+        assert set(MAY_IMPORT[folder]) <= above, f"{folder} may import what is below it"
+        above.add(folder)
+        for name in spans(holds):
+            assert "wsmini" in name or (ROOT / "wsmini" / folder / f"{name}.py").exists(), name
+
+
+def test_the_words_of_the_design_are_those_of_the_code():
+    """But for the last section, which says where each is."""
+    text = prose(ROOT / "docs" / "design.md").partition("## Where to change what")[0]
+    known = set()
+    for path in (ROOT / "wsmini").rglob("*.py"):
+        known |= set(re.findall(r"\w+", read(path)))
+    used = {word for span in spans(text) for word in re.findall(r"[A-Za-z_]\w{3,}", span)}
+    assert sorted(used - known - {"python", "tests", "test_layers"}) == []
+
+
 # -- embedding.md --
 
 PROGRAM = """
@@ -412,16 +466,20 @@ import wsmini
 with wsmini.connect({url!r}, proxy=None) as ws:
     ws.send("hello")
     assert ws.recv({patience}) == "hello"
+"""
+CALLBACKS = """
 client = wsmini.Client({url!r}, proxy=None, on_open=lambda client: client.send("hello"))
 client.on_message = lambda client, message: client.close()
 assert client.run_forever() == 0
+"""
+LOADED = """
 print(*[name for name in sys.modules if name.partition(".")[0] in blocked])
 """
 
 
-def run_with_echo_server(folder, blocked=()):
+def run_with_echo_server(folder, blocked=(), callbacks=CALLBACKS):
     with echo_server() as server:
-        program = PROGRAM.format(
+        program = f"{PROGRAM}{callbacks}{LOADED}".format(
             folder=str(folder), blocked=blocked, url=server.url, patience=PATIENCE
         )
         return subprocess.run(
@@ -437,7 +495,7 @@ def test_files_that_may_be_left_out_may_be_left_out(tmp_path):
         path = tmp_path / "wsmini" / name  # each of them exists
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(tmp_path / "wsmini" / "__pycache__", ignore_errors=True)
-    assert run_with_echo_server(tmp_path) == []
+    assert run_with_echo_server(tmp_path, callbacks="") == []
 
 
 def test_it_runs_from_compiled_files_alone(tmp_path):

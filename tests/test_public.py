@@ -79,7 +79,8 @@ def test_all_lists_exactly_what_the_package_imports_and_defines():
             names.update(alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             names.add(node.name)
-    assert names | {"Client", "Loop", "exit_with"} == set(wsmini.__all__)
+    folders = {"aio", "options", "testing"}  # for programs that import the package only
+    assert names | set(wsmini._LATER) - folders == set(wsmini.__all__)
 
 
 @pytest.mark.parametrize("name", wsmini.__all__)

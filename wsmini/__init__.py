@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 from .blocking.connection import Connection, Ping, connect
-from .blocking.reconnect import reconnect
 from .exceptions import (
     Close,
     ConcurrencyError,
@@ -39,21 +38,22 @@ from .exceptions import (
     TooManyRedirects,
     WebSocketException,
 )
-from .policies import Backoff, Fixed, NoReconnect, retryable
-from .sansio.deflate import Deflate
 from .sansio.extensions import Extension, ExtensionOffer
 from .sansio.frames import Frame
 from .sansio.http11 import Headers
 from .sansio.protocol import State
-from .version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from .blocking.reconnect import reconnect
     from .callbacks.client import Client
     from .callbacks.loop import Loop
     from .exiting import exit_with
+    from .policies import Backoff, Fixed, NoReconnect, retryable
+    from .sansio.deflate import Deflate
+    from .version import __version__
 
 __all__ = [
     "Backoff",
@@ -101,19 +101,42 @@ __all__ = [
 ]
 
 
+# Loaded when they are asked for, and not in every copy of the package.
+_LATER = {
+    "Client": "callbacks.client",
+    "Loop": "callbacks.loop",
+    **dict.fromkeys(("Backoff", "Fixed", "NoReconnect", "retryable"), "policies"),
+    "Deflate": "sansio.deflate",
+    "__version__": "version",
+    "aio": "aio",
+    "exit_with": "exiting",
+    "options": "options",
+    "reconnect": "blocking.reconnect",
+    "testing": "testing",
+}
+
+
 def __getattr__(name: str) -> object:
-    """Load what not all programs need, when it is asked for: the callback API is a quarter."""
-    if name == "exit_with":
-        from .exiting import exit_with
-
-        globals()[name] = exit_with
-    elif name in ("Client", "Loop"):
-        from .callbacks import client, loop
-
-        globals().update(Client=client.Client, Loop=loop.Loop)
-    else:
+    """Load what not all programs need, when it is asked for."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals()[name]
+    from importlib import import_module
+
+    try:
+        module = import_module(f".{_LATER[name]}", __name__)
+    except ModuleNotFoundError as exc:
+        raise _explained(exc) from None
+    value = globals()[name] = getattr(module, name, module)
+    return value
+
+
+def _explained(exc: ModuleNotFoundError) -> ImportError:
+    """The same, or which part this copy lacks, if that is what couldn't be found."""
+    here = f"{__name__}."
+    name = exc.name or ""
+    if not name.startswith(here):
+        return exc
+    return ImportError(f"this copy of {__name__} has no {name[len(here) :]}", name=name)
 
 
 def __dir__() -> list[str]:

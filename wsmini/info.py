@@ -8,14 +8,26 @@ from .sansio.uri import shown_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from .opening.opening import Opened
+    from typing_extensions import Protocol
+
     from .sansio.extensions import Extension
     from .sansio.http11 import Headers, Request, Response
     from .sansio.protocol import ClientProtocol, State
+
+    class Opened(Protocol):
+        """What an opening has found."""
+
+        request: Request
+        response: Response
+        subprotocol: str | None
+        timings: dict[str, float]
+        ssl_object: ssl.SSLObject | None
+        stream: Any
 
 
 class ConnectionInfo:
@@ -31,7 +43,8 @@ class ConnectionInfo:
         self.subprotocol: str | None = opened.subprotocol
         self.timings: dict[str, float] = opened.timings
         self.ssl_object: ssl.SSLObject | None = opened.ssl_object
-        self._sock = sock = opened.stream.sock
+        self._sock: socket.socket = opened.stream.sock
+        sock = self._sock
         self.local_address: Any = _name(sock.getsockname)
         self.remote_address: Any = _name(sock.getpeername)
         self._id = ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -77,7 +78,7 @@ import wsmini
 """
 
 # No assertions: -O removes them.
-TALK = (
+TALK_BLOCKING = (
     f"PATIENCE = {PATIENCE}"
     + """
 url = sys.argv[1]
@@ -89,7 +90,12 @@ with wsmini.connect(url) as ws:
     compressed = any("deflate" in extension.name for extension in ws.extensions)
     round_trip = ws.ping().wait(PATIENCE)
 print("blocking", ws.close_code, round_trip > 0, compressed)
+"""
+)
 
+TALK = (
+    TALK_BLOCKING
+    + """
 def on_message(client, message):
     print("callbacks", message)
     client.close()
@@ -168,6 +174,7 @@ def test_the_command_line_on_a_router(url):
     assert python("-c", program, " ".join(ROUTER), ROOT, "--demo")[0::2] == (0, "")
 
 
+# The words for a module of the standard library that is missing differ from Python to Python.
 NEEDS = {
     "TLS": ("_ssl", 'wsmini.connect("wss://localhost:9")', "Python has no ssl module"),
     "a client with TLS": ("_ssl", 'wsmini.Client("wss://localhost:9")', "Python has no ssl module"),
@@ -176,7 +183,7 @@ NEEDS = {
         'wsmini.connect("ws://localhost:9", proxy="https://localhost:9")',
         "Python has no ssl module",
     ),
-    "no verification": ("_ssl", "wsmini.unverified_context()", "No module named '_ssl'"),
+    "no verification": ("_ssl", "wsmini.unverified_context()", "'_ssl'"),
     "compression": (
         "zlib",
         'wsmini.connect("ws://localhost:9", extensions=[wsmini.Deflate()])',
@@ -185,7 +192,7 @@ NEEDS = {
     "international names": (
         "unicodedata", 'wsmini.connect("ws://b\\u00fccher.example")', "has no idna codec",
     ),
-    "asyncio": ("asyncio", "import wsmini.aio", "No module named 'asyncio'"),
+    "asyncio": ("asyncio", "import wsmini.aio", "'asyncio'"),
 }  # fmt: skip
 
 COMMANDS = {
@@ -249,6 +256,83 @@ print("done")
 )
 def test_under_flags(flags, url):
     assert python(*flags.split(), "-c", IMPORT + TALK, ROOT, url) == (0, TALKED, "")
+
+
+# -- less of the package --
+
+# What may be deleted, and what says so then: a program, and the last line of its errors.
+MISSING = {
+    "aio": (["aio"], "from wsmini import aio", "this copy of wsmini has no aio"),
+    "import aio": (["aio"], "import wsmini.aio", "No module named 'wsmini.aio'"),
+    "callbacks": (["callbacks", "events"], "wsmini.Client", "this copy of wsmini has no callbacks"),
+    "a name of callbacks": (
+        ["callbacks", "events"], "from wsmini import Loop", "this copy of wsmini has no callbacks",
+    ),
+    "cli": (
+        ["cli"], "import runpy; runpy.run_module('wsmini', run_name='__main__')",
+        "wsmini: this copy of wsmini has no cli",
+    ),
+    "testing": (["testing"], "wsmini.testing", "this copy of wsmini has no testing"),
+}  # fmt: skip
+TOGETHER = ["aio", "callbacks", "events", "cli", "testing"]
+FILES = ["opening/tls.py", "opening/cookies.py", "sansio/libcrypto.py", "__main__.py", "py.typed"]
+
+
+def smaller_package(folder, parts):
+    copy = pathlib.Path(package(folder))
+    for name in parts:
+        path = copy / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize("parts, code, words", MISSING.values(), ids=MISSING)
+def test_a_copy_says_what_it_lacks(parts, code, words, tmp_path, url):
+    for missing in (parts, TOGETHER):
+        folder = tmp_path / str(len(missing))
+        smaller_package(folder, missing)
+        done = python("-c", IMPORT + TALK_BLOCKING, folder, url)
+        assert done == (0, TALKED.partition("callbacks")[0], "")
+        status, output, errors = python("-c", IMPORT + code, folder, cwd=str(tmp_path))
+        assert (status, output) == (1, "")
+        assert words in errors.splitlines()[-1]
+
+
+def test_a_copy_lacks_nothing_else(tmp_path, url):
+    smaller_package(tmp_path, [*TOGETHER, *FILES])
+    program = f"""{IMPORT}
+for name in ("Client", "aio", "testing"):
+    try:
+        getattr(wsmini, name)
+    except ImportError as exc:
+        pass
+    else:
+        sys.exit(name)
+if hasattr(wsmini, "nonesuch"):
+    sys.exit("nonesuch")
+for name in set(wsmini.__all__) - {{"Client", "Loop"}}:
+    getattr(wsmini, name)
+{TALK_BLOCKING}"""
+    done = python("-bb", "-W", "error", "-c", program, tmp_path, url)
+    assert done == (0, TALKED.partition("callbacks")[0], "")
+
+
+def test_the_blocking_api_passes_its_tests_alone(tmp_path):
+    """With ``testing/``, whose servers these tests talk to."""
+    smaller_package(tmp_path, [*TOGETHER[:-1], *FILES])
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("programs"))
+    shutil.copy(ROOT / "setup.cfg", tmp_path)
+    status, output, errors = python(
+        *"-bb -m pytest -q -p no:cacheprovider tests/blocking/test_connection.py".split(),
+        cwd=str(tmp_path),
+        timeout=3 * PATIENCE,
+    )
+    assert status == 0, f"{output}\n{errors}"
+    assert re.search(r"^\d{2,} passed", output, re.M)
+
+
+def test_a_module_that_python_lacks_is_not_taken_for_a_part_of_the_package():
+    done = python("-c", LACKING + IMPORT + "wsmini.Loop", "heapq", ROOT)
+    assert done[0] == 1 and "'heapq'" in done[2].splitlines()[-1]
 
 
 # -- elsewhere on the disk --
@@ -372,11 +456,12 @@ print(sorted(name for name in sys.modules if name.partition(".")[0] == "wsmini")
 # -- little memory --
 
 # MiB of address space beyond the 9 to 13 of a Python that does nothing. On x86-64, 6, 14 and 20 are
-# enough; a name takes a thread to look it up, 8 MiB of which may not be given back in time.
+# enough, 31 with OpenSSL 3.6; a name takes a thread to look it up, 8 MiB of which may not be given
+# back in time.
 MEMORY = {
     "ws, an address": ("ws", "127.0.0.1", 10),
     "ws, a name": ("ws", "localhost", 24),
-    "wss": ("wss", "localhost", 30),
+    "wss": ("wss", "localhost", 36),
 }
 
 

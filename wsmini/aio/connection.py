@@ -23,7 +23,7 @@ from collections import deque
 from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
-from ..sansio.payload import chunk_decoder, decode_message, encode_message
+from ..sansio.messages import chunk_decoder, decode_message, encode_message
 from .future import EagerFuture
 
 TYPE_CHECKING = False
@@ -213,8 +213,8 @@ class Connection(ConnectionInfo):
         ``recv_streaming`` has begun is skipped.
 
         Args:
-            timeout: seconds to wait, ``None`` for no limit. (``asyncio.wait_for`` may swallow a
-                cancellation before Python 3.12.)
+            timeout: seconds to wait, ``None`` for no limit. Unlike this, ``asyncio.wait_for`` may
+                swallow a cancellation before Python 3.12.
             decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
 
         Raises:

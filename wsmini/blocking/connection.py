@@ -17,11 +17,8 @@ from time import monotonic
 from ..clock import deadline_after
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
-from ..opening.opening import Opening
-from ..opening.steps import run_blocking
-from ..options import read_options
 from ..sansio.frames import close_payload
-from ..sansio.payload import chunk_decoder, decode_message, encode_message
+from ..sansio.messages import chunk_decoder, decode_message, encode_message
 from ..sansio.protocol import ClientProtocol, State
 from .receiver import IN_A_HANDLER, Receiver
 from .sender import Sender
@@ -71,11 +68,16 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
         TimeoutError: if ``open_timeout`` passes.
         InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
     """
+    from ..options import read_options  # with all that opening takes, when there is one
+
     return open_connection(read_options(url, options))
 
 
 def open_connection(settings: Options) -> Connection:
     """What ``connect()`` does, with options that were checked before."""
+    from ..opening.opening import Opening
+    from ..opening.steps import run_blocking
+
     opened = run_blocking(Opening(settings).steps())
     try:
         return Connection(opened, settings)

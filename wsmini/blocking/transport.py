@@ -48,12 +48,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional, Tuple
 
+    from typing_extensions import Protocol
+
     from ..interrupts import Lock
     from ..opening.streams import Stream
     from ..options import Options
     from ..sansio.frames import Data
     from ..sansio.protocol import ClientProtocol
-    from .background import Watched
+
+    class Watched(Protocol):
+        """What the background thread knows of a connection."""
+
+        over: bool
+
 
 LEAVING = 0.5  # seconds for the closing handshake when the program is leaving
 

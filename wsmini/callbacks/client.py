@@ -41,7 +41,7 @@ from ..opening.steps import run_on_loop
 from ..options import read_options
 from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, close_payload
-from ..sansio.payload import encode_message
+from ..sansio.messages import encode_message
 from ..sansio.protocol import State
 from .connection import ClientConnection
 from .loop import Loop, check_callback

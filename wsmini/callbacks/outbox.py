@@ -10,7 +10,7 @@ unsent, to be sent on the next one.
 from __future__ import annotations
 
 from ..sansio.frames import Opcode
-from ..sansio.payload import encode_message
+from ..sansio.messages import encode_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ blocks in ``recv()``, and signals arrive there. A daemon thread reads the input 
 input), is the only one that sends messages, and closes the connection when nothing more is to be
 expected after the end of input; that wakes the main thread. When the connection ends, the main
 thread returns and leaves the other behind, in ``input()`` or a read: nothing can interrupt these on
-every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held: pipes
-are read below its buffer, and ``input()`` on a terminal reads past it.
+every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held, Python's
+or C's: pipes are read below its buffer, and so are terminals, where readline doesn't read them.
 """
 
 from __future__ import annotations

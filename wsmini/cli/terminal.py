@@ -91,11 +91,23 @@ class Terminal(Screen):
             hook()
         self.asking = True
         try:
-            return input(_PROMPT)
+            return input(_PROMPT) if sys.modules.get("readline") else self.plain_line()
         finally:
             self.asking = False
             self.prepare = None
             hook()
+
+    def plain_line(self) -> str:
+        """What ``input()`` does, where there is no readline.
+
+        That would read with C's stdio, which holds a lock meanwhile: glibc's ``exit()`` waits for
+        it since 2.41, and so the end of the connection would for the end of the line.
+        """
+        self.write(_PROMPT)
+        line: bytes = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
+        if not line:
+            raise EOFError
+        return line.decode(sys.stdin.encoding, sys.stdin.errors or "strict").rstrip("\r\n")
 
     def resume(self) -> None:
         """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.

@@ -23,7 +23,6 @@ from __future__ import annotations
 import codecs
 
 from ..exceptions import PayloadTooBig, ProtocolError
-from .deflate import PerMessageDeflate
 from .frames import FIN, MAX_CONTROL, RSV1, RSV2, RSV3, Frame, Opcode
 
 TYPE_CHECKING = False
@@ -32,7 +31,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Protocol
 
+    from .deflate import PerMessageDeflate
     from .extensions import Extension
+    from .frames import Data
 
     Message = str | bytes
 
@@ -80,6 +81,16 @@ class ByteQueue:
         if len(chunks) == 1:
             return bytes(chunks[0])
         return b"".join(chunks)
+
+
+def only_deflate(extensions: Sequence[Extension]) -> PerMessageDeflate | None:
+    """The package's own extension, if it is alone: it may be called without frames around."""
+    if len(extensions) != 1:
+        return None
+    from .deflate import PerMessageDeflate  # where nobody compresses, it isn't loaded
+
+    only = extensions[0]
+    return only if type(only) is PerMessageDeflate else None
 
 
 class MessageReader:
@@ -136,8 +147,9 @@ class MessageReader:
         self._extensions = tuple(reversed(extensions))
         for extension in extensions:
             self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
-        if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
-            self._inflate = extensions[0].inflate
+        deflate = only_deflate(extensions)
+        if deflate is not None:
+            self._inflate = deflate.inflate
         elif extensions:
             self._fast_limit = -1  # extensions of the user's see every frame
         if extensions:
@@ -487,3 +499,68 @@ class MessageReader:
         """Leave the rest of the message that is being streamed unread; it is still checked."""
         if self.streaming:
             self.streaming, self._skipping = False, True
+
+
+# -- as programs have them --
+#
+# send() of each front end asks encode_whole() first, and iterates with encode_message() over what
+# that leaves: fragments, perhaps asynchronous ones.
+
+
+def encode_whole(message: object, text: bool | None) -> tuple[int, Data] | None:
+    """The opcode and the payload for *message*; ``None`` if it is neither str nor bytes-like.
+
+    Then it may be an iterable of fragments. The payload may be the caller's own buffer.
+
+    Args:
+        text: ``True`` or ``False`` to send as text or as binary whatever the type.
+
+    Raises:
+        ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
+    """
+    if isinstance(message, str):
+        return (Opcode.BINARY if text is False else Opcode.TEXT), message.encode()
+    if not isinstance(message, (bytes, bytearray)):
+        try:
+            view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
+        except TypeError:
+            return None
+        message = view.cast("B") if view.c_contiguous else view.tobytes()
+    if text:
+        bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
+    return (Opcode.TEXT if text else Opcode.BINARY), message
+
+
+def encode_message(part: object, text: bool | None, first: int = 0) -> tuple[int, Data]:
+    """The opcode and the payload for a fragment of a message.
+
+    Args:
+        part, text: as for ``encode_whole``.
+        first: the opcode of the first fragment; 0 if this is it.
+
+    Raises:
+        TypeError: if *part* is neither str nor bytes-like, or isn't what the first one was.
+        ValueError: as ``encode_whole``.
+    """
+    encoded = encode_whole(part, text)
+    if encoded is None:
+        raise TypeError(f"a fragment is str or bytes-like, not {type(part).__name__}")
+    if first and encoded[0] != first:
+        raise TypeError("the fragments of a message are all str or all bytes-like")
+    return encoded
+
+
+def decode_message(message: Message, decode: bool) -> Message:
+    if decode:
+        return message if isinstance(message, str) else message.decode()
+    return message.encode() if isinstance(message, str) else message
+
+
+def chunk_decoder(decode: bool | None) -> Callable[[Message, bool], Message]:
+    """What turns the chunks of one message into the type that is asked for."""
+    if not decode:
+        return lambda chunk, fin: chunk if decode is None else decode_message(chunk, False)
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return lambda chunk, fin: chunk if isinstance(chunk, str) else decoder.decode(chunk, fin)

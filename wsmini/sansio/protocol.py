@@ -27,7 +27,6 @@ from ..exceptions import (
     SendBufferFull,
     connection_closed,
 )
-from .deflate import PerMessageDeflate
 from .frames import (
     FIN,
     MAX_CONTROL,
@@ -42,7 +41,7 @@ from .frames import (
     masking_key,
     read_close,
 )
-from .messages import UNLIMITED, MessageReader
+from .messages import UNLIMITED, MessageReader, only_deflate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,8 +223,9 @@ class ClientProtocol:
         """The opening handshake is done, with these extensions in the order of the response."""
         self._move(_OPEN)
         self.extensions = extensions or ()
-        if len(extensions) == 1 and type(extensions[0]) is PerMessageDeflate:
-            self._deflate = extensions[0].deflate
+        deflate = only_deflate(extensions)
+        if deflate is not None:
+            self._deflate = deflate.deflate
         self.reader.use(extensions)
         if self._ping_interval is not None:
             self.keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
