@@ -16,7 +16,7 @@ from wsmini.opening import streams
 from wsmini.opening.steps import Expired, Wait, run_blocking
 from wsmini.opening.streams import SocketStream, receive_body, receive_head, receive_some, send_all
 from wsmini.opening.waiting import READ, WRITE
-from wsmini.sansio.http11 import ResponseParser
+from wsmini.sansio.response import ResponseParser
 
 
 def test_a_stream_over_a_socket(pair):

@@ -103,6 +103,13 @@ def test_equality(one, other, equal):
     assert (one != other) is not equal
 
 
+def test_headers_are_shown_without_secrets():
+    headers = Headers([("A", "b"), ("Cookie", "c=secret"), ("A", "d")])
+    assert str(headers) == "A: b\nCookie: ***\nA: d"
+    assert repr(headers) == "Headers([('A', 'b'), ('Cookie', '***'), ('A', 'd')])"
+    assert headers["Cookie"] == "c=secret"
+
+
 def test_headers_can_change_and_so_have_no_hash():
     with pytest.raises(TypeError, match="unhashable"):
         hash(Headers())

@@ -90,7 +90,7 @@ def cookie_header(jar: CookieJar, uri: URI, home: URI) -> str | None:
 def store_cookies(jar: CookieJar, uri: URI, home: URI, headers: Headers) -> None:
     """Put the cookies that a response to a request of *uri* sets into *jar*.
 
-    Of a domain that has too many then, the oldest go.
+    Of a domain that has too many then, earlier ones go.
     """
     response = _Response(headers, uri.host)
     # Other connections may share the jar, which iterates without its own lock.
@@ -98,7 +98,9 @@ def store_cookies(jar: CookieJar, uri: URI, home: URI, headers: Headers) -> None
         before = _by_domain(jar)
         jar.extract_cookies(response, _Request(uri, home))  # type: ignore[arg-type]
         for domain, cookies in _by_domain(jar).items():
-            if len(cookies) > len(before.get(domain, ())):
+            earlier = set(map(id, before.get(domain, ())))
+            if len(cookies) > len(earlier):
+                cookies.sort(key=lambda cookie: id(cookie) not in earlier)
                 for cookie in cookies[:-MAX_COOKIES]:
                     jar.clear(domain, cookie.path, cookie.name)
 
