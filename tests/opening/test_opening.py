@@ -6,11 +6,13 @@ The servers are scripted, on the loopback interface; where names are looked up, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.cookiejar
 import itertools
 import logging
 import re
+import signal
 import socket
 import ssl
 import sys
@@ -92,7 +94,7 @@ class Reluctant(SocketStream):
     def _reluctant(call):
         def do(*args):
             if next(calls) % 2 == 0:
-                raise BlockingIOError
+                raise BlockingIOError(errno.EAGAIN, "not now")
             return call(*args)
 
         calls = itertools.count()
@@ -1686,3 +1688,19 @@ def test_a_challenge_without_an_end_is_answered(of_proxy, monkeypatch):
             open_("ws://h.example/", proxy=f"http://u:p@127.0.0.1:{server.port}")
         else:
             open_(server.url, auth=("u", "p"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this platform has no alarms")
+def test_what_a_signal_handler_raises_comes_out_as_it_is():
+    def ring(*args):
+        raise TimeoutError("enough")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with scripted_server(lambda peer: peer._read(1000)) as server:
+            signal.setitimer(signal.ITIMER_REAL, SOON)
+            exc = failure(TimeoutError, server.url)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert exc.args == ("enough",)

@@ -6,6 +6,7 @@ over sockets, by the whole opening, are in ``test_opening.py``.
 
 from __future__ import annotations
 
+import errno
 import socket
 import urllib.request
 
@@ -208,7 +209,7 @@ class Stream:
     def _block(self):
         self.blocks = not self.blocks
         if not self.blocks:
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "not now")
 
     def send(self, data, flags=0):
         self._block()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import types
@@ -105,7 +106,7 @@ class Shy:
     def _shy(self):
         self.asked += 1
         if self.asked % 2:
-            raise BlockingIOError
+            raise BlockingIOError(errno.EAGAIN, "not now")
 
     def send(self, data, flags=0):
         self._shy()
@@ -252,3 +253,17 @@ def test_a_body_without_an_end_gets_a_second(monkeypatch):
     finish(steps, [])
     assert parser.complete
     assert parser.response.body == b"x" * 7
+
+
+@pytest.mark.parametrize("kind", [BlockingIOError, ConnectionResetError, TimeoutError])
+@pytest.mark.parametrize("make", [receive_some, lambda stream: send_all(stream, b"x")])
+def test_an_error_without_a_number_is_a_signal_handlers(kind, make):
+    raised = kind("enough")
+
+    class Interrupted(Shy):
+        def _shy(self):
+            raise raised
+
+    with pytest.raises(kind) as caught:
+        next(make(Interrupted()))
+    assert caught.value is raised

@@ -1171,3 +1171,24 @@ def test_closing_waits_for_no_other_thread():
     thread.join(PATIENCE)
     stream.close()
     assert lower.closed
+
+
+@pytest.mark.parametrize("kind", [BlockingIOError, TimeoutError])
+def test_an_error_without_a_number_is_a_signal_handlers(kind):
+    raised = kind("enough")
+
+    def interrupted(*args):
+        raise raised
+
+    for call in ("recv", "send", "flush"):
+        stream, lower = opened()
+        lower.incoming.clear()
+        lower.recv = lower.send = interrupted
+        with pytest.raises(kind) as caught:
+            if call == "flush":
+                stream._out = memoryview(b"x")
+                stream.flush()
+            else:
+                getattr(stream, call)(b"x" if call == "send" else 1)
+        assert caught.value is raised
+        assert not stream._lock._is_owned()

@@ -171,6 +171,7 @@ class Opening:
         self._unchanged = 0  # from which of these on nothing but the URL has changed
         self._authenticators: dict[object, Authenticator] = {}
         self._tls: list[TLSStream] = []  # of this round
+        self._expired: TimeoutError | None = None
         self._authorization: str | None = None  # what a challenge has led to
         self._journal = Journal(options)
 
@@ -189,8 +190,9 @@ class Opening:
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
-            self._journal.explain(exc, self._situation())
-            raise
+            if exc is self._expired or not isinstance(exc, TimeoutError) or exc.errno is not None:
+                self._journal.explain(exc, self._situation())
+            raise  # a signal handler's TimeoutError as it is
         with _closed_on_error(opened.stream):
             self._journal.note("open", timings=dict(opened.timings))
         return opened
@@ -231,7 +233,8 @@ class Opening:
             result: T = stop.value
             return result
         except Expired:
-            raise TimeoutError(f"not open after {timeout} s") from None
+            self._expired = TimeoutError(f"not open after {timeout} s")
+            raise self._expired from None
         finally:
             steps.close()
 

@@ -96,10 +96,14 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
             try:
                 view = view[stream.send(view) :]
                 continue
-            except BlockingIOError:
-                pass  # what is thrown into the wait must not have this as its context
+            except BlockingIOError as exc:
+                if exc.errno is None:
+                    raise  # a signal handler's
+            # Out of the except, so that what is thrown into the wait has no context.
             yield Wait({stream.sock: WRITE}, None)
     except ConnectionError as exc:
+        if exc.errno is None:
+            raise  # a signal handler's
         return exc
     return None
 
@@ -111,8 +115,9 @@ def receive_some(
     while deadline is None or time.monotonic() < deadline:
         try:
             return stream.recv(size)
-        except BlockingIOError:
-            pass  # as above
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
         # TLS may have to answer before more comes: a renegotiation, or a late wish for a
         # certificate. (RFC 8446, 4.6.2)
         flushed = stream.flush()

@@ -62,7 +62,7 @@ def connect_tcp(
                 try:
                     sock = _begin_connect(address, source_address, options)
                 except OSError as exc:
-                    failures.append((address, exc))
+                    failures.append((address, _network_error(exc)))
                     continue
                 attempts[sock] = address
             ready = yield Wait(dict.fromkeys(attempts, WRITE), next_start if waiting else None)
@@ -78,6 +78,13 @@ def connect_tcp(
     finally:
         for sock in attempts:
             sock.close()
+
+
+def _network_error(exc: OSError) -> OSError:
+    """*exc*; raised, if it isn't the network's but a signal handler's: those have no number."""
+    if exc.errno is None:
+        raise exc
+    return exc
 
 
 def _begin_connect(

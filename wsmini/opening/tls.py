@@ -171,8 +171,9 @@ class TLSStream:
             try:
                 data = self._lower.recv(READ_SIZE)
                 break
-            except BlockingIOError:
-                pass  # as above
+            except BlockingIOError as exc:
+                if exc.errno is None:
+                    raise  # a signal handler's
             yield Wait({self.sock: READ}, None)
         if not data:
             text = "the server ended the connection in the TLS handshake"
@@ -343,7 +344,9 @@ class TLSStream:
         taken, out = self._locked(self._encrypt, data)
         try:
             sent = self._lower.send(out, flags)
-        except BlockingIOError:
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
             sent = 0
         if sent < len(out) or self._lower.unsent:
             self._out = memoryview(out)[sent:]
@@ -363,7 +366,9 @@ class TLSStream:
         try:
             while len(self._out) or self._locked(self._take_ciphertext):
                 self._out = self._out[self._lower.send(self._out, flags) :]
-        except BlockingIOError:
+        except BlockingIOError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
             self.unsent = True
             return False
         if not self._lower.flush(flags):

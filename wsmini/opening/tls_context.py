@@ -21,7 +21,7 @@ MAX_SESSIONS = 64  # remembered for each context
 MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
 
 # The default context, and the environment that it was made in.
-_default: tuple[tuple[str | None, ...], ssl.SSLContext] | None = None
+_default: tuple[tuple[object, ...], ssl.SSLContext] | None = None
 
 # By context, the last session with each server: a handshake that resumes it is cheaper. OpenSSL
 # takes one only in the context that it belongs to, and what was verified then holds for it. None is
@@ -33,17 +33,14 @@ def default_context() -> ssl.SSLContext:
     """The context of all connections that don't bring one: verifies chain and host name.
 
     It is made once, since loading the system's certificates takes tens of milliseconds; and again
-    if the environment names others, or there were none.
+    if the environment names others, or the file that it names is there now.
     """
     global _default
-    made_in = tuple(map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
-    if _default is not None and _default[0] == made_in:
-        return _default[1]
-    context = _offering_http(ssl.create_default_context())
-    # OpenSSL reads a folder of certificates when it needs them, a file only now.
-    if context.cert_store_stats()["x509_ca"] or made_in[1]:
-        _default = made_in, context
-    return context
+    file, folder = map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    made_in = file, folder, file is not None and os.path.exists(file)
+    if _default is None or _default[0] != made_in:
+        _default = made_in, _offering_http(ssl.create_default_context())
+    return _default[1]
 
 
 def unverified_context() -> ssl.SSLContext:
