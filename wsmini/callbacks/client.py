@@ -46,7 +46,7 @@ from ..sansio.payload import encode_message
 from ..sansio.protocol import State
 from .connection import ClientConnection
 from .loop import Loop, check_callback
-from .outbox import COST, MOST_SMALL, Fragments, Outbox, message_of
+from .outbox import COST, Fragments, Outbox, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -601,11 +601,10 @@ class Client:
             self._check_outbox(connection)
         waiting = outbox.waiting
         if connection is not None:
-            buffer = connection.transport.buffer
-            waiting += buffer.accepted - buffer.written
-        if waiting or len(outbox.messages) > MOST_SMALL:
+            waiting += connection.buffer.accepted - connection.buffer.written
+        if waiting:
             self._check_room(connection, waiting, len(item[1]))
-        outbox.waiting += len(item[1])
+        outbox.waiting += len(item[1]) + 1
         self._append(item)
         if not self._due and connection is not None:
             self._serve_soon()
@@ -663,7 +662,8 @@ class Client:
 
     def _hand_back(self) -> None:
         """There is no connection: hand back what has no room, all if there won't be one."""
-        self._returned += self._outbox.take_back(self._max_outbox if self._wanted else 0)
+        room = self._max_outbox if self._wanted else 0
+        self._returned[:0] = self._outbox.take_back(room)  # what had room was sent before the rest
 
     @property
     def unsent(self) -> list[Any]:
@@ -681,8 +681,9 @@ class Client:
     def buffered_amount(self) -> int:
         """How many bytes were accepted by ``send`` and not yet by the socket."""
         connection = self._connection
-        waiting = self._outbox.waiting if self._outbox.messages else 0
-        return waiting + (0 if connection is None else connection.transport.buffered)
+        return self._outbox.bytes_waiting() + (
+            0 if connection is None else connection.transport.buffered
+        )
 
     def ping(self, data: str | bytes | None = None) -> None:
         """Send a ping; ``on_pong`` tells the answer.
