@@ -421,7 +421,7 @@ class EventTransport:
             ends: gets, for each, how many bytes will be written when it is.
         """
         protocol, buffer = self.protocol, self.buffer
-        if protocol.state is not OPEN or protocol.sending:
+        if protocol.state is not OPEN:
             protocol.check_can_send()
         self.half_done = True
         for opcode, data, compress in messages[len(ends) :]:
