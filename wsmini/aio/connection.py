@@ -211,8 +211,8 @@ class Connection(ConnectionInfo):
         ``recv_streaming`` has begun is skipped.
 
         Args:
-            timeout: seconds to wait, ``None`` for no limit. (``asyncio.wait_for`` may swallow a
-                cancellation before Python 3.12.)
+            timeout: seconds to wait, ``None`` for no limit; ``asyncio.wait_for`` may swallow a
+                cancellation before Python 3.12.
             decode: ``False`` for ``bytes`` and ``True`` for ``str`` (from UTF-8) in any case.
 
         Raises:
