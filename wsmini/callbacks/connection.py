@@ -52,15 +52,11 @@ _NOTHING: Iterator[Any] = iter(())  # which all the idle share
 
 
 class ClientConnection:
-    """It lasts as long as the connection; all of it is for the loop's thread.
-
-    Attributes:
-        info: what there is to know about the connection.
-    """
+    """It lasts as long as the connection; all of it is for the loop's thread."""
 
     __slots__ = (
-        "_client", "_ended", "_ends", "_loop", "_messages", "_name", "_outbox", "_paused", "_timer",
-        "_trims", "_unread", "buffer", "info", "protocol", "transport",
+        "_client", "_ended", "_ends", "_info", "_loop", "_messages", "_name", "_opened", "_outbox",
+        "_paused", "_timer", "_trims", "_unread", "buffer", "protocol", "transport",
     )  # fmt: skip
 
     def __init__(self, client: Owner, loop: Loop, opened: Opened, options: Options) -> None:
@@ -70,16 +66,24 @@ class ClientConnection:
         self._paused = self._ended = False
         self._timer: Timer | None = None
         self._trims = False  # soon
-        self.info = ConnectionInfo(opened)
+        self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
         self.transport = EventTransport(loop, opened, options, self, gather=True)
         self.buffer = self.transport.buffer
-        self.info._protocol = self.protocol = self.transport.protocol
+        self.protocol = self.transport.protocol
         # Chunks or messages: one or the other as long as the connection lasts.
         self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
         self.transport.streaming = self._name == "on_chunk"
         self.transport.start()
 
     # -- for the client --
+
+    @property
+    def info(self) -> ConnectionInfo:
+        """Made when it is asked for; what only an open socket knows isn't there later."""
+        if self._info is None:
+            self._info = ConnectionInfo(self._opened)
+            self._info._protocol = self.protocol
+        return self._info
 
     def give(self) -> None:
         """Have the transport send what the client has accepted."""
@@ -117,7 +121,7 @@ class ClientConnection:
         if self.transport.half_done:
             self.transport.half_done = False
             self.transport.abort(exc)
-        client._returned += self._outbox.drop_next()
+        client._returned = client._returned + self._outbox.drop_next()
         self._outbox.count_waiting()
         client._serve_soon()  # the others
         client._failed(exc)
