@@ -124,8 +124,6 @@ class Connection(ConnectionInfo):
 
     def _check_loop(self) -> None:
         """Raise ``RuntimeError`` in another event loop than the connection's."""
-        if get_ident() == self._thread and self._loop.is_running():
-            return  # as good, and without the system call of older asyncio's get_running_loop()
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this connection belongs to another event loop, which opened it")
 
@@ -268,7 +266,6 @@ class Connection(ConnectionInfo):
         That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
         when the waiting is over.
         """
-        self._check_loop()
         if self._receiver is not None:
             raise ConcurrencyError(TWO_RECEIVERS)
         if self._stream is not stream:

@@ -45,7 +45,7 @@ from ..sansio.messages import encode_message
 from ..sansio.protocol import State
 from .connection import ClientConnection
 from .loop import Loop, check_callback
-from .outbox import COST, MOST_SMALL, Fragments, Outbox, message_of
+from .outbox import COST, Fragments, Outbox, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,21 @@ class Client:
     on_reconnect: Any = None
     on_drain: Any = None
 
+    # What most clients never change, for thousands of them.
     _runs_loop = False  # in run_forever()
+    _signal = 0
+    _closing = Close(1000, "")  # what close() has said
+    _front: int | None = None  # in on_open: how much it has sent, in front of the rest
+    _due = False  # whether the loop's thread will look into the outbox
+    _full = False  # on_drain is due when all is written
+    _returned: list[Item] = []  # replaced, never changed
+    _attempt = 0
+    _waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
+    _failure: Exception | None = None  # the last one
+    _closed_exc: ConnectionClosed | None = None  # which on_close is to be told
+    _raised: Exception | None = None  # by on_error
+    _waiters: Waiters | None = None
+    _last_info: ConnectionInfo | None = None  # of the last connection, once it is closed
 
     def __init__(
         self,
@@ -158,29 +172,15 @@ class Client:
         self._options = read_options(url, options)
         # What can be asked for, and other threads look at.
         self._state, self._connection = _CLOSED, None  # type: State, ClientConnection | None
-        self._info: ConnectionInfo | None = None  # of the last connection
         self.loop: Loop | None = None
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
-        self._closing = Close(1000, "")  # what close() has said
         # What is sent.
         self._outbox = Outbox()
-        self._append: Callable[[Item], None] = self._outbox.messages.append
-        self._front = 0  # in on_open: how much it has sent, in front of the rest
-        self._due = False  # whether the loop's thread will look into the outbox
-        self._full = False  # on_drain is due when all is written
-        self._returned: list[Item] = []
         self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
         # Connecting.
         self._policy = read_policy(policy, reconnect)
-        self._signal = 0
         self._attempts: Attempts | None = None
-        self._attempt = 0
-        self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
-        self._failure: Exception | None = None  # the last one
-        self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
-        self._raised: Exception | None = None  # by on_error
-        self._waiters = Waiters()
         self._slow_after = _slow_after(self._options)
         given = (
             on_open, on_message, on_chunk, on_close, on_error, on_ping, on_pong, on_reconnect,
@@ -260,7 +260,8 @@ class Client:
         self._check_callbacks()
         attempts = Attempts("wsmini.Client", self._policy, self._options)
         loop.call_soon_threadsafe(self._begin, attempts)
-        self._attempts, self.loop, self._attempt = attempts, loop, 0
+        self._attempts, self.loop = attempts, loop
+        self._attempt = 0
         self._running = self._wanted = True
         self._state = _CONNECTING
         loop._clients[self] = None
@@ -340,15 +341,14 @@ class Client:
         self._attempt = 0
         self._returned = []
         connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
-        self._info = connection.info
         if self._attempts is not None:
             self._attempts.opened()
         self._tell_waiters()
-        self._append, self._front, self._due = self._append_in_on_open, 0, True
+        self._front, self._due = 0, True
         try:
             self._call("on_open")
         finally:
-            self._append, self._due = self._outbox.messages.append, False
+            self._front, self._due = None, False
             if self._connection is connection:
                 connection.give()
                 if self._full:
@@ -360,6 +360,7 @@ class Client:
         self._connection = None
         self._move(_CLOSED)
         if connection is not None:
+            self._last_info = connection.info
             self._outbox.drop_written(connection.transport.buffer.written)
         self._hand_back()
         self._tell_closed()
@@ -453,7 +454,7 @@ class Client:
         if self._closed_exc is not None:
             self.loop.call_soon(self._tell_closed)
         elif self._connection is not None:
-            self._append = self._outbox.messages.append
+            self._front = None
         elif self._waits is None:
             # A running client waits for something, always: it was interrupted on its way.
             self._state = _WAITING if self._wanted else _CLOSED
@@ -503,10 +504,11 @@ class Client:
             left = lock_timeout(deadline)
             if not left:
                 raise TimeoutError(f"the client wasn't {what} within {timeout} s")
-            self._waiters.wait(done, left)
+            waiters: Waiters = self.__dict__.setdefault("_waiters", Waiters())
+            waiters.wait(done, left)
 
     def _tell_waiters(self) -> None:
-        if self._waiters.locks:
+        if self._waiters is not None:
             self._waiters.notify()
 
     # -- callbacks --
@@ -594,20 +596,23 @@ class Client:
             self._check_outbox(connection)
         waiting = outbox.waiting
         if connection is not None:
-            buffer = connection.transport.buffer
-            waiting += buffer.accepted - buffer.written
-        if waiting or len(outbox.messages) > MOST_SMALL:
+            waiting += connection.buffer.accepted - connection.buffer.written
+        if waiting:
             self._check_room(connection, waiting, len(item[1]))
-        outbox.waiting += len(item[1])
-        self._append(item)
+        outbox.waiting += len(item[1]) + 1
+        if self._front is None:
+            outbox.messages.append(item)
+        else:
+            self._append_in_on_open(item)
         if not self._due and connection is not None:
             self._serve_soon()
 
     def _append_in_on_open(self, item: Item) -> None:
         """What ``on_open`` sends goes in front of what has waited for the connection."""
-        if self.loop is not None and self.loop.thread == get_ident():
-            self._outbox.messages.insert(self._front, item)
-            self._front += 1
+        front = self._front
+        if front is not None and self.loop is not None and self.loop.thread == get_ident():
+            self._outbox.messages.insert(front, item)
+            self._front = front + 1
         else:
             self._outbox.messages.append(item)
 
@@ -656,7 +661,10 @@ class Client:
 
     def _hand_back(self) -> None:
         """There is no connection: hand back what has no room, all if there won't be one."""
-        self._returned += self._outbox.take_back(self._max_outbox if self._wanted else 0)
+        room = self._max_outbox if self._wanted else 0
+        taken = self._outbox.take_back(room)
+        if taken:
+            self._returned = taken + self._returned  # what had room was sent before the rest
 
     @property
     def unsent(self) -> list[Any]:
@@ -674,8 +682,9 @@ class Client:
     def buffered_amount(self) -> int:
         """How many bytes were accepted by ``send`` and not yet by the socket."""
         connection = self._connection
-        waiting = self._outbox.waiting if self._outbox.messages else 0
-        return waiting + (0 if connection is None else connection.transport.buffered)
+        return self._outbox.bytes_waiting() + (
+            0 if connection is None else connection.transport.buffered
+        )
 
     def ping(self, data: str | bytes | None = None) -> None:
         """Send a ping; ``on_pong`` tells the answer.
@@ -723,6 +732,12 @@ class Client:
             self._request(connection.resume)
 
     # -- facts --
+
+    @property
+    def _info(self) -> ConnectionInfo | None:
+        """Of the last connection."""
+        connection = self._connection
+        return self._last_info if connection is None else connection.info
 
     @property
     def state(self) -> State:

@@ -52,26 +52,24 @@ _NOTHING: Iterator[Any] = iter(())  # which all the idle share
 
 
 class ClientConnection:
-    """It lasts as long as the connection; all of it is for the loop's thread.
-
-    Attributes:
-        info: what there is to know about the connection.
-    """
+    """It lasts as long as the connection; all of it is for the loop's thread."""
 
     __slots__ = (
-        "_client", "_ended", "_loop", "_name", "_outbox", "_paused", "_timer", "_trims", "_unread",
-        "info", "protocol", "transport",
+        "_client", "_ended", "_ends", "_info", "_loop", "_messages", "_name", "_opened", "_outbox",
+        "_paused", "_timer", "_trims", "_unread", "buffer", "protocol", "transport",
     )  # fmt: skip
 
     def __init__(self, client: Owner, loop: Loop, opened: Opened, options: Options) -> None:
         self._client, self._loop, self._outbox = client, loop, client._outbox
+        self._messages, self._ends = self._outbox.messages, self._outbox.ends
         self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
         self._timer: Timer | None = None
         self._trims = False  # soon
-        self.info = ConnectionInfo(opened)
+        self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
         self.transport = EventTransport(loop, opened, options, self, gather=True)
-        self.info._protocol = self.protocol = self.transport.protocol
+        self.buffer = self.transport.buffer
+        self.protocol = self.transport.protocol
         # Chunks or messages: one or the other as long as the connection lasts.
         self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
         self.transport.streaming = self._name == "on_chunk"
@@ -79,21 +77,28 @@ class ClientConnection:
 
     # -- for the client --
 
+    @property
+    def info(self) -> ConnectionInfo:
+        """Made when it is asked for; what only an open socket knows isn't there later."""
+        if self._info is None:
+            self._info = ConnectionInfo(self._opened)
+            self._info._protocol = self.protocol
+        return self._info
+
     def give(self) -> None:
         """Have the transport send what the client has accepted."""
-        outbox, transport = self._outbox, self.transport
-        messages, ends = outbox.messages, outbox.ends
+        messages, ends, outbox = self._messages, self._ends, self._outbox
+        size, outbox.waiting = outbox.waiting, 0
         try:
-            transport.send_messages(messages[len(ends) :], ends)
+            self.transport.send_messages(messages, ends)
             if len(ends) != len(messages):
                 self._give_rest()
         except ConnectionClosed:
-            pass
+            outbox.count_waiting()
         except Exception as exc:
             self._give_up(exc)
-        outbox.waiting = outbox.bytes_waiting() if len(ends) != len(messages) else 0
         # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        if len(ends) >= MOST_SMALL or self._client._full or transport.buffered > SMALL:
+        if size > SMALL or len(ends) >= MOST_SMALL or self._client._full:
             self.trim_soon()
 
     def _give_rest(self) -> None:
@@ -107,7 +112,8 @@ class ClientConnection:
                     break
                 ends.append(transport.buffer.accepted)
             else:
-                transport.send_messages(messages[len(ends) :], ends)
+                transport.send_messages(messages, ends)
+        outbox.count_waiting()
 
     def _give_up(self, exc: Exception) -> None:
         """A message has raised *exc*: its parts have, or an extension."""
@@ -115,7 +121,8 @@ class ClientConnection:
         if self.transport.half_done:
             self.transport.half_done = False
             self.transport.abort(exc)
-        client._returned += self._outbox.drop_next()
+        client._returned = client._returned + self._outbox.drop_next()
+        self._outbox.count_waiting()
         client._serve_soon()  # the others
         client._failed(exc)
 
@@ -216,8 +223,7 @@ class ClientConnection:
             client._failed(exc)
         finally:
             client._due = False
-            outbox = self._outbox
-            if len(outbox.messages) != len(outbox.ends):
+            if len(self._messages) != len(self._ends):
                 self.give()
         if client._slow_after < NEVER and self._loop.time() - now > client._slow_after:
             client._watch("on_message", now)
@@ -272,7 +278,7 @@ class ClientConnection:
             self._unread = _NOTHING
 
     def _serve(self) -> None:
-        if len(self._outbox.messages) > len(self._outbox.ends) and not self.transport.closed:
+        if len(self._messages) != len(self._ends) and not self.transport.closed:
             self.give()
 
     def _on_ping(self, data: bytes) -> None:

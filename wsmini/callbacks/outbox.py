@@ -76,7 +76,8 @@ class Outbox:
     Attributes:
         messages: all of them.
         ends: of those that are given: how many bytes will be written when each is.
-        waiting: bytes of the others; not exact while threads send at the same time.
+        waiting: bytes of the others, and one for each; not exact while threads send at the same
+            time.
     """
 
     __slots__ = ("_dropping", "ends", "messages", "waiting")
@@ -93,9 +94,11 @@ class Outbox:
         """Drop the first message that isn't given, which has failed."""
         return [self.messages.pop(len(self.ends))]
 
+    def count_waiting(self) -> None:
+        self.waiting = sum(len(item[1]) + 1 for item in self.messages[len(self.ends) :])
+
     def bytes_waiting(self) -> int:
-        """Count ``waiting`` anew."""
-        return sum(len(item[1]) for item in self.messages[len(self.ends) :])
+        return max(0, self.waiting - len(self.messages) + len(self.ends)) if self.messages else 0
 
     def drop_written(self, written: int) -> bool:
         """Drop the messages of which *written* bytes are the last; whether all given ones are."""
@@ -132,7 +135,7 @@ class Outbox:
         count = len(self.messages)  # threads may append
         rest = begun + self.messages[room:count]
         del self.messages[room:count]
-        self.waiting = self.bytes_waiting()
+        self.count_waiting()
         return rest
 
 

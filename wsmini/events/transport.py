@@ -404,16 +404,16 @@ class EventTransport:
             self._wait_for_room()
 
     def send_messages(self, messages: list[tuple[int, Any, bool | None]], ends: list[int]) -> None:
-        """As ``send``, for some; up to the first without an opcode.
+        """As ``send``, for those behind the first *ends*; up to the first without an opcode.
 
         Args:
             ends: gets, for each, how many bytes will be written when it is.
         """
         protocol, buffer = self.protocol, self.buffer
-        if protocol.state is not OPEN or protocol.sending:
+        if protocol.state is not OPEN:
             protocol.check_can_send()
         self.half_done = True
-        for opcode, data, compress in messages:
+        for opcode, data, compress in messages[len(ends) :]:
             if not opcode:
                 break
             frames = protocol.encode_message(opcode, data, compress)
@@ -455,9 +455,13 @@ class EventTransport:
         if self._ending or self._writing or buffer.error is not None:
             return
         waits = buffer.accepted != buffer.written or self.stream.unsent
-        if (waits or self.protocol.has_output) and not buffer.flush():
-            self._wait_for_room()
-        elif self._drain_due:
+        if waits or self.protocol.has_output:
+            if self.protocol.state is CLOSED:
+                return  # what is left has been counted as unsent, and must stay so
+            if not buffer.flush():
+                self._wait_for_room()
+                return
+        if self._drain_due:
             self._tell_of_room()
 
     def _wait_for_room(self) -> None:
@@ -484,6 +488,9 @@ class EventTransport:
 
     def _on_writable(self) -> None:
         buffer, before = self.buffer, self.buffer.written
+        if self.protocol.state is CLOSED:
+            self._stop_waiting_for_room()
+            return
         if buffer.flush():
             self._stop_waiting_for_room()
             if self._drain_due:
@@ -571,8 +578,8 @@ class EventTransport:
         connection. What the loop has taken out and not begun comes again.
         """
         if self.half_done or self.buffer.busy or self.stream.busy:
-            self.half_done = self.buffer.busy = False
             self.buffer.clear()
+            self.half_done = self.buffer.busy = False
             self._events = None
             exc = InterruptedError("interrupted in the middle of sending or receiving")
             self.protocol.abandon(self.protocol.failure or exc)
@@ -647,9 +654,9 @@ class EventTransport:
             self._processing.cancel()
         if not self.closed:
             self.closed = True
-            if not self.buffer and self.buffer.error is None:
+            # Not behind what hasn't gone out: that counts as unsent, and must stay so.
+            if not (self.buffer or self.stream.unsent or self.buffer.error):
                 self._stop_talking()
-            self.buffer.settle()
         self.protocol.connection_lost(self.buffer.error)
         self.buffer.clear()
         self.stream.close()

@@ -80,6 +80,10 @@ class SocketStream:
         """Send accepted bytes; whether all of them are sent."""
         return True
 
+    def passed_on(self, taken: int) -> int:
+        """How many of the last *taken* bytes the socket has, while ``unsent``: see TLS's."""
+        return taken
+
     def say_goodbye(self) -> None:
         """Say that nothing more will be sent, where that takes bytes: not here."""
 

@@ -239,15 +239,19 @@ class WriteBuffer:
             self.written += self._held
             self._held = 0
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Count, at the end, what the socket has taken of what the stream still holds."""
-        passed_on = getattr(self._stream, "passed_on", None)
-        if self._held and passed_on is not None:
-            self.written += passed_on(self._held)
+        stream = self._stream
+        if self._held:
+            # Only TLS holds anything.
+            self.written += stream.passed_on(self._held) if stream.unsent else self._held
             self._held = 0
+        if not (self.busy or self.view or stream.unsent):
+            self._advance()  # which counts a message in pieces that is complete
 
     def clear(self) -> None:
         """Forget it all; it will never be written."""
+        self._settle()
         self.waits = False
         self.items, self.tail, self.cost = _NO_ITEMS, b"", 0
         self.view, self._pieces = _NO_BYTES, _NO_PIECES

@@ -1,0 +1,394 @@
+"""Every method of a client, in every state, called from everywhere: what it raises goes to its
+caller, and nothing but what a callback raises ever comes out of the loop."""
+
+from __future__ import annotations
+
+import array
+import signal
+import socket
+import threading
+from types import SimpleNamespace
+
+import fakes
+import pytest
+from joined import parsed
+from wsmini.opening.sockets import SocketStream
+
+import wsmini
+from wsmini.callbacks.client import CALLBACKS, Client
+from wsmini.callbacks.loop import Loop
+from wsmini.exceptions import ConnectionClosed, InvalidState, SendBufferFull
+from wsmini.policies import Fixed
+from wsmini.sansio.frames import Opcode
+from wsmini.sansio.protocol import State
+from wsmini.testing import frame
+
+METHODS = {
+    "send": lambda client: client.send("x"),
+    "send bytes": lambda client: client.send(array.array("b", b"abc")),
+    "send parts": lambda client: client.send(part for part in ["a", "b"]),
+    "ping": lambda client: client.ping(),
+    "ping with the same data": lambda client: [client.ping(b"x"), client.ping(b"x")],
+    "close": lambda client: client.close(1000, "done"),
+    "stop": lambda client: client.stop(),
+    "pause": lambda client: client.pause(),
+    "pause and resume": lambda client: [client.pause(), client.resume()],
+    "resume": lambda client: client.resume(),
+    "start": lambda client: client.start(client.home),
+    "wait_open": lambda client: client.wait_open(timeout=0),
+    "wait_closed": lambda client: client.wait_closed(timeout=0),
+    "facts": lambda client: [getattr(client, name) for name in FACTS],
+    "repr and fileno": lambda client: [repr(client), client.fileno()],
+}
+FACTS = (
+    "state", "unsent", "buffered_amount", "latency", "ssl_object", "request", "response", "id",
+    "request_headers", "response_headers", "subprotocol", "extensions", "timings", "close_code",
+    "close_reason", "local_address", "remote_address", "loop",
+)  # fmt: skip
+# What a method may raise, to who has called it.
+TOLD = (ConnectionClosed, InvalidState, SendBufferFull, TimeoutError, ValueError, RuntimeError)
+
+
+class Play:
+    """A client whose servers are sockets of this thread; a connection each time it opens."""
+
+    def __init__(self, outbox, **callbacks):
+        self.clock = fakes.Clock()
+        self.loop = Loop(clock=self.clock, wall=self.clock.wall)
+        self.peers, self.opened, self.closed, self.refused = [], 0, 0, False
+        callbacks = {name: self.counting(name, callbacks.get(name)) for name in CALLBACKS}
+        callbacks["on_chunk"] = None
+        self.client = Client(
+            "ws://user:secret@localhost/?token=secret", reconnect=Fixed(5), outbox=outbox,
+            ping_interval=None, **callbacks,
+        )  # fmt: skip
+        self.client._steps, self.client.home = self.steps, self.loop
+
+    def counting(self, name, callback):
+        def called(client, *args):
+            self.opened += name == "on_open"
+            self.closed += name == "on_close"
+            if callback is not None:
+                callback(client)
+
+        return called
+
+    def steps(self):
+        if self.refused:
+            raise ConnectionRefusedError(111, "no")
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self.peers.append(theirs)
+        opened = fakes.opened(SocketStream(ours))
+        opened.request = opened.response = SimpleNamespace(headers=())
+        return opened
+        yield
+
+    def spin(self, turns=6):
+        for _ in range(turns):
+            self.loop.run_once(0)
+
+    def reach(self, state):
+        if state == "new":
+            return
+        self.refused = state == "waiting"
+        self.client.start(self.loop)
+        if state == "connecting":
+            return
+        self.spin()
+        if state == "closing":
+            self.client.close()
+            self.spin(2)
+        elif state == "lost":
+            self.peers[-1].close()
+        elif state == "ended":
+            self.client.close()
+            self.answer_close()
+
+    def answer_close(self):
+        self.spin(3)
+        for peer in self.peers:
+            try:
+                peer.send(frame(Opcode.CLOSE, b"\x03\xe8"))
+            except OSError:
+                pass
+        self.spin()
+
+    def end(self):
+        self.client.stop()
+        self.answer_close()
+        self.clock.now += 20
+        self.spin()
+        assert not self.client._running and self.client.state is State.CLOSED
+        assert self.opened == self.closed
+        self.loop.close()
+        for peer in self.peers:
+            peer.close()
+
+
+def quietly(method, client):
+    try:
+        METHODS[method](client)
+    except TOLD as exc:
+        return exc
+    return None
+
+
+def from_thread(play, call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def from_loop(play, call):
+    play.loop.call_soon(call)
+    play.spin(1)
+
+
+def from_handler(play, call):
+    """While a callback is running."""
+    old = signal.signal(signal.SIGUSR1, lambda number, frame: call())
+    try:
+        play.loop.call_soon(signal.raise_signal, signal.SIGUSR1)
+        play.spin(1)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+@pytest.mark.parametrize("outbox", [0, 5])
+@pytest.mark.parametrize("where", [from_loop, from_thread, from_handler])
+@pytest.mark.parametrize(
+    "state", ["new", "connecting", "open", "closing", "lost", "waiting", "ended"]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_tells_its_caller_and_never_the_loop(method, state, where, outbox):
+    play = Play(outbox)
+    play.reach(state)
+    told = []
+    where(play, lambda: told.append(quietly(method, play.client)))
+    play.spin()
+    assert len(told) == 1
+    if state == "open" and method not in ("start", "wait_open", "wait_closed"):
+        assert told == [None] or method == "ping with the same data"
+    if state == "open" and method.startswith("send") and play.client.state is State.OPEN:
+        assert parsed(play.peers[-1].recv(1000))[0][0] in (Opcode.TEXT, Opcode.BINARY)
+    play.end()
+
+
+@pytest.mark.parametrize("name", [name for name in CALLBACKS if name != "on_chunk"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_may_be_called_in_every_callback(method, name):
+    told = []
+    play = Play(2, **{name: lambda client: told.append(quietly(method, client))})
+    play.refused = True
+    play.client.start(play.loop)
+    play.spin(3)  # on_reconnect
+    play.refused = False
+    play.clock.now += 6
+    play.spin()
+    if play.peers:
+        peer = play.peers[0]
+        peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"x") + frame(Opcode.PONG))
+        play.loop.call_soon(play.client._failed, ZeroDivisionError())
+        play.client._full = True
+        play.spin()
+        if play.client._connection is not None:
+            play.client._connection.trim_soon()
+        play.spin()
+        peer.close()
+    play.spin()
+    play.end()
+    assert told
+
+
+def test_a_client_that_is_used_when_its_loop_is_closed():
+    play = Play(0)
+    play.reach("open")
+    play.client._connection.transport.drop()
+    play.loop.close()
+    for method in METHODS:
+        quietly(method, play.client)
+    assert play.client.unsent == [] or play.client.unsent
+    play.peers[-1].close()
+
+
+def test_a_start_that_failed_leaves_a_client_that_can_be_started():
+    play = Play(0)
+    closed = Loop()
+    closed.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        play.client.start(closed)
+    assert play.client.state is State.CLOSED
+    play.reach("open")
+    assert play.client.state is State.OPEN
+    play.end()
+
+
+def test_ping_from_a_thread_as_the_connection_is_closing_does_not_end_the_loop():
+    play = Play(0)
+    play.reach("open")
+    from_thread(play, play.client.ping)  # waits in the loop's queue
+    play.peers[-1].send(frame(Opcode.CLOSE, b"\x03\xe8"))
+    from_thread(play, lambda: play.client._request(play.client._ping, play.client._connection, b""))
+    play.spin()
+    play.end()
+
+
+def test_state_follows_the_close_frame_at_once():
+    states = []
+    play = Play(0)
+    play.reach("open")
+    play.client.on_ping = lambda client, data: states.append(client.state)
+    play.peers[-1].send(frame(Opcode.PING) + frame(Opcode.CLOSE, b"\x03\xe8"))
+    play.client.on_close = lambda client, code, reason: states.append(client.state)
+    play.spin(2)
+    assert states == [State.CLOSING, State.CLOSED] or states == [State.OPEN, State.CLOSED]
+    with pytest.raises(InvalidState):
+        play.client.send("x")
+    play.loop.close()
+    play.peers[-1].close()
+
+
+def test_the_connection_is_closed_as_soon_as_both_close_frames_are_there():
+    """The server keeps its end of TCP open."""
+    play = Play(0)
+    play.reach("open")
+    play.client.close()
+    play.spin(2)
+    assert play.client.state is State.CLOSING
+    play.peers[-1].send(frame(Opcode.CLOSE, b"\x03\xe8"))
+    play.spin(3)
+    assert (play.client.state, play.client.fileno(), play.closed) == (State.CLOSED, -1, 1)
+    assert play.client.close_code == 1000
+    play.end()
+
+
+def test_a_client_shows_what_it_is_but_no_secret():
+    play = Play(0)
+    assert repr(play.client) == "<wsmini.Client of ws://localhost, CLOSED>"
+    play.reach("open")
+    shown = repr(play.client)
+    assert play.client.id in shown and "OPEN" in shown and "secret" not in shown
+    play.end()
+
+
+async def coroutine(client, *args):
+    """No callback."""
+
+
+class Method(Client):
+    async def on_message(self, message):
+        """No callback."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Client("ws://localhost", on_message=coroutine),
+        lambda: Client("ws://localhost", on_close="x"),
+        lambda: Client("ws://localhost", on_mesage=print),
+        lambda: Method("ws://localhost"),
+        lambda: Loop(on_error=coroutine),
+        lambda: Client("ws://localhost", reconnect=wsmini.Backoff),
+        lambda: Client("ws://localhost", reconnect=Fixed(1), policy=Fixed(1)),
+    ],
+)
+def test_what_can_not_be_called_is_refused_at_once(make):
+    with pytest.raises(TypeError, match=r"async|function|callback|policy"):
+        make()
+
+
+def test_an_attribute_that_can_not_be_called_is_refused_at_the_start():
+    client = Client("ws://localhost")
+    client.on_message = coroutine
+    with Loop() as loop, pytest.raises(TypeError, match="async"):
+        client.start(loop)
+
+
+# -- exceptions in the loop's callbacks --
+
+
+def test_a_method_of_a_client_as_a_callback_of_the_loop_fails_to_its_on_error():
+    errors = []
+    play = Play(0)
+    play.client.on_error = lambda client, exc: errors.append(exc)
+    play.reach("open")
+    play.loop.call_later(0, play.client.send, "tick")
+    play.spin(2)
+    assert not errors
+    play.refused = True
+    play.peers[-1].close()
+    play.spin()
+    play.loop.call_later(0, play.client.send, "tick")
+    play.spin(2)
+    assert [type(exc) for exc in errors] == [InvalidState]
+    play.end()
+
+
+def test_what_else_callbacks_raise_goes_to_the_loop_s_on_error():
+    errors = []
+    with Loop(on_error=lambda loop, exc: errors.append((loop, exc))) as loop:
+        loop.call_soon(lambda: 1 / 0)
+        loop.call_soon(errors.append, "goes on")
+        loop.run_once(0)
+        loop.run_once(0)
+        assert errors[0][0] is loop and isinstance(errors[0][1], ZeroDivisionError)
+        assert errors[1:] == ["goes on"]
+
+        def leave():
+            raise KeyboardInterrupt
+
+        loop.call_soon(leave)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_once(0)
+
+
+def test_what_on_close_raises_is_not_displaced_by_the_connection_s_own_error():
+    def fail(client, code, reason):
+        raise ZeroDivisionError
+
+    play = Play(0)
+    play.client.on_close, play.client.on_error = fail, None
+    play.client._policy = wsmini.NoReconnect()
+    play.reach("open")
+    play.peers[-1].close()
+    with pytest.raises(ZeroDivisionError) as caught:
+        play.spin()
+    assert isinstance(caught.value.__context__, ConnectionClosed)
+    play.loop.close()
+
+
+# -- waiting --
+
+
+def test_other_threads_wait_for_a_client_to_be_open_and_to_end():
+    with wsmini.testing.echo_server() as server, Loop() as loop:
+        client = Client(server.url, ssl=None)
+        with pytest.raises(TimeoutError):
+            client.wait_open(timeout=0.01)
+        client.start(loop)
+        thread = threading.Thread(target=loop.run_until_done)
+        thread.start()
+        client.wait_open(timeout=60)
+        assert client.state is State.OPEN
+        with pytest.raises(TimeoutError):
+            client.wait_closed(timeout=0.01)
+        client.close()
+        client.wait_closed(timeout=60)
+        thread.join()
+        with pytest.raises(InvalidState, match="ended"):
+            client.wait_open(timeout=1)
+
+
+def test_a_loop_runs_until_all_its_clients_have_ended():
+    ended = []
+    with wsmini.testing.echo_server() as server, Loop() as loop:
+        loop.run_until_done()
+        for number in range(3):
+            Client(
+                server.url, on_open=lambda client: client.send("x"),
+                on_message=lambda client, message: client.close(),
+                on_close=lambda client, code, reason, number=number: ended.append(number),
+            ).start(loop)  # fmt: skip
+        loop.run_until_done()
+    assert sorted(ended) == [0, 1, 2]
