@@ -80,7 +80,7 @@ _CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
 
 
 def epilog() -> str:
-    """What the help says behind the options."""
+    """The part of the help behind the options."""
     table = "\n".join(f"  {status:<4} {text}" for status, text in STATUSES.items())
     return f"{DETAILS}\nexit status:\n{table}\n"
 
@@ -424,7 +424,7 @@ def _check_formats(args: Namespace) -> None:
 
 
 def connect_options(args: Namespace) -> ConnectOptions:
-    """What *args* mean for ``connect()``.
+    """Translate *args* into options of ``connect()``.
 
     Raises:
         ValueError, OSError, ImportError: if they can't be.
@@ -544,7 +544,7 @@ def _first_line(path: str) -> str:
 
 
 def _asked(prompt: str, option: str, instead: str) -> str:
-    """A secret, from whoever is at the terminal; standard input may be something else.
+    """Ask for a secret on the terminal, though standard input may be something else.
 
     Raises:
         ValueError: if there is no terminal, or no answer.
