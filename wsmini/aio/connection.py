@@ -40,6 +40,7 @@ from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
 from ..policies import Attempts, check_on_reconnect, read_policy
+from ..sansio.frames import close_payload
 from ..sansio.handshake import user_headers
 from ..sansio.payload import decode_message, encode_message
 from .future import EagerFuture
@@ -703,6 +704,7 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
+        close_payload(code, reason)  # what can't be sent is told here
         self._closed_by_program = True
         await self._close(code, reason)
 
