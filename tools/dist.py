@@ -34,9 +34,8 @@ FIRST = 315532800  # 1980-01-01, before which there are no times in zip files
 
 INTERPRETER = b"#!/usr/bin/env python3\n"
 MAIN = """\
-import sys
-from wsmini.cli import main
-sys.exit(main())
+from wsmini.__main__ import run
+run()
 """
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

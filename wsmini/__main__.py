@@ -6,7 +6,13 @@ import sys
 
 from . import _explained
 
-if __name__ == "__main__":
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """Run the command line as the program of this process: it ends with its status or signal."""
     try:
         from .cli import main
     except ModuleNotFoundError as exc:
@@ -14,3 +20,7 @@ if __name__ == "__main__":
     from .exiting import exit_with
 
     exit_with(main())
+
+
+if __name__ == "__main__":
+    run()

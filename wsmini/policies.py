@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     Reported = Callable[[int, float, Exception], object]
 
     class Retries(Protocol):
-        """What a policy's ``start()`` returns."""
+        """The count of one client, which a policy's ``start()`` returns."""
 
         def opened(self) -> None: ...
 
         def next_delay(self, failure: BaseException) -> float | None: ...
 
     class Policy(Protocol):
-        """What decides when to connect again."""
+        """Decides when to connect again."""
 
         def start(self) -> Retries: ...
 
@@ -150,7 +150,7 @@ def _retryable_once_open(failure: BaseException) -> bool:
 
 
 def _sent_first(closed: ConnectionClosed) -> Close | None:
-    """The Close that we began the end with; ``None`` if the server did, or nobody."""
+    """The Close frame with which we began the end; ``None`` if we didn't."""
     return None if closed.rcvd_then_sent else closed.sent
 
 
@@ -233,7 +233,7 @@ class Backoff:
         self._random, self._clock = random, clock
 
     def start(self) -> Retries:
-        """What keeps count for one client."""
+        """The count of one client."""
         return _Count(self)
 
     def _delay(self, ceiling: float, least: float) -> float:

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import fakes
 import pytest
 from helpers import SEED
-from wsmini.opening.sockets import SocketStream
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import ConnectionClosed, InvalidState, SendBufferFull
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import Fixed
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

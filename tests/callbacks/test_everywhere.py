@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import fakes
 import pytest
 from joined import parsed
-from wsmini.opening.sockets import SocketStream
 
 import wsmini
 from wsmini.callbacks.client import CALLBACKS, Client
 from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import ConnectionClosed, InvalidState, SendBufferFull
+from wsmini.opening.streams import SocketStream
 from wsmini.policies import Fixed
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

@@ -136,7 +136,7 @@ def test_it_has_all_modules_and_nothing_else(pyz):
 def test_it_has_the_folders_within_the_package(tmp_path):
     sources = {
         "wsmini/__init__.py": "",
-        "wsmini/cli.py": "from .a.b.c import main\n",
+        "wsmini/__main__.py": "from .a.b.c import main as run\n",
         "wsmini/a/__init__.py": "",
         "wsmini/a/b/__init__.py": "# a comment\n",
         "wsmini/a/b/c.py": "def main(): print(__name__, __file__)\n",

@@ -73,7 +73,13 @@ def test_a_client_that_does_something_else(record, problem, tmp_path):
                     ws.send("b")
 
 
-BROKEN = {"empty": "", "no JSON": "a", "no open": '{"type": "x"}', "no record": "[]"}
+BROKEN = {
+    "empty": "",
+    "no JSON": "a",
+    "no open": '{"type": "x"}',
+    "no record": "[]",
+    "deep": "[" * 100_000,
+}
 
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)

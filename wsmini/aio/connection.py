@@ -23,6 +23,7 @@ from collections import deque
 from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
+from ..sansio.frames import close_payload
 from ..sansio.messages import chunk_decoder, decode_message, encode_message
 from .future import EagerFuture
 
@@ -567,6 +568,7 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
+        close_payload(code, reason)  # what can't be sent is told here
         self._closed_by_program = True
         await self._close(code, reason)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..policies import Policy, Reported
 
     class Event(Protocol):
-        """What ``threading.Event`` has, and ``multiprocessing.Event``."""
+        """A ``threading.Event``, a ``multiprocessing.Event`` or the like."""
 
         def is_set(self) -> bool: ...
 

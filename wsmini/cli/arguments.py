@@ -78,7 +78,7 @@ space. NO_COLOR, if set, switches colors off.
 
 
 def epilog() -> str:
-    """What the help says behind the options."""
+    """The part of the help behind the options."""
     table = "\n".join(f"  {status:<4} {text}" for status, text in STATUSES.items())
     return f"{DETAILS}\nexit status:\n{table}\n"
 
@@ -422,7 +422,7 @@ def _check_formats(args: Namespace) -> None:
 
 
 def connect_options(args: Namespace) -> ConnectOptions:
-    """What *args* mean for ``connect()``.
+    """Translate *args* into options of ``connect()``.
 
     Raises:
         ValueError, OSError, ImportError: if they can't be.
@@ -542,7 +542,7 @@ def _first_line(path: str) -> str:
 
 
 def _asked(prompt: str, option: str, instead: str) -> str:
-    """A secret, from whoever is at the terminal; standard input may be something else.
+    """Ask for a secret on the terminal, though standard input may be something else.
 
     Raises:
         ValueError: if there is no terminal, or no answer.

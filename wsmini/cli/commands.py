@@ -1,4 +1,4 @@
-"""What is typed on a terminal besides messages: commands, and the history of lines."""
+"""Commands typed on a terminal, and the history of the lines typed there."""
 
 from __future__ import annotations
 

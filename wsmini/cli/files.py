@@ -1,4 +1,4 @@
-"""Files that hold what nobody else should read or forge: the history, and records."""
+"""Private files: the history and records, which others must neither read nor forge."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from itertools import chain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import Callable, Iterable, Iterator, Union
+    from typing import Callable, Iterable, Iterator
 
     from ..exceptions import ConnectionClosed
 
-    Sendable = Union[str, bytes, Iterable[str], Iterable[bytes]]
+    Sendable = str | bytes | Iterable[str] | Iterable[bytes]
 
 CHUNK = 1 << 16  # bytes read from standard input at once
 BLOCK = 1 << 20  # bytes of binary input sent as one frame
@@ -29,7 +29,7 @@ _MOST_INDENTED = 16  # times the size of its JSON, a message may take when it is
 
 
 def reading_for(args: Namespace) -> Callable[[Callable[[], bytes]], Iterator[Sendable]]:
-    """What makes messages out of the chunks that a function reads, as *args* want it."""
+    """Choose the parser of the input: it takes a function that reads chunks, and gives messages."""
     if args.binary:
         return blocks
     if args.text:
@@ -40,7 +40,7 @@ def reading_for(args: Namespace) -> Callable[[Callable[[], bytes]], Iterator[Sen
 
 
 def parser_for(args: Namespace) -> Callable[[bytes], str | bytes]:
-    """What makes a message out of a line."""
+    """Choose the parser of one line."""
     if args.ndjson:
         return from_json
     if args.hex:
@@ -167,7 +167,7 @@ def from_json(line: bytes) -> str | bytes:
 
 
 def writing_for(args: Namespace) -> Callable[[str | bytes], bytes]:
-    """What makes bytes of output out of a message, its end included."""
+    """Choose the writer of a message: it gives bytes, with the end of the line."""
     if args.raw:
         return lambda message: message.encode() if isinstance(message, str) else message
     if args.ndjson:
@@ -201,7 +201,7 @@ def record(direction: str, message: str | bytes) -> dict[str, object]:
 
 
 def close_record(exc: ConnectionClosed) -> dict[str, object]:
-    """How a connection ended: what whoever began it said, or 1006 if it was lost."""
+    """Describe how a connection ended: the Close frame that began it, or 1006 if it was lost."""
     ours = exc.sent is not None and not (exc.rcvd is not None and exc.rcvd_then_sent)
     close = exc.sent if ours else exc.rcvd
     return {

@@ -32,7 +32,7 @@ def _help(action: Action) -> str:
 
 
 def _metavar(action: Action) -> str:
-    """What stands for the argument; empty if there is none."""
+    """The placeholder of the argument; empty if the option takes none."""
     if action.nargs == 0:
         return ""
     if action.choices:
@@ -80,7 +80,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def completion(parser: ArgumentParser, shell: str) -> str:
-    """What makes *shell*, ``bash`` or ``zsh``, complete the options of a command ``wsmini``."""
+    """A script with which *shell*, ``bash`` or ``zsh``, completes the options of ``wsmini``."""
     actions = [action for _, group in _options(parser) for action in group]
     return _zsh(actions) if shell == "zsh" else _bash(actions)
 

@@ -76,7 +76,7 @@ def output_failed(exc: OutputError) -> int:
 
 
 class OutputError(Exception):
-    """What was received or sent couldn't be written down; ``problem`` says why.
+    """A message couldn't be written down; ``problem`` says why.
 
     No ``OSError``, for those are about the connection where this passes through.
     """
@@ -144,7 +144,9 @@ class Output:
 
     def closed(self, fields: dict[str, object]) -> None:
         """Write how the connection ended, where that is wanted."""
-        torn = 0 < sum(self.parts) < self.size  # an interrupt came when somebody didn't read on
+        torn = (
+            0 < sum(self.parts) < self.size
+        )  # an interrupt came while the reader of a pipe was slow
         if self.journal and not torn and not self.failed:
             self.emit(as_json(fields) + b"\n")
 
@@ -197,7 +199,7 @@ class Screen(Output):
 class Progress:
     """A line on standard error, if that is a terminal, about a large input that is being sent.
 
-    The input thread draws it; whoever writes a line to the terminal removes it before.
+    The input thread draws it; the writer of a line on the terminal removes it before.
     """
 
     active: Progress | None = None  # the one that is shown now
@@ -210,7 +212,7 @@ class Progress:
         self.started = self.next = 0.0
 
     def begin(self, descriptor: int) -> None:
-        """What is read from *descriptor* is counted from now on, if it is worth a line.
+        """Count what is read from *descriptor* from now on, if it is worth a line.
 
         Lines that trickle through a pipe aren't.
         """

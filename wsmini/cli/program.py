@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # a note, and nobody to read it
+    except BrokenPipeError:  # standard error, or the output of --help, has no reader
         return BROKEN_PIPE
     except OutputError as exc:
         return output_failed(exc)
@@ -129,7 +129,7 @@ def _run(args: Namespace) -> int:
 
 
 def _cookies(args: Namespace) -> list[str]:
-    """What the jar holds."""
+    """The cookies in the jar, to be compared later."""
     jar = args.options["cookies"] if args.cookie_jar else ()
     return [repr(cookie) for cookie in jar]
 
@@ -234,7 +234,7 @@ def _show_handshake(ws: Connection) -> None:
 
 
 def _show_refusal(response: Response, verbose: int) -> None:
-    """What a server said instead of 101: all of it, or the first line of its text."""
+    """Show the answer that came instead of 101: all of it, or the first line of its text."""
     text = response.body.decode("utf-8", "replace").strip()
     if verbose:
         note(f"HTTP/{response.http_version} {_status_line(response)}", "<")

@@ -46,7 +46,7 @@ _TICK: float | None = 0.5 if os.name == "nt" else None
 
 
 class Connector:
-    """What opens one connection after the other, as ``--reconnect`` says.
+    """Opens one connection after the other, as ``--reconnect`` says.
 
     Args:
         open_connection: opens one.
@@ -243,7 +243,7 @@ class Session:
         return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
 
     def tell_end(self, end: ConnectionClosed) -> int:
-        """Write once how the connection ended for who wants to know; the status if that fails."""
+        """Write the end of the connection to record and journal, once; the status if that fails."""
         if self.told is self.ws:  # an interrupt came before there was another one
             return OK
         self.told = self.ws
@@ -276,7 +276,7 @@ class Session:
             self.linger()
 
     def tell_sent(self, message: str | bytes) -> None:
-        """Write a message that is about to be sent to those who want to know."""
+        """Write a message that is about to be sent to record and journal."""
         self.recorder.message("sent", message)
         self.output.sent(message)
 
@@ -295,7 +295,7 @@ class Session:
                         raise
 
     def messages(self) -> Iterator[Sendable]:
-        """What is to be sent: ``-m``, then standard input."""
+        """The messages to send: those of ``-m``, then standard input."""
         yield from self.greetings()
         self.greeted = True
         if self.args.message and not self.args.interactive:
@@ -318,7 +318,7 @@ class Session:
             yield message.encode() if self.args.binary else message
 
     def typed(self, line: str) -> Iterator[str | bytes]:
-        """What a line typed on a terminal sends, after it was obeyed if it is a command."""
+        """Obey a typed line if it is a command; the messages that it sends."""
         if line.startswith("/") and not line.startswith("//"):
             yield from run_command(line, self.ws, note)
             return

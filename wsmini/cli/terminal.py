@@ -189,7 +189,7 @@ def _saved_terminal() -> Callable[[], None]:
 
 
 def _in_background() -> bool:
-    """Whether the terminal is somebody else's, such as the shell's; to set its mode stops us."""
+    """Whether the shell, say, has the terminal now; to set its mode would stop this process."""
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
     except OSError:  # it isn't one that has jobs
@@ -231,6 +231,6 @@ def _hook_readline(hook: Callable[[], None]) -> bool:
 
 
 def _line_buffer() -> str:
-    """What has been typed of the line, where readline knows."""
+    """The beginning of the line, as typed so far, where readline knows."""
     readline = sys.modules.get("readline")
     return readline.get_line_buffer() if readline is not None else ""

@@ -22,13 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from ssl import SSLContext
-    from typing import NoReturn, Optional, Union
+    from typing import NoReturn, Union
 
     from ..sansio.http11 import Request
     from .peer import HeadersLike
 
     Script = Callable[[Peer], object]
-    AnyFault = Optional[Union["Fault", Script]]
+    AnyFault = Union["Fault", Script, None]
 
 _CLOSE = b"\x88"  # how a Close frame of the server begins
 
@@ -258,7 +258,7 @@ class Redirect(Fault):
 
 
 class Challenge(Fault):
-    """Ask for a user and a password, and echo for who knows them.
+    """Ask for a user and a password, and echo for clients that know them.
 
     A client that answers a challenge mostly opens another connection for it, so this belongs to
     all of them: ``fault_server(then=Challenge("user", "secret"))``.

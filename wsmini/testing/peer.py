@@ -32,13 +32,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from ssl import SSLContext
-    from typing import Optional, Protocol, Tuple, Union
+    from typing import Protocol
 
-    Pairs = Sequence[Tuple[str, Optional[str]]]
-    HeadersLike = Union[Headers, Mapping[str, str], Mapping[str, Optional[str]], Pairs]
+    Pairs = Sequence[tuple[str, str | None]]
+    HeadersLike = Headers | Mapping[str, str] | Mapping[str, str | None] | Pairs
 
     class Compression(Protocol):
-        """What compresses the messages of a connection."""
+        """Compresses and inflates the messages of a connection."""
 
         def deflate(self, data: bytes) -> bytes: ...
 
@@ -424,7 +424,7 @@ def tokens(request: Request, name: str) -> list[str]:
 
 
 def handshake_problem(request: Request) -> str:
-    """What is wrong with an opening handshake (RFC 6455, 4.2.1), or an empty string."""
+    """Name a fault of an opening handshake (RFC 6455, 4.2.1); empty if there is none."""
     import binascii
 
     if request.method != "GET":

@@ -111,7 +111,7 @@ class Server:
             self.errors.append(RuntimeError("a script still runs though its client is gone"))
 
     def _running(self) -> list[threading.Thread]:
-        # A script may close its server, but nobody can wait for oneself.
+        # A script may close its server, but a thread can't wait for its own end.
         own = threading.current_thread()
         return [t for t in self._peers.values() if t.is_alive() and t is not own]
 
@@ -129,7 +129,7 @@ class Server:
             while not closing:
                 closing = self._wake in [key.fileobj for key, _ in selector.select()]
                 try:
-                    # Also those who had come when close() was called: to them it was open.
+                    # Clients that had come when close() was called are served: to them it was open.
                     for _ in range(_BACKLOG):
                         self._serve(self._listener.accept()[0])
                 except (BlockingIOError, ConnectionError):
