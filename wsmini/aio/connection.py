@@ -486,7 +486,7 @@ class Connection(ConnectionInfo):
             if first and self._protocol.sending:
                 self._transport.abandon_message()
                 if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
-                    await self.close()
+                    await self._close(1011)
             raise
         finally:
             if first:

@@ -104,10 +104,11 @@ class Terminal(Screen):
         it since 2.41, and so the end of the connection would for the end of the line.
         """
         self.write(_PROMPT)
-        line: bytes = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
+        stdin = sys.stdin
+        line: bytes = getattr(stdin.buffer, "raw", stdin.buffer).readline()
         if not line:
             raise EOFError
-        return line.decode(sys.stdin.encoding, sys.stdin.errors or "strict").rstrip("\r\n")
+        return line.decode(stdin.encoding, stdin.errors or "strict").rstrip("\r\n")
 
     def resume(self) -> None:
         """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.
