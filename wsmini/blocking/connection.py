@@ -18,7 +18,7 @@ from ..clock import deadline_after
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..sansio.frames import close_payload
-from ..sansio.messages import chunk_decoder, decode_message, encode_message
+from ..sansio.messages import chunk_decoder, decode_message, encode_whole
 from ..sansio.protocol import ClientProtocol, State
 from .receiver import IN_A_HANDLER, Receiver
 from .sender import Sender
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from ..sansio.messages import Message
 
 OPEN = State.OPEN
-
-_SENDABLE = (str, bytes, bytearray, memoryview)
 
 
 def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
@@ -357,15 +355,12 @@ class Connection(ConnectionInfo):
         data: Data
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
-        elif isinstance(message, _SENDABLE):
-            opcode, data = encode_message(message, text)
         else:
-            try:
-                view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
-            except TypeError:
+            whole = encode_whole(message, text)
+            if whole is None:
                 self._sender.send_fragments(message, text, compress, timeout)
                 return
-            opcode, data = encode_message(view, text)
+            opcode, data = whole
         if self._is_sending():  # a signal handler that has interrupted that
             self._sender.send_soon(opcode, data, compress)
             return

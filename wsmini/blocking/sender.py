@@ -187,7 +187,7 @@ class Sender:
 
     def send_fragments(
         self,
-        message: Iterable[Union[str, Data]],
+        message: object,
         text: Optional[bool],
         compress: Optional[bool],
         timeout: Optional[float],
@@ -280,8 +280,5 @@ def _parts(message: Iterable[Union[str, Data]], text: Optional[bool]) -> Iterato
     """The opcode and the payload of each fragment."""
     first = 0
     for part in message:
-        opcode, data = encode_message(part, text)
-        if first and opcode != first:
-            raise TypeError("the fragments of a message are all str or all bytes-like")
-        first = opcode
-        yield opcode, data
+        first, data = encode_message(part, text, first)
+        yield first, data
