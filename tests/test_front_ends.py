@@ -22,7 +22,7 @@ from wsmini.opening import resolver
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import Stall, echo_server, fault_server, scripted_server
 
-NOW = wsmini.Fixed(0)
+NOW = wsmini.Fixed(0, after_normal_close=False)
 
 
 def run(coroutine):
