@@ -764,8 +764,9 @@ class Receiver:
             self.stream.say_goodbye()
             try:
                 self.stream.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # not connected any more
+            except OSError as exc:
+                if exc.errno is None:
+                    raise  # a signal handler's; else it isn't connected any more
         return True
 
     def _is_over(self) -> bool:

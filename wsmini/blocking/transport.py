@@ -202,8 +202,9 @@ class BlockingTransport:
     def _shut_down(self) -> None:
         try:
             self.stream.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more
+        except OSError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's; else it isn't connected any more
 
     # -- the keepalive --
 

@@ -205,7 +205,7 @@ class TLSStream:
                 came that brought none, so that the caller can look at the time.
         """
         landed, fruitless = self._landed, 0
-        if self.busy or landed:
+        if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
         at_first = min(size, RECORD) if flags & WAITALL and GATHERS else size
