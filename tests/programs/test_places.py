@@ -498,13 +498,14 @@ except OSError as exc:
 
 def test_no_authorities(tmp_path):
     program = f"{IMPORT}{CONNECT}"
-    for names in (("none", "nor.here"), (".", ".")):
+    missing, empty = "SSL_CERT_FILE names a file that isn't there", "no CAs are installed"
+    for *names, advice in (("none", "nor.here", missing), (".", ".", empty)):
         env = dict(zip(("SSL_CERT_DIR", "SSL_CERT_FILE"), names))
         with secure_server() as server:
             wss = f"wss://localhost:{server.port}"
             status, output, _ = python("-c", program, ROOT, wss, env=env, cwd=str(tmp_path))
         assert status == 0
-        assert output.startswith("SSLCertVerificationError | tls | no CAs are installed")
+        assert output.startswith(f"SSLCertVerificationError | tls | {advice}")
 
 
 def test_a_clock_that_was_never_set():
@@ -546,5 +547,6 @@ def test_without_etc(url):
     )  # fmt: skip
     with secure_server() as server:
         wss = f"wss://127.0.0.1:{server.port}"
-        status, output, _ = python("-c", IMPORT + CONNECT, ROOT, wss, before=before)
+        env = {"SSL_CERT_FILE": ""}
+        status, output, _ = python("-c", IMPORT + CONNECT, ROOT, wss, before=before, env=env)
     assert output.startswith("SSLCertVerificationError | tls | no CAs are installed")

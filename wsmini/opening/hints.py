@@ -231,7 +231,7 @@ def _for_tls(exc: OSError, phase: str) -> str:
         found = _CERTIFICATES.get(code, "the certificate isn't acceptable")
         if found is _CLOCK:
             found = _CLOCK.format(time.strftime("%Y-%m-%d", time.gmtime()))
-        elif found is _TRUST and not os.path.exists(os.environ.get("SSL_CERT_FILE", "/")):
+        elif found is _TRUST and not os.path.exists(os.environ.get("SSL_CERT_FILE") or "/"):
             found = _NO_FILE
         elif found is _TRUST and not _has_authorities():
             found = _NOBODY
