@@ -21,7 +21,6 @@ DEEPEST = 4
 EXCEPTIONS = {
     "sansio.deflate.PerMessageDeflate.inflate": "its rare branches are functions; a call costs 3%",
     "callbacks.client": "one class, all of it public",
-    "callbacks.client.Client.__init__": "a parameter for each callback",
     "events.transport": "one class; what a signal handler may interrupt is in one place",
     "events.transport.EventTransport._on_readable": "once for each read; a call costs 1%",
     "opening.writebuffer.WriteBuffer.flush": "once for each message of a loop; a call costs 1%",

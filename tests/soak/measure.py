@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import fakes  # noqa: E402
 
 import wsmini  # noqa: E402
+import wsmini.testing  # noqa: E402
 
 
 def rss_kib():
@@ -137,6 +138,41 @@ def traffic(connections, thousands, url):
     return {"us_each": round((time.process_time() - start) / total * 1e6, 2)}
 
 
+def streams(mebibytes):
+    """How much memory a message takes that comes in chunks, and one that is sent in parts."""
+    size, part = int(mebibytes) << 20, bytes(1 << 16)
+    got, sent, peak = [0], [0], []
+
+    def script(peer):
+        peer.accept()
+        head = b"\x7f" + len(part).to_bytes(8, "big") + part
+        for number in range(size // len(part)):
+            peer.send_raw((b"\x00" if number else b"\x02") + head)
+        peer.send_raw(b"\x80\x00")
+        while sent[0] < size:
+            sent[0] += len(peer.recv_frame().data)
+        peer.close()
+
+    def parts():
+        for _ in range(size // len(part)):
+            yield part
+
+    def on_chunk(client, chunk, fin):
+        got[0] += len(chunk)
+        if not peak and got[0] > 1 << 22:
+            peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        if fin:
+            client.send(parts())
+
+    with wsmini.testing.scripted_server(script) as server:
+        client = wsmini.Client(
+            server.url, on_chunk=on_chunk, max_size=None, reconnect=wsmini.NoReconnect()
+        )
+        client.run_forever()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"received": got[0], "sent": sent[0], "rss_kib": most - peak[0]}
+
+
 def fleet(count):
     """When clients that were cut off at the same moment are back, in tenths of the first window."""
     count = int(count)
@@ -162,6 +198,10 @@ def fleet(count):
 if __name__ == "__main__":
     random.seed(1)
     name, *args = sys.argv[1:]
-    print(json.dumps({f.__name__: f for f in (reconnects, idle, traffic, fleet)}[name](*args)))
+    print(
+        json.dumps(
+            {f.__name__: f for f in (reconnects, idle, traffic, streams, fleet)}[name](*args)
+        )
+    )
     sys.stdout.flush()
     os._exit(0)

@@ -67,6 +67,13 @@ def test_the_cost_of_a_message_does_not_grow_with_the_connections():
     assert sorted(ratios)[1] <= 1.3, ratios
 
 
+def test_a_gigabyte_in_chunks_and_in_parts_takes_the_memory_of_some():
+    mebibytes = rounds(1024)
+    figures = measure("streams", mebibytes)
+    assert figures["received"] == figures["sent"] == int(mebibytes) << 20
+    assert figures["rss_kib"] < 20 << 10
+
+
 @pytest.mark.parametrize("spread", [0.5])
 def test_a_fleet_that_is_cut_off_comes_back_spread_over_the_jitter(spread):
     figures = measure("fleet", "1000")

@@ -264,7 +264,7 @@ class Client:
         self._attempt = 0
         self._running = self._wanted = True
         self._state = _CONNECTING
-        loop._clients[self] = None
+        loop._clients.add(self)
         return self
 
     def _begin(self, attempts: Attempts) -> None:
@@ -408,7 +408,7 @@ class Client:
         self._running = False
         if self.loop is not None:
             self.loop.remove_sleep_handler(self._wake)
-            self.loop._clients.pop(self, None)
+            self.loop._clients.discard(self)
             if self._runs_loop:
                 self.loop.stop()
         self._tell_waiters()

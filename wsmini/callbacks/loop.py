@@ -153,7 +153,7 @@ class Loop:
         self._waker.setblocking(False)
         self._woken_by.setblocking(False)
         self._awake = False
-        self._clients: dict[object, None] = {}  # which haven't ended
+        self._clients: set[object] = set()  # which haven't ended
         self._selector.register(self._woken_by.fileno(), READ)
         self._files[self._woken_by.fileno()] = self._woken_by, None, None
 

@@ -209,7 +209,10 @@ class EventTransport:
                     done = True
                 finally:
                     self._handing_over = False
-                    self._flush()
+                    buffer = self.buffer
+                    waits = buffer.accepted != buffer.written or self.stream.unsent
+                    if waits or protocol.has_output or self._drain_due:
+                        self._flush()
                     if not done:
                         self._process_soon()
                 if self._more or protocol.state is not OPEN:
