@@ -64,6 +64,7 @@ BUILDS = {
             '[ "$1" != --print-multiarch ] || exec echo x86_64-linux-musl' \
             'exec musl-gcc "$@"' > cc
         chmod +x cc
+        export PKG_CONFIG=/bin/false  # which knows the libraries for glibc
         CC=$PWD/cc CFLAGS="-idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu" \
             /src/Python-3*/configure -q --without-ensurepip --disable-test-modules
     """,
