@@ -597,7 +597,7 @@ def test_a_ping_has_random_data_by_default():
         ws.ping()
         ws.ping()
         first, second = peer.recv_frame().data, peer.recv_frame().data
-        assert len(first) == len(second) == 4 and first != second
+        assert len(first) == len(second) == 8 and first != second
 
 
 def test_wrong_pings_are_refused():

@@ -183,7 +183,11 @@ def test_retry_after_is_waited_for():
         peer.close()
 
     with scripted_server(busy_once) as server, Loop(clock=clock, wall=clock.wall) as loop:
-        client = Client(server.url, on_reconnect=lambda client, n, delay, exc: delays.append(delay))
+        client = Client(
+            server.url,
+            on_reconnect=lambda client, n, delay, exc: delays.append(delay),
+            policy=Backoff(after_normal_close=False),
+        )
         client.start(loop)
         while client.state is not State.WAITING:
             loop.run_once(PATIENCE)
@@ -328,7 +332,13 @@ def test_the_send_buffer_has_a_limit_and_on_drain_tells_of_room():
         client.send("end")
 
     with scripted_server(script) as server:
-        client = Client(server.url, max_send_buffer=1 << 23, on_open=on_open, on_drain=on_drain)
+        client = Client(
+            server.url,
+            max_send_buffer=1 << 23,
+            on_open=on_open,
+            on_drain=on_drain,
+            policy=Backoff(after_normal_close=False),
+        )
         client.run_forever()
     assert 8000000 < events[0] <= 1 << 23 and events[1:] == ["drained"]
 
