@@ -94,7 +94,7 @@ def test_sending_nothing(pair):
 class Shy:
     """A stream that takes and gives one byte at a time, and has to be asked twice."""
 
-    unsent = False
+    unsent = cut = False
 
     def __init__(self, incoming=()):
         self.sock = object()
@@ -204,6 +204,16 @@ def test_a_response_that_is_cut_off_in_its_body_still_counts(incoming, body):
     response, _ = drive(receive_response(stream, ResponseParser()), stream, READ)
     assert response.body == body
     assert response.body_truncated
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_body_without_a_length_is_whole_only_if_tls_said_goodbye(cut):
+    stream, parser = Shy([b"body", b""]), ResponseParser()
+    stream.cut = cut
+    parser.receive_data(b"HTTP/1.1 403 No\r\n\r\n")
+    drive(receive_body(stream, parser), stream, READ)
+    assert parser.response.body == b"body"
+    assert parser.response.body_truncated is cut
 
 
 NO_RESPONSE = {

@@ -56,34 +56,44 @@ class Sender:
             TimeoutError: if *deadline* passes first.
             ConnectionClosed: if the connection isn't open any more.
         """
-        transport, protocol, sending = self.transport, self.protocol, self.transport.sending
-        while True:
-            if not sending.acquire(False):
-                if transport.is_interrupted():
-                    return False
-                if not sending.acquire(True, lock_timeout(deadline)):
-                    raise TimeoutError("another thread's message wasn't taken in time")
+        transport, protocol = self.transport, self.protocol
+        while self._acquire(deadline):
             # Nothing is raised under the lock: a handler's exception might come on top of that.
             ours = self._fragments_by == get_ident()
-            free = protocol.state is not OPEN or not protocol.sending
             in_time = True
-            if free and protocol.state is OPEN:
+            if protocol.state is OPEN and not protocol.sending:
                 in_time = deadline is None or self._wait_for_room(deadline)
                 if in_time and protocol.state is OPEN:
                     return True
-            elif not free and not ours:
+            elif not ours:
                 transport.flush_as_writer()  # which this thread stops being now
-            sending.release()
+            transport.sending.release()
             if protocol.state is not OPEN:
                 raise self.close_exc_when_known() from protocol.failure
             if not in_time:
                 raise TimeoutError("the peer didn't take anything in time; nothing was sent")
             if ours:
-                return False
-            if deadline is not None and monotonic() >= deadline:
-                raise TimeoutError("another thread's fragmented message didn't end in time")
-            timeout = HEED if deadline is None else min(HEED, lock_timeout(deadline))
-            transport.waiters.wait(self._between_messages, timeout)
+                break
+            self._wait_for_fragments(deadline)
+        return False
+
+    def _acquire(self, deadline: float | None) -> bool:
+        """Wait for the lock; ``False`` if this call may have interrupted what its owner does."""
+        transport, sending = self.transport, self.transport.sending
+        if sending.acquire(False):
+            return True
+        if transport.is_interrupted():
+            return False
+        if not sending.acquire(True, lock_timeout(deadline)):
+            raise TimeoutError("another thread's message wasn't taken in time")
+        return True
+
+    def _wait_for_fragments(self, deadline: float | None) -> None:
+        """Wait a while for the end of another thread's fragmented message."""
+        if deadline is not None and monotonic() >= deadline:
+            raise TimeoutError("another thread's fragmented message didn't end in time")
+        timeout = HEED if deadline is None else min(HEED, lock_timeout(deadline))
+        self.transport.waiters.wait(self._between_messages, timeout)
 
     def _between_messages(self) -> bool:
         return not self.protocol.sending or self.transport.closed

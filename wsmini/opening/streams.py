@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         sock: socket.socket
         unsent: bool
         busy: bool
+        cut: bool
 
         @property
         def recv(self) -> Callable[..., bytes]: ...
@@ -63,6 +64,7 @@ class SocketStream:
 
     unsent = False  # whether accepted bytes wait for flush(): never here
     busy = False  # whether recv() was left with bytes in its hands: never here
+    cut = False  # whether the peer ended without a goodbye that takes bytes: there's none here
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -179,6 +181,6 @@ def receive_body(stream: Stream, parser: ResponseParser) -> Steps[None]:
             if data:
                 parser.receive_data(data)
             else:
-                parser.receive_eof(clean)
+                parser.receive_eof(clean and not stream.cut)
         except InvalidMessage:
             return

@@ -70,11 +70,12 @@ class TLSStream:
     Attributes:
         sock: the socket below.
         busy: whether ``recv`` was left with bytes in its hands.
+        cut: whether the peer has ended the connection without TLS's goodbye.
         unsent: whether accepted bytes wait for ``flush``.
     """
 
     __slots__ = (
-        "busy", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
+        "busy", "cut", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
         "_out", "_outgoing", "_resumes", "_server", "_session", "_tls", "sock", "unsent",
     )  # fmt: skip
 
@@ -103,7 +104,7 @@ class TLSStream:
         self._failure: OSError | None = None
         self._ended = False
         self._landed: list[bytes] = []  # ciphertext that was read and isn't in _incoming yet
-        self.busy = False
+        self.busy = self.cut = False
         self.unsent = False
 
     @property
@@ -226,6 +227,7 @@ class TLSStream:
             landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
             if not landed[0]:
                 landed.clear()
+                self.cut = True
                 return b""  # without TLS's goodbye: WebSocket has its own
             fruitless += len(landed[0])
 
