@@ -474,7 +474,8 @@ class Receiver:
         """
         transport = self.transport
         while not done():
-            if self.as_receiver(self._step_in, done, deadline) is None:
+            in_time = self.as_receiver(self._step_in, done, deadline)
+            if in_time is None:
                 blocked = transport.buffer.waits and not transport.closed
                 if blocked and transport.as_writer(self._wait_for_room, deadline) is not None:
                     transport.flush()
@@ -483,7 +484,7 @@ class Receiver:
                     if deadline is not None:
                         timeout = min(timeout, lock_timeout(deadline))
                     transport.waiters.wait(lambda: done() or self._has_no_receiver(), timeout)
-            if deadline is not None and monotonic() >= deadline:
+            if deadline is not None and (in_time is False or monotonic() >= deadline):
                 return done()
         return True
 
@@ -492,7 +493,7 @@ class Receiver:
         return self.as_receiver(bool) is not None
 
     def _step_in(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
-        """Read once as the receiver, keeping the messages; ``True``."""
+        """Read once as the receiver, keeping the messages; ``False`` if *deadline* passed first."""
         protocol = self.protocol
         if done():
             return True
@@ -500,6 +501,8 @@ class Receiver:
             self.end(deadline)  # what isn't parsed stays for the consumer
         elif protocol.pending or self._read(deadline):
             self.keep()
+        else:
+            return False
         return True
 
     def _wait_for_room(self, deadline: Optional[float]) -> bool:
@@ -651,17 +654,19 @@ class Receiver:
             ``False`` if there won't be; ``None`` if *deadline* passed first.
         """
         protocol, transport = self.protocol, self.transport
+        now = monotonic()
         while True:
             until = transport.tick_at if deadline is None else min(deadline, transport.tick_at)
             if protocol.state is not OPEN:
                 until = min(until, transport.closing_deadline())
-            blocked = transport.buffer.waits
-            ready = transport.poll(READ | WRITE if blocked else READ, until)
-            if blocked:
+            waits = transport.buffer.waits
+            ahead = now - monotonic()  # of a clock that a test has stopped
+            ready = transport.poll(READ | WRITE if waits else READ, until - ahead)
+            if waits:
                 transport.flush()
             if ready:
                 return True
-            now = monotonic()
+            now = max(monotonic(), now + min(until - now, HEED))
             if now >= transport.tick_at and not transport.tick(now):
                 return False
             if deadline is not None and now >= deadline:
