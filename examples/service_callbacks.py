@@ -49,7 +49,6 @@ class Feed(wsmini.Client):
 
     def on_close(self, code: int, reason: str) -> None:
         self.service.write_health()
-        self.service.end_if_stopped()
 
     def on_reconnect(self, attempt: int, delay: float, exception: Exception) -> None:
         level = "warning" if wsmini.retryable(exception) else "error"
@@ -68,7 +67,7 @@ class Service:
         self.keep_writing_health()
         for feed in self.feeds:
             feed.start(self.loop)
-        self.loop.run_forever()
+        self.loop.run_until_done()
         log("stopped", level="info")
         return self.status
 
@@ -76,13 +75,6 @@ class Service:
         self.status = 128 + number
         for feed in self.feeds:
             feed.stop()
-        self.end_if_stopped()
-
-    def end_if_stopped(self) -> None:
-        """End behind the last feed, if a signal has come."""
-        ends = [feed.state is wsmini.State.CLOSED for feed in self.feeds]
-        if self.status and all(ends):
-            self.loop.stop()
 
     def write_health(self) -> None:
         """Tell the probe how many feeds there are, which aren't open, and when that was."""

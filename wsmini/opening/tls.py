@@ -327,7 +327,8 @@ class TLSStream:
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
-        here = self._incoming.pending or self._ended or self._locked(self._tls.pending)
+        here = self._landed or self._incoming.pending or self._ended
+        here = here or self._locked(self._tls.pending)
         return bool(here) or self._failure is not None or self._lower.buffered()
 
     # -- sending --
