@@ -12,13 +12,18 @@ BENCH_STAMP := $(BENCH_VENV)/$(notdir $(STAMP))
 DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 PYTEST = $(BIN)/python -bb -m pytest
 
-.PHONY: demo test test-programs coverage lint docs interop bench guard fuzz soak compat platforms pyodide dist clean
+.PHONY: demo test test-programs interrupts coverage lint docs interop bench guard fuzz soak compat platforms pyodide dist clean
 
 demo:
 	$(PYTHON) -m wsmini --demo
 
 test: $(STAMP)-test
 	$(PYTEST)
+
+# Every point at which a signal handler may interrupt a blocking connection; a sample is among the
+# programs.
+interrupts: $(STAMP)-test
+	WSMINI_POINTS_STEP=1 WSMINI_TEST_TIMEOUT=900 $(PYTEST) tests/programs/test_points.py
 
 # On a busy machine: `make test-programs WSMINI_TEST_PATIENCE=5`, which multiplies each limit of time.
 test-programs: $(STAMP)-test
