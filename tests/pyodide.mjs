@@ -12,11 +12,13 @@ const pyodide = await loadPyodide();
 pyodide.mountNodeFS("/project", process.cwd());
 pyodide.mountNodeFS("/site-packages", resolve(folder, "site-packages"));
 pyodide.globals.set("args", pyodide.toPy(args));
+pyodide.globals.set("patience", process.env.WSMINI_TEST_PATIENCE ?? "1");
 process.exitCode = pyodide.runPython(`
 import os, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/site-packages")
 os.chdir("/project")
+os.environ["WSMINI_TEST_PATIENCE"] = patience
 import pytest
 int(pytest.main(["-p", "no:cacheprovider", *args]))
 `);

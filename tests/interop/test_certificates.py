@@ -225,7 +225,7 @@ def test_a_session_is_resumed(connect, way, version):
     context = trusting()
     resumed = []
     for _ in range(3):
-        with connect(way, version, "nginx", ssl=context) as ws:
+        with connect(way, version, "nginx", ssl=context, tls_resumption=True) as ws:
             seen(ws)
             resumed.append(ws.response_headers["X-Resumed"])
             assert ws.response_headers["X-Version"] == version.upper().replace("TLS", "TLSv")
@@ -235,7 +235,9 @@ def test_a_session_is_resumed(connect, way, version):
 def test_the_sessions_of_proxy_and_server_are_resumed(connect):
     contexts, facts = {"ssl": trusting(), "proxy_ssl": trusting()}, []
     for _ in range(2):
-        with connect("https-proxy", "server", trace=facts.append, **contexts) as ws:
+        with connect(
+            "https-proxy", "server", trace=facts.append, tls_resumption=True, **contexts
+        ) as ws:
             seen(ws)
     resumed = [fact["resumed"] for fact in facts if fact["event"] == "secured"]
     assert resumed == [False, False, True, True]
@@ -250,7 +252,8 @@ def test_sessions_are_of_one_context_and_one_name(connect):
         ({"ssl": trusting()}, "."),
         ({}, "r"),
     ):
-        with connect("direct", "tls1.3", "nginx", **{"ssl": context, **options}) as ws:
+        options = {"ssl": context, "tls_resumption": True, **options}
+        with connect("direct", "tls1.3", "nginx", **options) as ws:
             seen(ws)
             assert ws.response_headers["X-Resumed"] == resumed, options
 

@@ -137,7 +137,7 @@ def hanging_up(monkeypatch):
     getaddrinfo, answer = socket.getaddrinfo, threading.Event()
 
     def hang(host, *args, flags=0, **options):
-        if host == b"hang.example" and not flags & socket.AI_NUMERICHOST:
+        if host == "hang.example" and not flags & socket.AI_NUMERICHOST:
             answer.wait(30)
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return getaddrinfo(host, *args, flags=flags, **options)
