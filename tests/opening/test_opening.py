@@ -12,6 +12,7 @@ import http.cookiejar
 import itertools
 import logging
 import re
+import select
 import signal
 import socket
 import ssl
@@ -1237,21 +1238,19 @@ def test_tls_to_a_proxy_is_not_tls_to_the_server():
 
 
 def bridge(peer, server):
-    """Pass on what the client sends to *server*, and its answers, until one of them ends."""
-    with socket.create_connection((server.host, server.port)) as sock:
+    """Pass on what the client sends to *server*, and its answers, until one of them ends.
 
-        def back():
-            with contextlib.suppress(OSError):
-                for data in iter(lambda: sock.recv(65536), b""):
-                    peer.sock.sendall(data)
-
-        thread = threading.Thread(target=back)
-        thread.start()
-        with contextlib.suppress(OSError):
-            for data in iter(lambda: peer.sock.recv(65536), b""):
-                sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-        thread.join(PATIENCE)
+    In one thread: OpenSSL doesn't allow two on one connection.
+    """
+    with socket.create_connection((server.host, server.port)) as sock, contextlib.suppress(OSError):
+        ends, data = {peer.sock: sock, sock: peer.sock}, b"x"
+        while data:
+            pending = isinstance(peer.sock, ssl.SSLSocket) and peer.sock.pending()
+            for end in [peer.sock] if pending else select.select(list(ends), [], [])[0]:
+                data = end.recv(65536)
+                ends[end].sendall(data)
+                if not data:
+                    break
 
 
 def socks_proxy(replies):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -20,7 +21,7 @@ import pytest
 from certificates import client_context, server_context
 from helpers import PATIENCE, SEED
 from pairs import connection
-from points import run
+from points import VERSION, run
 
 from wsmini import Client, ConcurrencyError, ConnectionClosed
 from wsmini.opening.streams import SocketStream
@@ -36,6 +37,10 @@ TEXT, BINARY, CONT, CLOSE, PING, PONG = (
 
 # Of all points, one in so many, beginning at random; 1 in `make interrupts`.
 STEP = int(os.environ.get("WSMINI_POINTS_STEP") or 40)
+
+# CPython 3.8 and 3.9 look for signals in front of a `return` or `yield`, too, and in the caller in
+# front of the opcode that stores it: the one message that is handed over is lost in either case.
+HANDS_OVER = re.compile(r"connection\.py:\d+ (recv|recv_into|_chunks)$|receiver\.py:\d+ handed_on$")
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="signals need POSIX"),
@@ -269,6 +274,9 @@ class World:
         order = [self.expected.index(message) for message in self.received]
         if where.startswith("recv "):  # a handler's own may come before what it interrupts
             order.sort()
+        gap = min(set(range(len(order) + 1)) - set(order))
+        if gap < len(order) and VERSION < (3, 10) and HANDS_OVER.search(where):
+            order.insert(gap, gap)
         assert order == list(range(len(order))), (where, self.received)
         if intact:
             assert len(order) == len(self.expected), (where, self.received)

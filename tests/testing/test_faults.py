@@ -11,7 +11,7 @@ from certificates import client_context, server_context
 from helpers import PATIENCE
 
 import wsmini
-from wsmini.opening import opening, tcp, waiting
+from wsmini.opening import opening, steps, streams, tcp
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -157,7 +157,7 @@ class Hours:
 def give_up(monkeypatch):
     """Let ``open_timeout`` pass; a request is sent just before, say by ``trace``."""
     hours = Hours()
-    for module in (tcp, waiting, opening):
+    for module in (opening, steps, streams, tcp):
         monkeypatch.setattr(module, "time", hours)
 
     def give_up():
@@ -381,8 +381,8 @@ def test_a_program_that_reconnects_gets_through_all_of_them(give_up):
                 give_up()
 
     with fault_server(*faults, messages=["hello"]) as server:
-        policy = wsmini.Fixed(0)
-        for ws in wsmini.reconnect(server.url, policy=policy, proxy=None, trace=trace):
+        policy, options = wsmini.Fixed(0), {"proxy": None, "trace": trace, "close_timeout": 0.1}
+        for ws in wsmini.reconnect(server.url, policy=policy, **options):
             try:
                 for message in ws:
                     got.append(message)

@@ -299,12 +299,18 @@ class Connection(ConnectionInfo):
         receiver, deadline, waiting = self._receiver, None, False
         if timeout is not None:
             deadline = deadline_after(timeout)
+        token: list[None] = []
         try:
+            waiting = True
+            receiver.start_consuming(token)  # so that nobody else fills ``ready``
+            waiting = False
             ready = receiver.ready
             message = next(ready, None)
             while message is None:
                 waiting = True
+                receiver.stop_consuming(token)
                 receiver.fill(ready, deadline)
+                receiver.start_consuming(token)
                 waiting = False
                 ready = receiver.ready
                 message = next(ready, None)
@@ -313,9 +319,12 @@ class Connection(ConnectionInfo):
                 receiver.ready = iter([message, *receiver.ready])
                 waiting = True  # for a larger buffer
                 raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
-            view[: len(data)] = data  # with room for it
-            return len(data)
+            size = len(data)
+            view[:size] = data  # with room for it
+            receiver.stop_consuming(token)
+            return size
         except BaseException as exc:
+            receiver.stop_consuming(token)
             if not waiting:
                 receiver.fail(exc)
             raise

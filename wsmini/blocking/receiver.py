@@ -88,9 +88,8 @@ class Receiver:
 
     __slots__ = (
         "__weakref__", "_acquire", "_busy_poll", "_consumer", "_handing", "_is_changing",
-        "_is_receiving",
-        "_read_not_fed", "_release", "_size", "_unstored", "_waiting", "protocol", "queue", "ready",
-        "stream", "transport", "wanted",
+        "_is_receiving", "_is_writing", "_read_not_fed", "_recv_onto", "_release", "_size",
+        "_unstored", "_waiting", "protocol", "queue", "ready", "stream", "transport", "wanted",
     )  # fmt: skip
 
     def __init__(self, transport: BlockingTransport, options: Options, rest: bytes) -> None:
@@ -100,6 +99,8 @@ class Receiver:
         self._acquire, self._release = transport.receiving.acquire, transport.receiving.release
         self._is_receiving = transport.receiving._is_owned
         self._is_changing = transport.mutex._is_owned
+        self._is_writing = transport.sending._is_owned
+        self._recv_onto = getattr(self.stream, "recv_onto", None)  # of TLS
         self._waiting = transport.waiters.locks
         self.ready: Iterator[Message] = iter(())
         self.queue = MessageQueue(options.max_queue)
@@ -131,7 +132,7 @@ class Receiver:
             ConnectionClosed: if there won't be any more.
             ConcurrencyError: if there is another consumer.
         """
-        if self._is_receiving() or self._is_changing():
+        if self._is_receiving() or self._is_writing() or self._is_changing():
             raise ConcurrencyError(IN_A_HANDLER)
         token: List[None] = []
         try:
@@ -192,11 +193,12 @@ class Receiver:
         Returns ``False`` if *deadline* passed, or if it kept something before it saw that it should
         make room: it may be reading on, and wait for more than is needed.
         """
-        self.wanted = True
         queue, receiving = self.queue, self.transport.receiving
-        acquired = not len(queue) and receiving.acquire(True, lock_timeout(deadline))
-        self.wanted = False
-        return acquired
+        try:
+            self.wanted = True
+            return not len(queue) and receiving.acquire(True, lock_timeout(deadline))
+        finally:
+            self.wanted = False
 
     def as_receiver(self, work: Callable[..., object], *args: object) -> object:
         """What *work* returns, called as the receiver; ``None`` if a thread is that now.
@@ -209,7 +211,8 @@ class Receiver:
         try:
             if not receiving.acquire(False):
                 return None
-            result = work(*args)
+            # Another look: who was it just now may have filled the queue.
+            result = work(*args) if self._may_step_in() else None
             receiving.release()
         except BaseException as exc:
             self.stop_receiving(exc)
@@ -229,7 +232,6 @@ class Receiver:
         What it had in its hands is lost, and so is the connection: nothing may follow the gap.
         """
         transport = self.transport
-        self.wanted = False
         if transport.receiving._is_owned():
             if transport.mutex._is_owned():
                 transport.mutex.release()
@@ -244,11 +246,15 @@ class Receiver:
         transport = self.transport
         for _ in self.ready:
             pass  # an iteration may have this iterator in its hands
-        self.queue.clear()
         self.queue.dropping = True
         self._read_not_fed.clear()
         transport.fail(exc)
-        transport.change(self.protocol.abandon, exc)
+        transport.change(self._abandon, exc)
+
+    def _abandon(self, exc: BaseException) -> None:
+        """Under the mutex: a thread that has stepped in may be about to keep what it has parsed."""
+        self.protocol.abandon(exc)
+        self.queue.clear()
 
     # -- receiving messages --
 
@@ -311,7 +317,10 @@ class Receiver:
             self._read(None)
             return False
         try:
-            landed.extend(map(self.stream.recv, (self._size,), _NO_FLAGS))
+            if self._recv_onto is None:
+                landed.extend(map(self.stream.recv, (self._size,), _NO_FLAGS))
+            else:
+                self._recv_onto(landed, self._size)
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise
@@ -424,8 +433,7 @@ class Receiver:
     def leave_stream(self, token: object) -> None:
         """Stop receiving chunks, and leave the rest of the message that has begun, if any."""
         if self._consumer.get(0) is token:
-            if self.protocol.streaming or self.queue.chunks:
-                self.transport.change(self._skip)
+            self.transport.change(self._skip)  # another thread may be about to keep a chunk
             del self._consumer[0]
             self.transport.waiters.notify()
 
@@ -521,6 +529,8 @@ class Receiver:
             late = deadline is not None and monotonic() >= deadline
             if late or transport.is_interrupted() or self._has_no_receiver():
                 return
+            if not self._may_step_in() and not self.wanted:
+                return  # for want of room, not of a receiver: whoever takes messages flushes
             if transport.as_writer(self._wait_for_room, deadline) is None:
                 return  # who is writing goes on with it
             transport.flush()
@@ -685,8 +695,12 @@ class Receiver:
         """Read once; whether there is something to feed the protocol with, the end included."""
         landed = self._read_not_fed
         try:
-            if not landed:
+            if landed:
+                return True
+            if self._recv_onto is None:
                 landed.extend(map(self.stream.recv, (size,), (flags,)))
+            else:
+                self._recv_onto(landed, size, flags)
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise

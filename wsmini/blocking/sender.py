@@ -68,6 +68,7 @@ class Sender:
             elif not ours:
                 transport.flush_as_writer()  # which this thread stops being now
             transport.sending.release()
+            transport.flush()  # what others have left to the writer meanwhile
             if protocol.state is not OPEN:
                 raise self.close_exc_when_known() from protocol.failure
             if not in_time:

@@ -172,16 +172,19 @@ class BlockingTransport:
                 mutex.release()
                 self.fail(exc)
             raise
-        if refused is not None:
-            raise refused
         if self.requests:
             self.carry_out_requests()
+        if refused is not None:
+            raise refused
 
     def carry_out_requests(self) -> None:
         """Do what signal handlers have left to who had the mutex."""
         while self.requests:
             change, args = self.requests.pop(0)
-            self.change(change, *args)
+            try:
+                self.change(change, *args)
+            except REFUSALS:
+                pass  # whoever asked for it has returned, and it isn't this call's
         self.flush()
 
     def fail(self, exc: BaseException) -> None:
@@ -268,6 +271,8 @@ class BlockingTransport:
             self.sending.release()
             if busy:
                 self.fail(exc)
+            else:
+                self.flush()  # what others have left to the writer meanwhile
 
     def flush(self) -> None:
         """Write what waits, unless another thread is writing: it will then."""

@@ -205,6 +205,16 @@ class TLSStream:
             BlockingIOError: if there are none, and the lower stream doesn't wait; or if records
                 came that brought none, so that the caller can look at the time.
         """
+        received: list[bytes] = []
+        self.recv_onto(received, size, flags)
+        return received[0]
+
+    def recv_onto(self, received: list[bytes], size: int, flags: int = 0) -> None:
+        """Append what ``recv`` returns to *received*.
+
+        CPython 3.8 and 3.9 look for signals in front of a ``return``, too: what it would return is
+        lost then.
+        """
         landed, fruitless = self._landed, 0
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
@@ -218,9 +228,11 @@ class TLSStream:
                 raise
             if data and at_first < size and self._failure is None:
                 data = self._gather(data, size)
+            if data is not None:
+                received += (data,)  # which isn't a call, either
             self.busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
-                return data
+                return
             if fruitless > FRUITLESS:
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
             # In one step, so that an exception of a signal handler can't lose what was read.
@@ -228,7 +240,8 @@ class TLSStream:
             if not landed[0]:
                 landed.clear()
                 self.cut = True
-                return b""  # without TLS's goodbye: WebSocket has its own
+                received.append(b"")  # without TLS's goodbye: WebSocket has its own
+                return
             fruitless += len(landed[0])
 
     def _decrypt(self, size: int) -> bytes | None:
