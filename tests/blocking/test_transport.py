@@ -48,7 +48,7 @@ from wsmini.opening.readsizes import CHUNK
 from wsmini.opening.streams import SocketStream
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
-from wsmini.sansio.protocol import State
+from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import frame
 
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
@@ -1339,3 +1339,76 @@ def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
             next(ws.recv_streaming())
         peer.send_frame(PONG, b"!")
         assert waiting[0].result() >= 0
+
+
+# -- what comes between two steps of another thread --
+
+
+def test_who_is_refused_does_not_take_the_place_of_who_waits():
+    with pair(ping_interval=None) as (ws, peer):
+        waiting = Task(ws.ping(b"!").wait)
+        receiving(ws)
+        first = Task(ws.recv)
+        eventually(lambda: ws._receiver.wanted)
+        with pytest.raises(ConcurrencyError):
+            ws.recv()
+        assert ws._receiver.wanted
+        peer.send_raw(frame(TEXT, "a") + frame(PONG, b"!"))
+        assert first.result() == "a"
+        assert waiting.result() >= 0
+
+
+def test_who_steps_in_looks_for_room_when_it_has_become_the_receiver(monkeypatch):
+    with pair(ping_interval=None) as (ws, peer):
+        room = iter([True, False])  # another thread has filled the queue in between
+        called = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Receiver, "_may_step_in", lambda receiver: next(room))
+            assert ws._receiver.as_receiver(called.append, 1) is None
+        assert not called
+        assert not list(room)
+
+
+def test_what_another_thread_is_about_to_keep_does_not_come_behind_a_gap(monkeypatch):
+    with pair(ping_interval=None, close_timeout=0.1) as (ws, peer):
+        peer.send_raw(frame(TEXT, "1") + frame(TEXT, "2"))
+        assert ws.recv() == "1"
+        entered, released, next_messages = (
+            threading.Event(), threading.Event(), ClientProtocol.next_messages,
+        )  # fmt: skip
+
+        def held_up(protocol):
+            found = next_messages(protocol)
+            entered.set()
+            released.wait(PATIENCE)
+            return found
+
+        monkeypatch.setattr(ClientProtocol, "next_messages", held_up)
+        waiting = Task(ws.ping(b"!").wait)
+        peer.send_raw(frame(TEXT, "3"))
+        assert entered.wait(PATIENCE)
+        failing = Task(ws._receiver.fail, KeyboardInterrupt())  # "2" is lost
+        eventually(lambda: ws._receiver.queue.dropping)
+        released.set()
+        failing.result()
+        with pytest.raises(ConnectionClosed):
+            waiting.result()
+        with pytest.raises(ConnectionClosed):
+            ws.recv(timeout=PATIENCE)
+
+
+def test_a_receive_within_ones_own_send_is_refused():
+    with pair(ping_interval=None) as (ws, peer):
+        with ws._transport.sending, pytest.raises(ConcurrencyError):
+            ws.recv(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("unread", [0, 20])
+def test_a_ping_returns_though_the_peer_does_not_read_and_nobody_receives(unread):
+    ours, theirs = socket.socketpair()
+    ws = connection(SocketStream(ours), ping_interval=None, close_timeout=0.1)
+    with theirs, ws:
+        theirs.sendall(frame(TEXT, "x") * unread)
+        fill(ws)
+        stuff(ws)
+        Task(ws.ping).result()

@@ -20,7 +20,7 @@ from functools import partial
 import pytest
 from certificates import client_context, server_context
 from helpers import PATIENCE, SEED
-from pairs import connection
+from pairs import connection, pair
 from points import VERSION, run
 
 from wsmini import Client, ConcurrencyError, ConnectionClosed
@@ -431,3 +431,62 @@ def test_a_handler_may_come_at_each_point(call, kind, action):
         world.end()
         at += STEP
     assert threading.active_count() <= threads
+
+
+def each_point(function_of, act):
+    """(connection, what it raised, the point) of calls that *act* interrupts, one after the other.
+
+    *function_of* gives what is to be called for a connection, and *act* is given that, too.
+    """
+    at, reached = random.Random(f"{SEED}").randrange(STEP), True
+    while reached:
+        with pair(ping_interval=None, close_timeout=0.1) as (ws, peer):
+            _, error, points = run(function_of(ws, peer), at, partial(act, ws, peer))
+            reached = points.where is not None
+            yield ws, error, points.where
+        at += STEP
+
+
+def ping_again(ws, peer=None):
+    with contextlib.suppress(ConnectionClosed, ConcurrencyError):
+        ws.ping(b"again")
+
+
+def test_a_close_is_not_spoilt_by_a_handlers_ping_that_is_too_late():
+    for ws, error, where in each_point(lambda ws, peer: ws.close, ping_again):
+        assert error is None, where
+        assert ws._transport.closed, where
+
+
+def test_a_handlers_close_is_done_though_the_call_it_interrupts_is_refused():
+    def twice(ws, peer):
+        ws.ping(b"x")
+        return partial(ws.ping, b"x")
+
+    for ws, error, where in each_point(twice, lambda ws, peer: ws.close()):
+        if where is not None:
+            assert isinstance(error, (ValueError, ConnectionClosed)), where
+            assert ws.state is not State.OPEN, where
+            assert not ws._transport.requests, where
+
+
+def test_a_message_that_does_not_fit_is_not_lost_to_what_a_handler_receives():
+    received = []
+
+    def receive_into(ws, peer):
+        received.clear()
+        peer.send_raw(frame(TEXT, b"one"))
+        return partial(ws.recv_into, bytearray(2), PATIENCE)
+
+    def receive(ws, peer):
+        peer.send_raw(frame(TEXT, b"two"))
+        with contextlib.suppress(ConcurrencyError):
+            received.append(ws.recv(PATIENCE))
+
+    for ws, error, where in each_point(receive_into, receive):
+        if where is None:
+            break
+        assert isinstance(error, ValueError), (where, error)
+        while len(received) < 2:
+            received.append(ws.recv(PATIENCE))
+        assert sorted(received) == ["one", "two"], where
