@@ -24,10 +24,11 @@ PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
 WITHIN = [f"tests/programs/test_{name}.py" for name in ("cuts", "secure", "signals")]
-MODES = (
-    ["-bb", "-m", "pytest", "tests", "tests/programs"],
-    ["-bb", "-O", "-m", "pytest", "tests", *WITHIN],
-)
+# Each in two runs, for pytest leaves one of a folder and a folder within out if it is given both.
+MODES = {
+    "plain": [["-bb", "-m", "pytest", "tests"], ["-bb", "-m", "pytest", "tests/programs"]],
+    "-O": [["-bb", "-O", "-m", "pytest", "tests"], ["-bb", "-O", "-m", "pytest", *WITHIN]],
+}
 
 # What isn't run under PyPy, besides tests/programs, and why. It starts slowly, so that a process
 # for each test takes too long; its readline edits lines in its own way; and what a signal
@@ -70,7 +71,7 @@ def runs(version, mode):
     if version == CORE:
         return [["-bb", "-m", "pytest", *(f"tests/{name}" for name in UNDER_CORE)]]
     if version != PYPY:
-        return [MODES[mode == "-O"]] if mode else MODES
+        return MODES[mode] if mode else [*MODES["plain"], *MODES["-O"]]
     left_out = [f"--ignore=tests/{name}" for name in NOT_UNDER_PYPY]
     return [["-bb", "-m", "pytest", "tests", *left_out]]
 
@@ -113,7 +114,7 @@ def run(job):
     )
     result = f"status {done.returncode}" if done.returncode else "passed"
     flags = " ".join(arguments[: arguments.index("-m")])
-    title = f"Python {version} {flags}: {result}, {time.monotonic() - started:.0f} s"
+    title = f"Python {version} {flags} {arguments[-1]}: {result}, {time.monotonic() - started:.0f} s"
     print(f"{done.stdout.decode('utf-8', 'replace')}{title}", flush=True)
     return not done.returncode
 
