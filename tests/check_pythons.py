@@ -114,7 +114,9 @@ def run(job):
     )
     result = f"status {done.returncode}" if done.returncode else "passed"
     flags = " ".join(arguments[: arguments.index("-m")])
-    title = f"Python {version} {flags} {arguments[-1]}: {result}, {time.monotonic() - started:.0f} s"
+    title = (
+        f"Python {version} {flags} {arguments[-1]}: {result}, {time.monotonic() - started:.0f} s"
+    )
     print(f"{done.stdout.decode('utf-8', 'replace')}{title}", flush=True)
     return not done.returncode
 

@@ -356,7 +356,7 @@ def test_what_errors_say():
     for data, words in {
         b"\xb1\x00": "0xb1", b"\x83\x00": "opcode 3", b"\x81\x80": "masked",
         b"\x89\x7e": "125 bytes", b"\x82\x7e\0\x05": "length 5",
-        b"\x82\x7f" + b"\xff" * 8: "2**63",
+        b"\x82\x7f" + b"\xff" * 8: "2**63", b"HTTP/1.1": "another HTTP response",
     }.items():  # fmt: skip
         reader = MessageReader(Owner([]))
         reader.receive_data(data)
