@@ -11,6 +11,7 @@ import ssl
 import threading
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import fakes
@@ -1529,7 +1530,8 @@ def test_a_connection_says_that_it_belongs_to_another_loop(url, use, thread):
         done.append(True)
 
     async def main():
-        await loop.run_in_executor(None, asyncio.run, misuse())
+        with ThreadPoolExecutor(1) as pool:
+            await loop.run_in_executor(pool, asyncio.run, misuse())
 
     done, loop = [], asyncio.new_event_loop()
     try:
@@ -1539,7 +1541,6 @@ def test_a_connection_says_that_it_belongs_to_another_loop(url, use, thread):
         else:
             asyncio.run(misuse())
         loop.run_until_complete(ws.close())
-        loop.run_until_complete(loop.shutdown_default_executor()) if thread else None
     finally:
         loop.close()
     assert done
