@@ -46,6 +46,7 @@ from wsmini.exceptions import (
 from wsmini.opening import writebuffer
 from wsmini.opening.readsizes import CHUNK
 from wsmini.opening.streams import SocketStream
+from wsmini.opening.writebuffer import WriteBuffer
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
 from wsmini.sansio.protocol import ClientProtocol, State
@@ -1412,3 +1413,64 @@ def test_a_ping_returns_though_the_peer_does_not_read_and_nobody_receives(unread
         fill(ws)
         stuff(ws)
         Task(ws.ping).result()
+
+
+class Hold:
+    """Holds threads other than this one behind a call of *method*, from its first time on."""
+
+    def __init__(self, monkeypatch, owner, method, when=lambda result: True):
+        original, first = getattr(owner, method), threading.current_thread()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+        def held(*args):
+            result = original(*args)
+            if threading.current_thread() is not first and when(result):
+                self.entered.set()
+                self.released.wait(PATIENCE)
+            return result
+
+        monkeypatch.setattr(owner, method, held)
+
+
+def test_a_chunk_that_another_thread_is_about_to_keep_is_skipped_too(monkeypatch):
+    with pair(ping_interval=None, close_timeout=0.1, max_queue=1) as (ws, peer):
+        ping = ws.ping(b"!")
+        peer.send_raw(frame(TEXT, "begin", fin=False))
+        stream = ws.recv_streaming()
+        assert next(stream) == "begin"
+        hold = Hold(monkeypatch, ClientProtocol, "next_chunk", lambda chunk: chunk is not None)
+        waiting = Task(ping.wait)
+        peer.send_raw(frame(CONT, "the end"))
+        assert hold.entered.wait(PATIENCE)
+        # Under the mutex, as the other one is: so this waits for it.
+        leaving = Task(stream.close)
+        eventually(lambda: not leaving.is_alive() or "locked" in repr(ws._transport.mutex))
+        hold.released.set()
+        leaving.result()
+        peer.send_raw(frame(TEXT, "next") + frame(PONG, b"!"))
+        assert ws.recv(timeout=PATIENCE) == "next"
+        assert waiting.result() >= 0
+
+
+@pytest.mark.parametrize("how", ["stops", "is interrupted"])
+def test_a_close_frame_left_to_a_writer_is_written_when_it_stops(monkeypatch, how):
+    with pair(ping_interval=None, close_timeout=PATIENCE) as (ws, peer):
+        # It has written all that there was, and waits for room.
+        hold = Hold(monkeypatch, WriteBuffer, "flush")
+        if how == "stops":
+            writing = Task(ws.send, "x", timeout=PATIENCE)
+        else:
+
+            def work():
+                ws._transport.flush_as_writer()
+                raise KeyboardInterrupt
+
+            writing = Task(ws._transport.as_writer, work)
+        assert hold.entered.wait(PATIENCE)
+        ws._transport.change(ws._protocol.close, 1000, "")
+        ws._transport.flush()  # refused: there is a writer
+        hold.released.set()
+        assert peer.recv_frame().opcode == CLOSE
+        peer.send_frame(CLOSE, b"\x03\xe8")
+        with pytest.raises((KeyboardInterrupt, ConnectionClosed)):
+            writing.result()

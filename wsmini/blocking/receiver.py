@@ -295,6 +295,7 @@ class Receiver:
             # No second reference to one that may be large.
             self.ready = iter(batch) if len(batch) > 1 else map(batch.pop, _LAST)
         self._unstored = False
+        # As _answer(), without a call.
         if protocol.has_output or self.stream.unsent or transport.requests:
             transport.carry_out_requests()
         return bool(batch)
