@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from certificates import server_context
 from helpers import PROMPT, splits
 
 from wsmini import cli
@@ -36,9 +37,10 @@ def test_frames_however_they_are_split(data, expected):
         assert shown == [expected] * 2
 
 
-def test_frames_are_shown_in_both_directions(capfdbinary):
-    with echo_server() as server:
-        assert cli.main([server.url, "-vv", "-m", "hello", "--count=1"]) == 0
+@pytest.mark.parametrize("tls, options", [(False, ["-vv"]), (True, ["-vvk"])], ids=["ws", "wss"])
+def test_frames_are_shown_in_both_directions(tls, options, capfdbinary):
+    with echo_server(ssl=server_context() if tls else None) as server:
+        assert cli.main([server.url, *options, "-m", "hello", "--count=1"]) == 0
     printed = capfdbinary.readouterr()
     lines = printed.err.decode().splitlines()
     assert printed.out == b"hello\n"
