@@ -11,7 +11,7 @@ from itertools import repeat
 
 from ..clock import NEVER, lock_timeout
 from ..exceptions import ConcurrencyError
-from ..opening.readsizes import CHUNK, HEADER, LARGE, MAX_READ_SIZE, READ_SIZE
+from ..opening.readsizes import CHUNK, LARGE, MAX_READ_SIZE, READ_SIZE, next_read_size
 from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, WAITALL
 from ..opening.waiting import HEED, READ, WRITE
 from ..sansio.protocol import State
@@ -333,7 +333,7 @@ class Receiver:
             return False
         data = landed[0]
         if len(data) >= READ_SIZE or self._size != READ_SIZE:
-            self._adapt(0, len(data))
+            self._size = next_read_size(self._size, len(data), 0)
         self._unstored = True
         landed.clear()
         if not data:
@@ -719,20 +719,11 @@ class Receiver:
         self._unstored = True
         landed.clear()
         if data:
-            self._adapt(missing, len(data))
+            self._size = next_read_size(self._size, len(data), missing)
             self.protocol.receive_data(data, monotonic())
         else:
             self._lost(EOFError(NO_CLOSE))
         self._unstored = False
-
-    def _adapt(self, missing: int, n: int) -> None:
-        """Choose how much to ask for next time."""
-        if missing >= LARGE and n == missing:
-            self._size = HEADER
-        elif self._size < READ_SIZE or n < READ_SIZE:
-            self._size = READ_SIZE
-        elif n == self._size:
-            self._size = min(2 * n, MAX_READ_SIZE)
 
     def _lost(self, exc: BaseException) -> None:
         """Reading has met *exc*.
