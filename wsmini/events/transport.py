@@ -179,6 +179,7 @@ class EventTransport:
 
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
+        # Out of the ordinary: there is something to do before a read, or in place of one.
         if self._paused or self.half_done or reader.pending or self._processing or self._ending:
             if not self._may_read():
                 return
@@ -187,6 +188,7 @@ class EventTransport:
             size = min(missing, MAX_READ_SIZE)
         if self.streaming:
             size = min(size, CHUNK)
+        # Half done from here on, until the handler has stored the message.
         self._more, self.half_done, data = False, True, b""
         try:
             data = self._recv(size)
@@ -567,11 +569,21 @@ class EventTransport:
             self.stream.close()
 
     def _recover(self) -> None:
-        """An exception has come out of a callback of the loop, or out of ``send``.
+        """Go on after an exception that has come out of a callback of the loop, or out of ``send``.
 
-        If that was in the middle of something, nobody knows how far it has come: fail the
-        connection. What the loop has taken out and not begun comes again.
+        ``wsmini.Loop`` calls it at once; on other loops the next readable event does.
         """
+        self._fail_if_half_done()
+        on_recover = getattr(self._handler, "_on_recover", None)
+        if on_recover is not None:
+            on_recover()
+        if self._ending:
+            self._loop.call_soon(self._close)
+        else:
+            self._register_again()
+
+    def _fail_if_half_done(self) -> None:
+        """If it came in the middle of something, nobody knows how far that has come."""
         if self.half_done or self.buffer.busy or self.stream.busy:
             self.buffer.clear()
             self.half_done = self.buffer.busy = False
@@ -579,12 +591,12 @@ class EventTransport:
             exc = InterruptedError("interrupted in the middle of sending or receiving")
             self.protocol.abandon(self.protocol.failure or exc)
             self._end_soon()
-        on_recover = getattr(self._handler, "_on_recover", None)
-        if on_recover is not None:
-            on_recover()
-        if self._ending:
-            self._loop.call_soon(self._close)
-            return
+
+    def _register_again(self) -> None:
+        """Ask the loop for everything again: it may have lost what it was about to call.
+
+        Nothing here does harm when it is done twice.
+        """
         self._handing_over = self._flushing = False
         if self._processing is not None:
             self._processing.cancel()
@@ -614,6 +626,9 @@ class EventTransport:
         protocol = self.protocol
         if protocol.state is OPEN or self._ending:
             return
+        # Whether all that came is delivered. Then it ends, if the stream is lost, the peer isn't
+        # waited for, or both Close frames are through. What is lost and not delivered yet stays
+        # until the handler takes it. Else close_timeout runs, and reading shows the peer go.
         done = protocol.finished and not protocol.pending and not self._events
         if done and (protocol.state is CLOSED or protocol.abort or self._all_is_said()):
             self._end_soon()
