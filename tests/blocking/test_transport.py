@@ -996,8 +996,8 @@ def test_a_socket_that_somebody_else_closed():
 
 
 def test_a_dead_peer_ends_a_send():
+    started = time.monotonic()
     with pair(ping_interval=0.1, ping_timeout=0.1) as (ws, _):
-        started = time.monotonic()
         with pytest.raises(ConnectionClosedError) as caught:
             ws.send(bytes(LARGE))
         assert 0.19 < time.monotonic() - started < PROMPT
