@@ -66,6 +66,7 @@ def test_a_handler_may_send_whatever_it_interrupts(server, often):
     assert len(sent) == 200 and client.unsent == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_while_others_send_leaves_the_child_s_own_client_alone(server, often):
     def send(client, stop):
