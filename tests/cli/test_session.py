@@ -133,6 +133,8 @@ PRINTABLE = {
     "zero width": ("a\u200bb\u2060\ufeff", "a\\u200bb\\u2060\\ufeff"),
     "annotations": ("\ufff9a\ufffb", "\\ufff9a\\ufffb"),
     "tags": ("a\U000e0041", "a\\U000e0041"),
+    "fillers": ("a\u3164\uffa0\u115f", "a\\u3164\\uffa0\\u115f"),
+    "variations": ("\u2764\ufe0f \u908a\U000e0100", "\u2764\ufe0f \u908a\U000e0100"),
     "joined": ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
 }
 

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Callable, Iterator, TextIO
 
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
-# direction of text, separators of lines, and what can't be seen: zero-width characters (but the
-# joiners, which emojis and scripts need), annotations and tags.
+# direction of text, separators of lines, annotations, and what can't be seen: what Unicode says may
+# be ignored (fillers, tags...), but for joiners and variation selectors, which emojis and scripts
+# need.
 _UNSAFE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    r"\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    r"\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]"
 )
 # The beginning of a line that could pass for a note; it is indented in messages.
 _NOTE = re.compile(r"(?m)^(?=wsmini:|[<>*] )")
