@@ -73,12 +73,19 @@ def test_a_client_that_does_something_else(record, problem, tmp_path):
                     ws.send("b")
 
 
+OPENED = json.dumps(OPEN) + "\n"
+CLOSED = '{"type": "close", "direction": "received", "code": %s, "reason": ""}'
+SENT = '{"type": "text", "direction": "sent", "payload": "%s"}'
 BROKEN = {
     "empty": "",
     "no JSON": "a",
     "no open": '{"type": "x"}',
     "no record": "[]",
     "deep": "[" * 100_000,
+    "a code that is none": OPENED + CLOSED % (1 << 16),
+    "a code in words": OPENED + CLOSED % '"1000"',
+    "half of a character": OPENED + SENT % "\\ud800",
+    "a subprotocol that is none": json.dumps({**OPEN, "subprotocol": "a\r\nb"}),
 }
 
 

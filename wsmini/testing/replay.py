@@ -7,6 +7,7 @@ import itertools
 import json
 
 from ..exceptions import ConnectionClosed
+from ..sansio.http11 import is_token
 from ..sansio.redaction import shown
 from .servers import Server, scripted_server
 
@@ -72,8 +73,11 @@ def _sessions(
     sessions: list[tuple[str | None, list[tuple[bool, object]]]] = []
     for record in records:
         if record["type"] == "open":
-            subprotocol = record["subprotocol"]
-            sessions.append((None if subprotocol is None else str(subprotocol), []))
+            chosen = record["subprotocol"]
+            subprotocol = None if chosen is None else _text(chosen)
+            if subprotocol is not None and not is_token(subprotocol):
+                raise ValueError(f"{shown(subprotocol)} is no subprotocol")
+            sessions.append((subprotocol, []))
         else:
             sessions[-1][1].append(_event(record))
     if not sessions:
@@ -85,9 +89,20 @@ def _event(record: dict[str, object]) -> tuple[bool, object]:
     """Whether the client received it, and the message, or a pair for a Close frame."""
     kind, received = record["type"], record["direction"] == "received"
     if kind == "close":
-        return received, (record["code"], record["reason"])
-    payload = str(record["payload"])
+        code, reason = record["code"], record["reason"]
+        if type(code) is not int or not 0 <= code < 1 << 16:
+            raise ValueError(f"{shown(code)} is no code of a Close frame")
+        return received, (code, _text(reason))
+    payload = _text(record["payload"])
     return received, binascii.a2b_base64(payload) if kind == "binary" else payload
+
+
+def _text(value: object) -> str:
+    """*value*, if it can be sent as text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{shown(value)} is no text")
+    value.encode()
+    return value
 
 
 def _play(peer: Peer, received: bool, event: object) -> None:
