@@ -109,6 +109,7 @@ UNIX = {  # text -> secure, path, query, unix_path
     "one slash": ("ws+unix:/run/a.sock:/chat?x=1", (False, "/chat", "x=1", "/run/a.sock")),
     "three slashes": ("ws+unix:///run/a.sock:/chat", (False, "/chat", None, "/run/a.sock")),
     "TLS": ("WSS+UNIX:/a.sock:/", (True, "/", None, "/a.sock")),
+    "four slashes": ("ws+unix:////a.sock:/b", (False, "/b", None, "//a.sock")),
     "no resource": ("ws+unix:/a.sock", (False, "/", None, "/a.sock")),
     "empty resource": ("ws+unix:/a.sock:", (False, "/", None, "/a.sock")),
     "query only": ("ws+unix:/a.sock?x", (False, "/", "x", "/a.sock")),

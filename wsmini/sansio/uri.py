@@ -118,7 +118,9 @@ class URI(
         query = "" if self.query is None else f"?{redacted_query(self.query)}"
         if self.unix_path is not None:
             socket_path = quote(self.unix_path, _SOCKET_SAFE)
-            return f"{self.scheme}+unix:{socket_path}:{self.path}{query}"
+            # Behind an empty host, two slashes at its start don't read as the front of one.
+            empty = "//" if socket_path.startswith("//") else ""
+            return f"{self.scheme}+unix:{empty}{socket_path}:{self.path}{query}"
         userinfo = "" if self.username is None else "***@"
         authority = self._authority(self.host.replace("%", "%25"))
         return f"{self.scheme}://{userinfo}{authority}{self.path}{query}"
