@@ -5,10 +5,23 @@ Each takes bytes, asserts what must hold for whatever they are, and raises what 
 
 from __future__ import annotations
 
+import atexit
 import http.cookiejar
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from argparse import Namespace
 
+from wsmini.cli import formats
+from wsmini.cli.output import Screen, printable
 from wsmini.cli.tracing import FrameScanner
 from wsmini.exceptions import (
+    Close,
+    ConnectionClosed,
+    InvalidHandshake,
     InvalidHeader,
     InvalidMessage,
     InvalidStatus,
@@ -16,23 +29,35 @@ from wsmini.exceptions import (
     NegotiationError,
     PayloadTooBig,
     ProtocolError,
+    ProxyError,
+    connection_closed,
 )
+from wsmini.opening import opening as opening_module
 from wsmini.opening.cookies import MAX_SENT, cookie_header, store_cookies
-from wsmini.opening.proxy import parse_proxy
-from wsmini.policies import retry_after
+from wsmini.opening.hints import hint
+from wsmini.opening.opening import Opening
+from wsmini.opening.proxy import connect_http, connect_socks4, connect_socks5, parse_proxy
+from wsmini.opening.tls import TLSStream
+from wsmini.opening.tls_context import unverified_context
+from wsmini.options import Options
+from wsmini.policies import retry_after, retryable
 from wsmini.sansio.auth import Authenticator, parse_challenges, strength
 from wsmini.sansio.deflate import Deflate, PerMessageDeflate
 from wsmini.sansio.extensions import format_extensions, negotiate, parse_extensions
 from wsmini.sansio.frames import check_close, close_payload, parse_close, read_close
-from wsmini.sansio.handshake import tokens
+from wsmini.sansio.handshake import accept_key, tokens
 from wsmini.sansio.http11 import Headers, Response, is_value
 from wsmini.sansio.protocol import ClientProtocol
 from wsmini.sansio.redaction import redacted_header, redacted_uri
 from wsmini.sansio.response import ResponseParser
 from wsmini.sansio.uri import join, parse_uri
+from wsmini.testing.peer import Peer, handshake_problem, parse_request
+from wsmini.testing.replay import replay_script
 
 LIMITS = (None, 1, 125, 70000, (None, 100), (1000, 10))
 BASE = parse_uri("wss://user:pass@h/a/b?c=d")
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+S = "S3CRET"
 
 
 def cut(data, size):
@@ -199,11 +224,282 @@ def trace(data):
     assert lines == others
 
 
+# -- the opening, from the first byte of a proxy to the response --
+
+
+class Stream:
+    """Has received all of *data* already, which comes in pieces of *size*, and then the end."""
+
+    sock, unsent, busy, cut = None, False, False, False
+
+    def __init__(self, data, size=1 << 16):
+        self.pieces, self.sent, self.closed = cut(data, size)[::-1], b"", False
+
+    def recv(self, size, flags=0):
+        piece = self.pieces.pop() if self.pieces else b""
+        if len(piece) > size:
+            self.pieces.append(piece[size:])
+        return piece[:size]
+
+    def send(self, data, flags=0):
+        self.sent += bytes(data)
+        return len(data)
+
+    def flush(self, flags=0):
+        return True
+
+    def close(self):
+        self.closed = True
+
+
+def result(steps):
+    """What *steps* return that never have to wait."""
+    try:
+        next(steps)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits, though everything is there")
+
+
+def proxies(data):
+    """Each kind of proxy: it connects or refuses, and takes no byte that is the server's."""
+    socks = parse_proxy("socks5h://u:p@h")
+    for size in (1, 1 << 16):
+        for connect, given in (
+            (connect_socks5, (socks, "host.example", 1, None)),
+            (connect_socks5, (socks._replace(username=None), "10.0.0.1", 1, None)),
+            (connect_socks4, (socks, "host.example", 1, None)),
+            (connect_http, ("host.example", 1, [])),
+        ):
+            stream = Stream(data, size)
+            try:
+                result(connect(stream, *given))
+            except ProxyError as exc:
+                str(exc), hint(exc, "proxy")
+            else:
+                taken = data[: len(data) - len(b"".join(stream.pieces))]
+                if connect is connect_http:
+                    assert taken.endswith((b"\n\n", b"\n\r\n"))
+                else:
+                    assert len(taken) <= 2 + 2 + 4 + 1 + 255 + 2
+
+
+class Scripted(Opening):
+    """Each connection gets the next answer."""
+
+    def __init__(self, options, answers):
+        super().__init__(options)
+        self.answers, self.streams, self.is_secure = answers[::-1], [], []
+
+    def _connect_tcp(self, host, port, shown):
+        self._journal.enter("tcp", shown)
+        self.streams.append((host, Stream(self.answers.pop() if self.answers else b"")))
+        return self.streams[-1][1]
+        yield
+
+    def _resolve(self, host, port, shown):
+        return [(2, 1, 6, "", ("10.0.0.1", port))]
+        yield
+
+    def _start_tls(self, stream, context, name, port):
+        return stream
+        yield
+
+
+PROXIES = (
+    None, "http://p:q@proxy.example", "https://proxy.example", "socks5h://p:q@proxy.example",
+    "socks5://proxy.example", "socks4a://proxy.example",
+)  # fmt: skip
+
+
+def opening(data):
+    """Whatever servers and proxies answer, round for round: a connection or a documented error.
+
+    Secrets go to the server that they are for, and into no message.
+    """
+    if not data:
+        return
+    jar = http.cookiejar.CookieJar() if data[0] & 1 else None
+    told = []
+    options = Options(
+        f"wss://u:{S}@home.example/?token={S}", proxy=PROXIES[(data[0] >> 4) % len(PROXIES)],
+        subprotocols=["a", "b"], cookies=jar, trace=told.append,
+        auth=("u", S) if data[0] & 2 else None,
+        additional_headers={"X-Api-Key": S} if data[0] & 4 else (),
+    )  # fmt: skip
+    attempt = Scripted(options, data[1:].split(b"\0\0"))
+    make_key, opening_module.make_key = opening_module.make_key, lambda: KEY
+    try:
+        opened = result(attempt.steps())
+    except (OSError, InvalidHandshake) as exc:
+        assert all(stream.closed for _, stream in attempt.streams)
+        told += [str(exc), repr(exc), str(exc.__cause__), exc.hint]
+        retryable(exc)
+    else:
+        assert [stream.closed for _, stream in attempt.streams].count(False) == 1
+        told += [opened.request, opened.response]
+    finally:
+        opening_module.make_key = make_key
+    assert len(attempt.streams) <= 40
+    assert S not in repr(told)
+    for host, stream in attempt.streams:
+        if host != "home.example" and b"\r\nHost: home.example" not in stream.sent:
+            assert S.encode() not in stream.sent
+
+
+ENGINE = unverified_context()
+
+
+def tls(data):
+    """What answers the beginning of a TLS handshake ends it with an error of the network's."""
+    stream = Stream(data, 100)
+    secure = TLSStream(stream, ENGINE, "host.example", 443)
+    try:
+        result(secure.handshake())
+    except OSError as exc:
+        assert exc.errno is not None
+        str(exc), hint(exc, "tls"), retryable(exc)
+    else:
+        raise AssertionError("a handshake without a certificate")
+
+
+# -- what the command line shows, reads and plays again --
+
+ARGS = Namespace(
+    raw=False, ndjson=False, null=False, json=False, dump=False, base64=False, timestamps=False
+)
+RECORD = os.path.join(tempfile.mkdtemp(prefix="wsmini-fuzz-"), "record")
+atexit.register(shutil.rmtree, os.path.dirname(RECORD))
+# Unicode's Default_Ignorable_Code_Point, but for what emojis and scripts are written with: joiners
+# and variation selectors.
+IGNORABLE = (
+    (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5),
+    (0x180E, 0x180E), (0x200B, 0x200B), (0x200E, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F),
+    (0x3164, 0x3164), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A), (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF),
+)  # fmt: skip
+BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def shown(data):
+    """Nothing of a message drives a terminal, or passes for a note."""
+    text = data.decode("utf-8", "replace")
+    safe = printable(text)
+    assert all(c in "\n\t" or not unsafe(c) for c in safe)
+    screen, lines = Screen(ARGS), []
+    screen.show = lines.append
+    for message in (text, data):
+        screen.message(message)
+    assert not any(re.match(r"wsmini:|[<>*] ", line) for line in "\n".join(lines).split("\n"))
+    formats.dumped(data)
+
+
+def unsafe(character):
+    """Whether it is a control, ends a line or turns it round, or isn't seen."""
+    category, code = unicodedata.category(character), ord(character)
+    return (
+        category in ("Cc", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in BIDI
+        or any(first <= code <= last for first, last in IGNORABLE)
+    )
+
+
+def jsons(data):
+    """Indented, it is the same JSON; and no line of input is anything but a message or an error."""
+    text = data.decode("utf-8", "replace")
+    indented = formats.indented(text)
+    assert len(indented) <= 16 * len(text) + (1 << 17)
+    if indented != text:
+        assert repr(json.loads(indented)) == repr(json.loads(text))
+    for parse in (formats.from_json, formats.from_hex, formats.from_base64, formats.decoded):
+        try:
+            message = parse(data)
+        except UnicodeError as exc:
+            str(exc)
+        else:
+            assert isinstance(message, (str, bytes))
+            if parse is formats.from_base64:
+                assert formats.encoded64(message).rstrip("=")[:-1] == text.rstrip("=")[:-1]
+
+
+class Player:
+    """Stands in for the peer of a script."""
+
+    def __init__(self):
+        self.messages, self.sent = ["a", "a"], []
+
+    def accept(self, subprotocol):
+        self.sent.append((subprotocol or "").encode())
+
+    def send_message(self, message):
+        self.sent.append(message if isinstance(message, bytes) else message.encode())
+
+    def recv_message(self):
+        if self.messages:
+            return self.messages.pop()
+        raise connection_closed(Close(1000, "x"), None, None)
+
+    def close(self, code, reason):
+        self.sent.append(code.to_bytes(2, "big") + reason.encode())
+
+
+def records(data):
+    """A file of --record is a script, or isn't one; and such a script can be played."""
+    with open(RECORD, "wb") as file:
+        file.write(data)
+    try:
+        script = replay_script(RECORD)
+    except ValueError as exc:
+        str(exc)
+        return
+    for _ in range(3):
+        try:
+            script(Player())
+        except ConnectionClosed as exc:
+            str(exc)
+        except AssertionError as exc:
+            assert str(exc).startswith("expected ")
+
+
+# -- servers for tests, whose peers are clients --
+
+
+class Client:
+    """A socket from which *data* can be read."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def recv(self, size):
+        data, self.data = self.data, b""
+        return data
+
+    def sendall(self, data):
+        pass
+
+
+def served(data):
+    """What a client sends to a server of ``wsmini.testing``: a request, then messages."""
+    head, _, rest = data.partition(b"\r\n\r\n")
+    try:
+        request = parse_request(head)
+        handshake_problem(request)
+        repr(request)
+    except ProtocolError as exc:
+        str(exc)
+    peer = Peer(Client(rest), [], timeout=None, max_size=1000)
+    try:
+        while True:
+            assert len(peer.recv_message()) <= 1000
+    except (ProtocolError, PayloadTooBig, ConnectionClosed, EOFError, ValueError) as exc:
+        str(exc)
+
+
 TARGETS = {
     function.__name__: function
     for function in (
         protocol, streaming, inflate, response, challenges, extensions, uris, redaction, cookies,
-        retry, close, trace,
+        retry, close, trace, proxies, opening, tls, shown, jsons, records, served,
     )
 }  # fmt: skip
 
@@ -303,4 +599,126 @@ WORDS = {
     "retry": [b"1", b"0", b".", b"Sun, 06 Nov 1994 08:49:37 GMT", b" ", b"Nov", b"9999999999"],
     "close": [b"\x03\xe8", b"\x03\xed", b"\x0f\xa0", b"\xc3", b"\xff", b"a"],
     "trace": [b"\x81\x02hi", b"\x81\x7e\x01\x00", b"\x82\x7f", b"\x81\x80", b"\0"],
+    "proxies": [
+        b"\5\0",
+        b"\5\2",
+        b"\1\0",
+        b"\5\0\0\1",
+        b"\5\0\0\3\4",
+        b"\0\x5a",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 407 Who\r\n",
+        b"Proxy-Authenticate: Basic realm=r\r\n\r\n",
+        b"\0\0\0\0\0\0",
+    ],
+    "opening": [
+        b"\x07",
+        b"\x16",
+        b"\x21",
+        b"\0\0",
+        b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
+        b"Sec-WebSocket-Accept: " + accept_key(KEY).encode() + b"\r\n",
+        b"Sec-WebSocket-Protocol: a\r\n",
+        b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n",
+        b"HTTP/1.1 302 Found\r\n",
+        b"Location: /x\r\n",
+        b"Location: wss://other.example/?q=1\r\n",
+        b"HTTP/1.1 401 Who\r\n",
+        b"HTTP/1.1 407 Who\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"WWW-Authenticate: Basic realm=r\r\n",
+        b'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth"\r\n',
+        b"Proxy-Authenticate: Digest nonce=n, stale=true\r\n",
+        b"Set-Cookie: a=1; Path=/\r\n",
+        b"Content-Length: 3\r\n",
+        b"Retry-After: 9\r\n",
+        b"\r\n",
+        b"\5\0\5\0\0\1\1\2\3\4\5\6",
+        b"\5\2\1\0\5\0\0\1\1\2\3\4\5\6",
+        b"\0\x5a\0\1\2\3\4\5",
+    ],
+    "tls": [
+        b"\x16\3\3",
+        b"\x15\3\3\0\2\2\x28",
+        b"\2\0\0",
+        b"\0\x4a",
+        b"\3\3",
+        b"HTTP/1.1 400 Bad\r\n\r\n",
+        b"\x14\3\3\0\1\1",
+        b"\0\x2b\0\2\3\4",
+        b"\x13\2\0",
+        bytes(32),
+    ],
+    "shown": [
+        b"wsmini:",
+        b"> ",
+        b"\n",
+        b"\r",
+        b"\x1b[2J",
+        b"\xe2\x80\x8b",
+        b"\xf3\xa0\x80\x81",
+        b"\xe2\x80\xa8",
+        b"\xc2\x85",
+        b"\xef\xbb\xbf",
+        b"\xe3\x85\xa4",
+        b"\xf3\xa0\x84\x80",
+        b"a",
+    ],
+    "jsons": [
+        b"[",
+        b"{",
+        b'"a":',
+        b"1,",
+        b"]",
+        b"}",
+        b'{"payload": "',
+        b'"}',
+        b'"type": "binary"',
+        b"\\ud800",
+        b"NaN",
+        b"1e999",
+        b"QQ==",
+        b"QUJD",
+        b"0a",
+        b" ",
+        b"null",
+        b"9" * 30,
+    ],
+    "records": [
+        b'{"type": "open", "subprotocol": null}\n',
+        b'{"type": "text", "direction": "sent", "payload": "a"}\n',
+        b'{"type": "binary", "direction": "received", "payload": "QQ=="}\n',
+        b'{"type": "close", "direction": "received", "code": 1000, "reason": "x"}\n',
+        b'{"type": "close", "direction": "sent", "code": 1005, "reason": ""}\n',
+        b'{"type": "close", "direction": "received", "reason": "x", "code": ',
+        b'{"type": "close", "direction": "received", "code": 1000, "reason": ',
+        b'{"type": "text", "direction": "received", "payload": ',
+        b'{"type": "binary", "direction": "received", "payload": ',
+        b'{"type": "open", "subprotocol": ',
+        b"}\n",
+        b"\n",
+        b"null",
+        b"-1",
+        b"1e9",
+        b"70000",
+        b'"\\ud800"',
+        b"[",
+        b"{}",
+        b'"received"',
+    ],
+    "served": [
+        b"GET / HTTP/1.1\r\n",
+        b"Host: h\r\n",
+        b"Upgrade: websocket\r\n",
+        b"Connection: upgrade\r\n",
+        b"Sec-WebSocket-Version: 13\r\n",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        b"\r\n\r\n",
+        b"\x81\x82abcd\0\0",
+        b"\1\x81abcd\0",
+        b"\x80\x80abcd",
+        b"\x89\x80abcd",
+        b"\x88\x82abcd\x62\x8a",
+        b"\x82\xfe\0\x7e",
+    ],
 }
