@@ -15,7 +15,7 @@ from helpers import PATIENCE
 from wsmini.blocking.connection import Connection
 from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
-from wsmini.sansio.frames import Opcode
+from wsmini.sansio.frames import Opcode, mask
 from wsmini.testing import Peer, frame
 
 # What a server says: "one", a ping, "two" in fragments around a pong, and a Close frame.
@@ -62,6 +62,25 @@ def pair(extensions=(), rest=b"", *, tcp=False, **options):
     finally:
         theirs.close()
         ws.close()
+
+
+def frames_of(data, whole=True):
+    """The first byte and the payload of each frame of a client; with *whole*, none may be cut."""
+    at, found = 0, []
+    while at < len(data):
+        assert data[at] & 0x0F in list(Opcode), "frames are mixed"
+        assert data[at + 1 : at + 2] == b"" or data[at + 1] & 0x80, "frames are mixed"
+        n, begin = data[at + 1] & 0x7F if len(data) > at + 1 else 0, at + 2
+        if n > 125:
+            size = 2 if n == 126 else 8
+            n, begin = int.from_bytes(data[begin : begin + size], "big"), begin + size
+        key, payload = data[begin : begin + 4], data[begin + 4 : begin + 4 + n]
+        if len(key) < 4 or len(payload) < n:
+            assert not whole, "a frame is cut"
+            break
+        found.append((data[at], mask(payload, key)))
+        at = begin + 4 + n
+    return found
 
 
 def reset(sock):

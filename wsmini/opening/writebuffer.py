@@ -112,7 +112,7 @@ class WriteBuffer:
                 if self._held:
                     self._count(0)
                 size = self.accepted - self.written
-                if tail and len(tail) == size and not self._protocol.has_output:
+                if tail and len(tail) == size and not (self.view or self._protocol.has_output):
                     # What a loop has gathered in one iteration, and nothing else: the usual.
                     sent = self._send(tail, DONTWAIT)
                     self.tail = b""
