@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from .blocking.connection import Connection, Ping, connect
 from .exceptions import (
     Close,
@@ -122,21 +124,24 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    try:
-        module = import_module(f".{_LATER[name]}", __name__)
-    except ModuleNotFoundError as exc:
-        raise _explained(exc) from None
+    module = import_module(f".{_LATER[name]}", __name__)
     value = globals()[name] = getattr(module, name, module)
     return value
 
 
-def _explained(exc: ModuleNotFoundError) -> ImportError:
-    """The same, or which part this copy lacks, if that is what couldn't be found."""
-    here = f"{__name__}."
-    name = exc.name or ""
-    if not name.startswith(here):
-        return exc
-    return ImportError(f"this copy of {__name__} has no {name[len(here) :]}", name=name)
+class _MissingParts:
+    """The last of Python's finders: whatever of the package comes to it, this copy lacks."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        package, dot, part = name.partition(f"{__name__}.")
+        if dot and not package:
+            raise ModuleNotFoundError(f"this copy of {__name__} has no {part}", name=name)
+
+
+# A package that is imported anew, as hosts of plug-ins do, leaves nothing of the old one alive.
+sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "") != __name__]
+sys.meta_path.append(_MissingParts)
 
 
 def __dir__() -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from . import _explained
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -16,7 +14,7 @@ def run() -> NoReturn:
     try:
         from .cli import main
     except ModuleNotFoundError as exc:
-        sys.exit(f"wsmini: {_explained(exc)}")
+        sys.exit(f"wsmini: {exc}")
     from .exiting import exit_with
 
     exit_with(main())

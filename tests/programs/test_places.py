@@ -20,6 +20,7 @@ import zipfile
 import pytest
 from certificates import server_context
 from helpers import CERTS, PATIENCE, ROOT
+from listeners import listener
 from programs.terminals import completed
 
 from wsmini.testing import Challenge, echo_server, fault_server
@@ -261,18 +262,19 @@ def test_under_flags(flags, url):
 # -- less of the package --
 
 # What may be deleted, and what says so then: a program, and the last line of its errors.
+CLI = "import runpy, sys; sys.argv[1:] = {!r}; runpy.run_module('wsmini', run_name='__main__')"
 MISSING = {
     "aio": (["aio"], "from wsmini import aio", "this copy of wsmini has no aio"),
-    "import aio": (["aio"], "import wsmini.aio", "No module named 'wsmini.aio'"),
+    "import aio": (["aio"], "import wsmini.aio", "this copy of wsmini has no aio"),
+    "from aio": (["aio"], "from wsmini.aio import connect", "this copy of wsmini has no aio"),
     "callbacks": (["callbacks", "events"], "wsmini.Client", "this copy of wsmini has no callbacks"),
     "a name of callbacks": (
         ["callbacks", "events"], "from wsmini import Loop", "this copy of wsmini has no callbacks",
     ),
-    "cli": (
-        ["cli"], "import runpy; runpy.run_module('wsmini', run_name='__main__')",
-        "wsmini: this copy of wsmini has no cli",
-    ),
+    "cli": (["cli"], CLI.format([]), "wsmini: this copy of wsmini has no cli"),
     "testing": (["testing"], "wsmini.testing", "this copy of wsmini has no testing"),
+    "import testing": (["testing"], "import wsmini.testing", "this copy of wsmini has no testing"),
+    "a module": (["opening/tls.py"], "import wsmini.opening.tls", "has no opening.tls"),
 }  # fmt: skip
 TOGETHER = ["aio", "callbacks", "events", "cli", "testing"]
 FILES = ["opening/tls.py", "opening/cookies.py", "sansio/libcrypto.py", "__main__.py", "py.typed"]
@@ -287,7 +289,7 @@ def smaller_package(folder, parts):
 
 @pytest.mark.parametrize("parts, code, words", MISSING.values(), ids=MISSING)
 def test_a_copy_says_what_it_lacks(parts, code, words, tmp_path, url):
-    for missing in (parts, TOGETHER):
+    for missing in (parts, {*parts, *TOGETHER}):
         folder = tmp_path / str(len(missing))
         smaller_package(folder, missing)
         done = python("-c", IMPORT + TALK_BLOCKING, folder, url)
@@ -295,6 +297,32 @@ def test_a_copy_says_what_it_lacks(parts, code, words, tmp_path, url):
         status, output, errors = python("-c", IMPORT + code, folder, cwd=str(tmp_path))
         assert (status, output) == (1, "")
         assert words in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "part, arguments", [("testing", ["--demo"]), ("opening/tls.py", ["wss://127.0.0.1:{}"])]
+)
+def test_the_command_line_says_what_its_copy_lacks(part, arguments, tmp_path):
+    smaller_package(tmp_path, [part])
+    with listener() as server:
+        given = [argument.format(server.getsockname()[1]) for argument in arguments]
+        done = python("-c", IMPORT + CLI.format(given), tmp_path)
+    words = part.partition(".")[0].replace("/", ".")
+    assert done == (2, "", f"wsmini: this copy of wsmini has no {words}\n")
+
+
+def test_importing_again_leaves_nothing_of_the_first_time():
+    program = """
+import gc, weakref
+first = weakref.ref(wsmini._MissingParts)
+for name in [name for name in sys.modules if name.startswith("wsmini")]:
+    del sys.modules[name]
+del wsmini
+import wsmini
+gc.collect()
+print(first(), [f.__module__ for f in sys.meta_path].count("wsmini"))
+"""
+    assert python("-c", IMPORT + program, ROOT) == (0, "None 1\n", "")
 
 
 def test_a_copy_lacks_nothing_else(tmp_path, url):

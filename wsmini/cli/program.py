@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from ..blocking.connection import Connection
     from ..sansio.http11 import Headers, Response
 
+_PACKAGE = __name__.rpartition(".cli.")[0]
+
 # An option as hints name it, for programs -> as it is named here.
 _OPTIONS = {
     "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
@@ -89,9 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         return _demo() if args.demo else _run(args)
     except ModuleNotFoundError as exc:
-        if exc.name != "argparse":
+        if exc.name == "argparse":
+            note("this Python has no argparse module, which the command line needs")
+        elif str(exc.name).startswith(f"{_PACKAGE}."):
+            note(str(exc))  # the copy was made without a part that is asked for
+        else:
             raise
-        note("this Python has no argparse module, which the command line needs")
         return USAGE
     except Terminated:
         return TERMINATED
