@@ -10,7 +10,7 @@ import time
 import pytest
 from helpers import PATIENCE, PROMPT, splits
 
-from wsmini.cli import arguments, files, formats, output, session
+from wsmini.cli import arguments, formats, output, session
 from wsmini.cli import terminal as terminal_module
 from wsmini.exceptions import Close, connection_closed
 
@@ -279,17 +279,17 @@ def test_private_files(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
     path.chmod(0o664)
-    with files.open_private(str(path), os.O_APPEND) as file:
+    with output.open_private(str(path), os.O_APPEND) as file:
         file.write(b", after")
     assert path.read_text() == "before, after" and path.stat().st_mode & 0o777 == 0o600
-    files.open_private(str(path), os.O_TRUNC).close()
+    output.open_private(str(path), os.O_TRUNC).close()
     assert path.read_text() == ""
-    files.open_private(os.devnull, os.O_TRUNC).close()
+    output.open_private(os.devnull, os.O_TRUNC).close()
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(OSError):
-        files.open_private(str(tmp_path / "link"), os.O_APPEND)
+        output.open_private(str(tmp_path / "link"), os.O_APPEND)
     path.write_text("theirs")
     path.chmod(0o606)
     with pytest.raises(PermissionError, match="others"):
-        files.open_private(str(path), os.O_TRUNC)
+        output.open_private(str(path), os.O_TRUNC)
     assert path.read_text() == "theirs"

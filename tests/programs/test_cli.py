@@ -292,7 +292,7 @@ def test_a_broken_pipe_ends_it_quietly(echo):
         process = start(server.url)
         assert process.stdout.readline() == b"0\n"
         process.stdout.close()
-        assert finish(process) == (arguments.BROKEN_PIPE, b"", "")
+        assert finish(process) == (arguments.Status.BROKEN_PIPE, b"", "")
 
 
 @posix_only
@@ -649,7 +649,7 @@ def test_a_demo_that_nobody_reads():
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        assert run("--demo", stdout=writing) == (arguments.BROKEN_PIPE, None, "")
+        assert run("--demo", stdout=writing) == (arguments.Status.BROKEN_PIPE, None, "")
     finally:
         os.close(writing)
 
@@ -841,7 +841,7 @@ def test_the_server_closes_while_a_line_is_typed(blocked, pushed):
     with Terminal(pushed.server.url, blocked=blocked, columns=100) as terminal:
         terminal.type_at_prompt("half")
         pushed.close(4001, "bye")
-        assert terminal.end() == arguments.ABNORMAL
+        assert terminal.end() == arguments.Status.ABNORMAL
         closed = "received 4001 (private use) bye; then sent 4001 (private use) bye"
         assert terminal.text.endswith(f"> half\nwsmini: connection closed: {closed}")
 
@@ -877,14 +877,14 @@ def test_a_terminal_for_input_alone(echo):
 @needs_pty
 def test_raw_output_does_not_go_to_a_terminal():
     with Terminal("--raw", "ws://127.0.0.1", columns=100) as terminal:
-        assert terminal.end() == arguments.USAGE
+        assert terminal.end() == arguments.Status.USAGE
         assert "redirect standard output" in terminal.text
 
 
 @needs_pty
 def test_a_terminal_is_no_file_for_output():
     with Terminal("--output=/dev/tty", "--raw", "ws://127.0.0.1", columns=100) as terminal:
-        assert terminal.end() == arguments.USAGE
+        assert terminal.end() == arguments.Status.USAGE
         assert "leave it out" in terminal.text
 
 

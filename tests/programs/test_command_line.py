@@ -362,7 +362,7 @@ def test_nobody_reads_the_json_of_what_is_sent():
         process.stdout.close()
         process.stdin.write(b'{"payload": "a"}\n')
         process.stdin.flush()
-        assert finish(process) == (arguments.BROKEN_PIPE, b"", "")
+        assert finish(process) == (arguments.Status.BROKEN_PIPE, b"", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -1,11 +1,12 @@
 """The arguments of the command line: their parser, and what they stand for.
 
 The help text, the man page and the completions (``manual``) are made from this parser and the
-table of exit statuses; the tests compare docs/cli.md with them.
+exit statuses; the tests compare docs/cli.md with them.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 import stat
@@ -20,7 +21,7 @@ from .formats import parser_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import Action, ArgumentParser, Namespace
+    from argparse import Action, ArgumentParser, Namespace, _ArgumentGroup
     from http.cookiejar import MozillaCookieJar
     from ssl import SSLContext
     from typing import Any, Callable, Iterator, Sequence
@@ -28,25 +29,111 @@ if TYPE_CHECKING:
     from ..options import ConnectOptions
     from ..policies import Policy
 
-# The exit statuses.
-OK, LOCAL, USAGE, NETWORK, TLS, REFUSED, ABNORMAL, TIMEOUT = range(8)
-INTERRUPTED = 130  # 128 + SIGINT
-BROKEN_PIPE = 141  # 128 + SIGPIPE
-TERMINATED = 143  # 128 + SIGTERM
 
-STATUSES = {
-    OK: "closed normally (1000, 1001, or no code), or --count reached",
-    LOCAL: "standard input or output, or a file, failed",
-    USAGE: "wrong arguments or URL",
-    NETWORK: "no connection: name resolution, TCP",
-    TLS: "no connection: TLS",
-    REFUSED: "no connection: the server (or a proxy) refused, or answered wrongly",
-    ABNORMAL: "closed with another code, lost, or closed before all input was sent",
-    TIMEOUT: "timeout: of --timeout, or the wait ended before --count was reached",
-    INTERRUPTED: "interrupted (Ctrl-C), after closing: died of SIGINT",
-    BROKEN_PIPE: "whoever read standard output is gone",
-    TERMINATED: "terminated, after closing: died of SIGTERM",
-}
+class Status(enum.IntEnum):
+    """The exit statuses, of signals 128 + their number; ``meaning`` is what the help says."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> Status:
+        status = int.__new__(cls, value)
+        status._value_, status.meaning = value, meaning
+        return status
+
+    OK = 0, "closed normally (1000, 1001, or no code), or --count reached"
+    LOCAL = 1, "standard input or output, or a file, failed"
+    USAGE = 2, "wrong arguments or URL"
+    NETWORK = 3, "no connection: name resolution, TCP"
+    TLS = 4, "no connection: TLS"
+    REFUSED = 5, "no connection: the server (or a proxy) refused, or answered wrongly"
+    ABNORMAL = 6, "closed with another code, lost, or closed before all input was sent"
+    TIMEOUT = 7, "timeout: of --timeout, or the wait ended before --count was reached"
+    INTERRUPTED = 130, "interrupted (Ctrl-C), after closing: died of SIGINT"
+    BROKEN_PIPE = 141, "whoever read standard output is gone"
+    TERMINATED = 143, "terminated, after closing: died of SIGTERM"
+
+
+# A section of the help each, and its options: their names, what stands for the value of one that
+# takes a value, and the help. What else the parser has to know is in ``_MORE``.
+OPTIONS = """\
+handshake
+-H, --header 'NAME: VALUE'      send this header in the handshake; 'NAME:' or 'NAME;' sends it
+                                empty, @FILE takes one header from each line of a file
+-u, --user NAME[:PASSWORD]      answer Basic and Digest authentication; without :PASSWORD, that is
+                                asked for on the terminal, or taken from --password-file
+--password-file FILE            whose first line is the password of --user
+-b, --cookie NAME=VALUE         send this cookie; may be repeated
+-c, --cookie-jar FILE           send the cookies in this file (in Netscape's format, as curl and
+                                browsers have it), and keep those that the server sets
+--origin ORIGIN                 send this Origin
+--subprotocol NAME              offer it; may be repeated
+-A, --user-agent TEXT           send this User-Agent, none if it is empty
+--no-compression                don't offer permessage-deflate
+--max-redirects N               follow so many at most (default: 5)
+
+connection
+-x, --proxy URL                 go through this one, 'none' for no proxy in any case
+--proxy-cafile FILE             trust these authorities as to an https proxy, and no others
+--proxy-server-name NAME        what the certificate of an https proxy has to be for
+--resolve HOST:PORT:ADDR        connect to this address for the host and port of the URL
+--unix PATH                     connect to this Unix socket
+--source ADDR                   connect from this address
+-4, --ipv4                      use IPv4 alone, as --source 0.0.0.0
+-6, --ipv6                      use IPv6 alone, as --source ::
+--max-size BYTES                largest message to receive, 0 for any (default: %(default)s)
+--max-queue N                   messages to keep while output waits, from 1 on (default: 16)
+--timeout SECONDS               for opening the connection, at most (default: 10)
+--close-timeout SECONDS         for closing it, at most (default: 10)
+--ping-interval SECONDS         of silence until a ping, 0 for none (default: 20)
+--ping-timeout SECONDS          from there on until the peer is dead (default: 20)
+--happy-eyeballs-delay SECONDS  until the next address of a name is tried, too (default: 0.25)
+--busy-poll SECONDS             poll so long before each wait: quicker, but keeps the processor busy
+--reconnect [=SECONDS]          connect again when that may help, after so many seconds; without
+                                SECONDS after longer and longer; -m is sent again, too
+--end-after-1000                with --reconnect, end when the server closes with 1000
+
+security
+--cafile FILE                   trust the authorities in this PEM file, and no others
+--cert FILE                     our certificate, in PEM, and its key unless --key has it
+--key FILE                      the key of --cert
+--key-password-file FILE        whose first line is the passphrase of the key, which is asked for
+                                otherwise if it has one
+--server-name NAME              what the certificate has to be for, and SNI says
+-k, --insecure                  don't verify who the server is (wss)
+
+messages to send
+-m, --message TEXT              send this instead of standard input; may be repeated
+-i, --interactive               after the messages of -m, send standard input
+--input FILE                    send this file instead of standard input
+--binary                        send binary messages, all of the input as one
+--text                          send all of the input as one text message
+--hex                           binary messages are lines of hexadecimal digits, and -m is one
+--base64                        binary messages are lines of base64, and -m is one
+--ndjson                        messages are lines of JSON (see below)
+-0, --null                      messages end with NUL, not with LF
+
+messages received
+-o, --output FILE               write messages to this file, not to standard output
+--raw                           write messages as they are, binary ones too, and nothing between
+                                them
+--json                          indent messages that are JSON
+--dump                          show binary messages as a hex dump
+--timestamps                    write when it came in front of each message
+
+ending
+-n, --count N                   end after receiving N messages
+--idle SECONDS                  after the end of input, end when no message came for so long
+--wait SECONDS                  after the end of input, end when this has passed
+--close-code CODE               close with this code (default: %(default)s)
+--close-reason TEXT             and this reason
+
+insight
+-v, --verbose                   show the handshake, without its secrets, TLS, and what took how
+                                long; -vv: each frame
+--record FILE                   write the session to this file, for wsmini.testing.replay()
+--bench SECONDS                 measure round trips so long, and the throughput if the server echoes
+--bench-size BYTES              of the messages of --bench (default: %(default)s)
+"""
 
 DETAILS = """\
 Each line of standard input is sent as one text message, without its LF or
@@ -77,12 +164,6 @@ space. NO_COLOR, if set, switches colors off.
 """
 
 
-def epilog() -> str:
-    """The part of the help behind the options."""
-    table = "\n".join(f"  {status:<4} {text}" for status, text in STATUSES.items())
-    return f"{DETAILS}\nexit status:\n{table}\n"
-
-
 def make_parser() -> ArgumentParser:
     """The parser of the command line."""
     import argparse
@@ -94,11 +175,12 @@ def make_parser() -> ArgumentParser:
                 return self._get_value(action, "--")
             return super()._get_values(action, strings)
 
+    statuses = "".join(f"  {status:<4d} {status.meaning}\n" for status in Status)
     parser = Parser(
         prog="python -m wsmini",
         usage="%(prog)s [options] URL\n       %(prog)s --demo",
         description="Talk to a WebSocket server.",
-        epilog=epilog(),
+        epilog=f"{DETAILS}\nexit status:\n{statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # a new option must not break a script
     )
@@ -108,170 +190,28 @@ def make_parser() -> ArgumentParser:
     add("--version", action="version", version=f"wsmini {__version__}")
     add("--man", action="store_true", help="print the manual page, for man -l")
     add("--completion", choices=["bash", "zsh"], help="print what completes options in this shell")
-    for title, fill in (
-        ("handshake", _add_handshake),
-        ("connection", _add_connection),
-        ("security", _add_security),
-        ("messages to send", _add_sending),
-        ("messages received", _add_receiving),
-        ("ending", _add_ending),
-        ("insight", _add_insight),
-    ):
-        fill(parser.add_argument_group(title).add_argument)
+    for section in OPTIONS.split("\n\n"):
+        title, *lines = section.split("\n", 1)
+        group = parser.add_argument_group(title)
+        for names, text in re.findall(r"(?m)^(-.*?)  +(.*(?:\n +.*)*)", lines[0]):
+            _add_option(group, names, " ".join(text.split()))
     return parser
 
 
-def _add_handshake(add: Callable[..., object]) -> None:
-    add(
-        *("-H", "--header"),
-        metavar="'NAME: VALUE'",
-        action="append",
-        default=[],
-        help="send this header in the handshake; 'NAME:' or 'NAME;' sends it empty,"
-        " @FILE takes one header from each line of a file",
-    )
-    add(
-        *("-u", "--user"),
-        metavar="NAME[:PASSWORD]",
-        help="answer Basic and Digest authentication; without :PASSWORD, that is asked for on"
-        " the terminal, or taken from --password-file",
-    )
-    add("--password-file", metavar="FILE", help="whose first line is the password of --user")
-    add(
-        *("-b", "--cookie"),
-        metavar="NAME=VALUE",
-        action="append",
-        help="send this cookie; may be repeated",
-    )
-    add(
-        *("-c", "--cookie-jar"),
-        metavar="FILE",
-        help="send the cookies in this file (in Netscape's format, as curl and browsers have it),"
-        " and keep those that the server sets",
-    )
-    add("--origin", help="send this Origin")
-    add("--subprotocol", metavar="NAME", action="append", help="offer it; may be repeated")
-    add("-A", "--user-agent", metavar="TEXT", help="send this User-Agent, none if it is empty")
-    add("--no-compression", action="store_true", help="don't offer permessage-deflate")
-    add("--max-redirects", metavar="N", type=natural, help="follow so many at most (default: 5)")
-
-
-def _add_connection(add: Callable[..., object]) -> None:
-    add("-x", "--proxy", metavar="URL",
-        help="go through this one, 'none' for no proxy in any case")  # fmt: skip
-    add("--proxy-cafile", metavar="FILE",
-        help="trust these authorities as to an https proxy, and no others")  # fmt: skip
-    add("--proxy-server-name", metavar="NAME",
-        help="what the certificate of an https proxy has to be for")  # fmt: skip
-    add(
-        "--resolve",
-        metavar="HOST:PORT:ADDR",
-        action="append",
-        default=[],
-        help="connect to this address for the host and port of the URL",
-    )
-    add("--unix", metavar="PATH", help="connect to this Unix socket")
-    add("--source", metavar="ADDR", help="connect from this address")
-    for name, anywhere in (("4", "0.0.0.0"), ("6", "::")):
-        add(f"-{name}", f"--ipv{name}", action="store_const", dest="source", const=anywhere,
-            help=f"use IPv{name} alone, as --source {anywhere}")  # fmt: skip
-    add("--max-size", metavar="BYTES", type=natural, default=1 << 20,
-        help="largest message to receive, 0 for any (default: %(default)s)")  # fmt: skip
-    add("--max-queue", metavar="N", type=natural,
-        help="messages to keep while output waits, from 1 on (default: 16)")  # fmt: skip
-    for name, kind, default, text in (
-        ("--timeout", limit, 10.0, "for opening the connection, at most (default: 10)"),
-        ("--close-timeout", seconds, 10.0, "for closing it, at most (default: 10)"),
-        ("--ping-interval", seconds, 20.0, "of silence until a ping, 0 for none (default: 20)"),
-        ("--ping-timeout", limit, 20.0, "from there on until the peer is dead (default: 20)"),
-    ):
-        add(name, metavar="SECONDS", type=kind, default=default, help=text)
-    add("--happy-eyeballs-delay", metavar="SECONDS", type=seconds,
-        help="until the next address of a name is tried, too (default: 0.25)")  # fmt: skip
-    add("--busy-poll", metavar="SECONDS", type=seconds,
-        help="poll so long before each wait: quicker, but keeps the processor busy")  # fmt: skip
-    add("--reconnect", metavar="[=SECONDS]", type=policy,
-        help="connect again when that may help, after so many seconds; without SECONDS after"
-        " longer and longer; -m is sent again, too")  # fmt: skip
-    add("--end-after-1000", action="store_true",
-        help="with --reconnect, end when the server closes with 1000")  # fmt: skip
+def _add_option(group: _ArgumentGroup, names: str, text: str) -> None:
+    """Add a row of ``OPTIONS``; *names* are such as ``-x, --proxy URL``."""
+    *short, long = names.split(", ")
+    long, _, metavar = long.partition(" ")
+    settings: dict[str, Any] = {"action": "store_true"}
+    if metavar:
+        settings = {"metavar": metavar, "type": _KINDS.get(metavar, str)}
+    settings.update(_MORE.get(long, {}))
+    group.add_argument(*short, long, help=text, **settings)
 
 
 def policy(text: str) -> Policy:
     """When to connect again: after so many seconds, or ``backoff``."""
     return Backoff() if text == "backoff" else Fixed(seconds(text))
-
-
-def _add_security(add: Callable[..., object]) -> None:
-    add("--cafile", metavar="FILE", help="trust the authorities in this PEM file, and no others")
-    add("--cert", metavar="FILE", help="our certificate, in PEM, and its key unless --key has it")
-    add("--key", metavar="FILE", help="the key of --cert")
-    add("--key-password-file", metavar="FILE",
-        help="whose first line is the passphrase of the key, which is asked for otherwise"
-        " if it has one")  # fmt: skip
-    add("--server-name", metavar="NAME", help="what the certificate has to be for, and SNI says")
-    add("-k", "--insecure", action="store_true", help="don't verify who the server is (wss)")
-
-
-def _add_sending(add: Callable[..., object]) -> None:
-    add(
-        *("-m", "--message"),
-        metavar="TEXT",
-        type=utf8,
-        action="append",
-        default=[],
-        help="send this instead of standard input; may be repeated",
-    )
-    add("-i", "--interactive", action="store_true",
-        help="after the messages of -m, send standard input")  # fmt: skip
-    add("--input", metavar="FILE", help="send this file instead of standard input")
-    add("--binary", action="store_true", help="send binary messages, all of the input as one")
-    add("--text", action="store_true", help="send all of the input as one text message")
-    add("--hex", action="store_true",
-        help="binary messages are lines of hexadecimal digits, and -m is one")  # fmt: skip
-    add("--base64", action="store_true", help="binary messages are lines of base64, and -m is one")
-    add("--ndjson", action="store_true", help="messages are lines of JSON (see below)")
-    add("-0", "--null", action="store_true", help="messages end with NUL, not with LF")
-
-
-def _add_receiving(add: Callable[..., object]) -> None:
-    add("-o", "--output", metavar="FILE",
-        help="write messages to this file, not to standard output")  # fmt: skip
-    add("--raw", action="store_true",
-        help="write messages as they are, binary ones too, and nothing between them")  # fmt: skip
-    add("--json", action="store_true", help="indent messages that are JSON")
-    add("--dump", action="store_true", help="show binary messages as a hex dump")
-    add("--timestamps", action="store_true", help="write when it came in front of each message")
-
-
-def _add_ending(add: Callable[..., object]) -> None:
-    add("-n", "--count", metavar="N", type=natural, default=0,
-        help="end after receiving N messages")  # fmt: skip
-    for name, text in (
-        ("--idle", "after the end of input, end when no message came for so long"),
-        ("--wait", "after the end of input, end when this has passed"),
-    ):
-        add(name, metavar="SECONDS", type=seconds, help=text)
-    add(
-        "--close-code",
-        metavar="CODE",
-        type=close_code,
-        default=1000,
-        help="close with this code (default: %(default)s)",
-    )
-    add("--close-reason", metavar="TEXT", type=close_reason, default="", help="and this reason")
-
-
-def _add_insight(add: Callable[..., object]) -> None:
-    add("-v", "--verbose", action="count", default=0,
-        help="show the handshake, without its secrets, TLS, and what took how long;"
-        " -vv: each frame")  # fmt: skip
-    add("--record", metavar="FILE",
-        help="write the session to this file, for wsmini.testing.replay()")  # fmt: skip
-    add("--bench", metavar="SECONDS", type=limit,
-        help="measure round trips so long, and the throughput if the server echoes")  # fmt: skip
-    add("--bench-size", metavar="BYTES", type=natural, default=1024,
-        help="of the messages of --bench (default: %(default)s)")  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -330,6 +270,33 @@ natural.__name__ = "number"
 utf8.__name__ = "UTF-8"
 close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
 close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
+
+# What checks a value, by what stands for it in OPTIONS.
+_KINDS: dict[str, Callable[[str], object]] = {
+    "SECONDS": seconds,
+    "[=SECONDS]": policy,
+    "N": natural,
+    "BYTES": natural,
+    "CODE": close_code,
+}
+_LIST = {"action": "append", "default": []}
+_MORE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("--header", "--cookie", "--subprotocol", "--resolve"), _LIST),
+    "--message": {"type": utf8, **_LIST},
+    "--ipv4": {"action": "store_const", "dest": "source", "const": "0.0.0.0"},
+    "--ipv6": {"action": "store_const", "dest": "source", "const": "::"},
+    "--max-size": {"default": 1 << 20},
+    "--timeout": {"type": limit, "default": 10.0},
+    "--close-timeout": {"default": 10.0},
+    "--ping-interval": {"default": 20.0},
+    "--ping-timeout": {"type": limit, "default": 20.0},
+    "--count": {"default": 0},
+    "--close-code": {"default": 1000},
+    "--close-reason": {"type": close_reason, "default": ""},
+    "--verbose": {"action": "count", "default": 0},
+    "--bench": {"type": limit},
+    "--bench-size": {"default": 1024},
+}
 
 _EXCLUSIVE = (
     ("binary", "text", "hex", "base64", "ndjson"),
@@ -433,7 +400,7 @@ def connect_options(args: Namespace) -> ConnectOptions:
     options: ConnectOptions = {
         "additional_headers": headers,
         "origin": args.origin,
-        "subprotocols": args.subprotocol or (),
+        "subprotocols": args.subprotocol,
         "compression": None if args.no_compression else "deflate",
         "ssl": _context(args),
         "server_hostname": args.server_name,

@@ -8,8 +8,8 @@ import sys
 
 from ..exceptions import WebSocketException
 from .arguments import close_code, close_reason
-from .files import open_private
 from .formats import from_hex
+from .output import open_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..version import __version__
-from .arguments import DETAILS, STATUSES
+from .arguments import DETAILS, Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def man_page(parser: ArgumentParser) -> str:
             lines += [".TP", f"{names}{space}\\fI{_roff(metavar)}\\fR" if metavar else names]
             lines.append(_roff(_help(action)))
     lines.append(".SH EXIT STATUS")
-    for status, text in STATUSES.items():
-        lines += [".TP", rf"\fB{status}\fR", _roff(text)]
+    for status in Status:
+        lines += [".TP", rf"\fB{status:d}\fR", _roff(status.meaning)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import PayloadTooBig
-from .arguments import BROKEN_PIPE, LOCAL
+from .arguments import Status
 from .formats import as_json, clock, dumped, encoded64, indented, record, writing_for
 
 TYPE_CHECKING = False
@@ -72,9 +72,9 @@ def output_failed(exc: OutputError) -> int:
     """The exit status for an error of standard output, or of a file that was written to."""
     problem = exc.problem
     if isinstance(problem, BrokenPipeError):
-        return BROKEN_PIPE
+        return Status.BROKEN_PIPE
     note(str(problem) if problem.filename else f"standard output: {problem}")
-    return LOCAL
+    return Status.LOCAL
 
 
 class OutputError(Exception):
@@ -111,6 +111,35 @@ def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = N
         if parts[-1] is None:
             raise BlockingIOError("it is in non-blocking mode, and full")
         view = view[parts[-1] :]
+
+
+def open_private(path: str, flag: int) -> BinaryIO:
+    """Open a file to write to, unbuffered, and keep it for its user alone.
+
+    Args:
+        path: of the file, which is made if there is none. Devices and pipes are taken as they are.
+        flag: ``os.O_APPEND`` or ``os.O_TRUNC``.
+
+    Raises:
+        OSError: if it can't be opened, is a link, or others own it or may write to it.
+    """
+    # A link in a folder of all (/tmp) could lead anywhere; those in /dev are the system's.
+    nofollow = 0 if path.startswith("/dev/") else getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | nofollow
+    file = open(path, "wb", buffering=0, opener=lambda path, _: os.open(path, flags, 0o600))
+    try:
+        status = os.fstat(file.fileno())
+        regular = stat.S_ISREG(status.st_mode)
+        if regular and os.name == "posix":
+            if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+                raise PermissionError(f"others own {path!r} or may write to it: it isn't used")
+            os.fchmod(file.fileno(), 0o600)
+        if regular and flag & os.O_TRUNC:
+            file.truncate(0)
+        return file
+    except BaseException:
+        file.close()
+        raise
 
 
 class Output:

@@ -19,21 +19,7 @@ from ..exceptions import (
 )
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.uri import shown_address
-from .arguments import (
-    ABNORMAL,
-    BROKEN_PIPE,
-    INTERRUPTED,
-    LOCAL,
-    NETWORK,
-    OK,
-    REFUSED,
-    TERMINATED,
-    TIMEOUT,
-    TLS,
-    USAGE,
-    make_parser,
-    parsed,
-)
+from .arguments import Status, make_parser, parsed
 from .output import (
     Output,
     OutputError,
@@ -88,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .manual import completion, man_page  # rarely needed
 
             _say((man_page(parser) if args.man else completion(parser, args.completion))[:-1])
-            return OK
+            return Status.OK
         return _demo() if args.demo else _run(args)
     except ModuleNotFoundError as exc:
         if exc.name == "argparse":
@@ -97,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             note(str(exc))  # the copy was made without a part that is asked for
         else:
             raise
-        return USAGE
+        return Status.USAGE
     except Terminated:
-        return TERMINATED
+        return Status.TERMINATED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Status.INTERRUPTED
     except BrokenPipeError:  # standard error, or the output of --help, has no reader
-        return BROKEN_PIPE
+        return Status.BROKEN_PIPE
     except OutputError as exc:
         return output_failed(exc)
 
@@ -121,7 +107,7 @@ def _run(args: Namespace) -> int:
         recorder, output = Recorder(args.record), output_for(args)
     except OSError as exc:
         note(f"cannot write: {exc}")
-        return LOCAL
+        return Status.LOCAL
     cookies = _cookies(args)
     try:
         with terminable():
@@ -130,7 +116,7 @@ def _run(args: Namespace) -> int:
         recorder.end()
         output.close()
         kept = _cookies(args) == cookies or _save_cookies(args)
-    return status if kept else status or LOCAL
+    return status if kept else status or Status.LOCAL
 
 
 def _cookies(args: Namespace) -> list[str]:
@@ -187,11 +173,11 @@ def _bench(ws: Connection, args: Namespace) -> int:
                 _say(line)
     except TimeoutError as exc:
         note(str(exc))
-        return TIMEOUT
+        return Status.TIMEOUT
     except ConnectionClosed as exc:
         note(f"connection closed: {described(exc)}")
-        return ABNORMAL
-    return OK
+        return Status.ABNORMAL
+    return Status.OK
 
 
 def _show_failure(exc: Exception, verbose: int) -> int:
@@ -216,14 +202,14 @@ def _with_options(hint: str) -> str:
 def _failure_status(exc: Exception) -> int:
     """The exit status for what ``connect()`` raised."""
     if isinstance(exc, TimeoutError):
-        return TIMEOUT
+        return Status.TIMEOUT
     if isinstance(exc, OSError):
         ssl = sys.modules.get("ssl")  # if it isn't loaded, this isn't one of its exceptions
         tls = ssl is not None and isinstance(exc, ssl.SSLError)
-        return TLS if tls or getattr(exc, "phase", "") == "tls" else NETWORK
+        return Status.TLS if tls or getattr(exc, "phase", "") == "tls" else Status.NETWORK
     if isinstance(exc, ValueError):
-        return USAGE
-    return REFUSED
+        return Status.USAGE
+    return Status.REFUSED
 
 
 def _show_handshake(ws: Connection) -> None:
@@ -276,7 +262,7 @@ def _demo() -> int:
             _say(f"ping  answered after {ws.ping().wait(10) * 1000:.2f} ms")
         _say(f"close {Close(ws.close_code, ws.close_reason)}")
     _say("That works. For your own server: python -m wsmini ws://...; more with --help")
-    return OK
+    return Status.OK
 
 
 def _exchange(ws: Connection, message: str | bytes) -> None:

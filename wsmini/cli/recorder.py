@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from ..sansio.redaction import redacted_header
-from .files import open_private
 from .formats import as_json, record
-from .output import OutputError, write
+from .output import OutputError, open_private, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

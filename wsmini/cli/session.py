@@ -19,7 +19,7 @@ from time import monotonic
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
 from ..options import read_options
 from ..policies import Attempts, NoReconnect
-from .arguments import ABNORMAL, INTERRUPTED, LOCAL, OK, TERMINATED, TIMEOUT
+from .arguments import Status
 from .commands import History, run_command
 from .formats import CHUNK, close_record, parser_for, reading_for
 from .output import OutputError, Progress, described, note, output_failed
@@ -139,8 +139,9 @@ class Session:
         except ConnectionClosed as exc:
             ended = exc
         except KeyboardInterrupt as exc:
+            terminated = isinstance(exc, Terminated)
             with second_ends_at_once():
-                return self.part(TERMINATED if isinstance(exc, Terminated) else INTERRUPTED)
+                return self.part(Status.TERMINATED if terminated else Status.INTERRUPTED)
         finally:
             self.over.set()
         if not isinstance(self.output, Terminal):
@@ -194,7 +195,7 @@ class Session:
                 return self.part(output_failed(exc))
             self.count += 1
             if self.count == self.args.count:
-                return self.part(OK)
+                return self.part(Status.OK)
 
     def closed(self, exc: ConnectionClosed) -> int:
         """Say how the connection ended, as far as that matters; return the exit status."""
@@ -206,11 +207,11 @@ class Session:
             note(f"connection closed: {described(exc)}")
         if self.unsent or self.partial:
             note("the connection was closed before all input was sent")
-            return ABNORMAL
+            return Status.ABNORMAL
         if clean and self.expired and self.args.count:
             note(f"fewer than {self.args.count} messages came in time")
-            return TIMEOUT
-        return OK if clean else ABNORMAL
+            return Status.TIMEOUT
+        return Status.OK if clean else Status.ABNORMAL
 
     def failed(self, exc: Exception) -> int:
         if isinstance(exc, OutputError):
@@ -218,7 +219,7 @@ class Session:
         if not isinstance(exc, (OSError, UnicodeError)):
             raise exc
         note(f"{self.args.input or 'standard input'}: {exc}")
-        return LOCAL
+        return Status.LOCAL
 
     def part(self, status: int) -> int:
         """Close the connection, but don't wait long for the server; return *status*."""
@@ -245,7 +246,7 @@ class Session:
     def tell_end(self, end: ConnectionClosed) -> int:
         """Write the end of the connection to record and journal, once; the status if that fails."""
         if self.told is self.ws:  # an interrupt came before there was another one
-            return OK
+            return Status.OK
         self.told = self.ws
         fields = close_record(end)
         try:
@@ -253,7 +254,7 @@ class Session:
             self.output.closed(fields)
         except OutputError as exc:
             return output_failed(exc)
-        return OK
+        return Status.OK
 
     # -- the input thread (close() runs in others, too) --
 
