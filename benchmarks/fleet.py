@@ -50,8 +50,8 @@ class Fleet:
 
     def __init__(self, make, options, clients, retry_after, seed=1):
         self.now = -3600.0
-        draw = random.Random(seed).random
-        policy = make(random=draw, clock=lambda: self.now, **options)
+        policy = make(**options)
+        policy._random, policy._clock = random.Random(seed).random, lambda: self.now
         headers = [] if retry_after is None else [("Retry-After", str(retry_after))]
         self.refused = InvalidStatus(Response(503, "", Headers(headers)))
         self.lost = ConnectionClosedError(None, None)

@@ -64,7 +64,8 @@ def respond(start, again, end=b"\r\n\r\n", size=1 << 16):
         chunks = pieces(start + again * n + end, size)
 
         def run():
-            parser = ResponseParser(max_line=1 << 20, max_headers=1 << 20, max_head=1 << 20)
+            parser = ResponseParser()
+            parser.max_line = parser.max_headers = parser.max_head = 1 << 20
             try:
                 for chunk in chunks:
                     parser.receive_data(chunk)

@@ -189,8 +189,6 @@ class Backoff:
         retryable: called with the failure: whether to connect again at all.
         after_normal_close: whether to connect again when the server has closed with 1000; if not,
             a loop over connections ends there without raising.
-        random: called without arguments: a number from 0 on and below 1. For tests, as *clock*.
-        clock: called without arguments: seconds.
 
     Raises:
         TypeError, ValueError: if an argument is wrong.
@@ -207,8 +205,6 @@ class Backoff:
         stable_after: float = 30.0,
         retryable: Callable[[BaseException], object] = retryable,
         after_normal_close: bool = True,
-        random: Callable[[], float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.initial = _number("initial", initial)
         self.factor = _number("factor", factor, 1)
@@ -224,13 +220,11 @@ class Backoff:
             raise TypeError(f"attempts is an int or None, not {attempts!r}")
         if attempts is not None and attempts < 0:
             raise ValueError(f"attempts is a number from 0 on, not {attempts}")
-        random = _random if random is None else random
-        for name, value in (("retryable", retryable), ("random", random), ("clock", clock)):
-            if not callable(value):
-                raise TypeError(f"{name} is a callable, not {value!r}")
+        if not callable(retryable):
+            raise TypeError(f"retryable is a callable, not {retryable!r}")
         self.jitter, self.attempts, self.retryable = jitter, attempts, retryable
         self.after_normal_close = after_normal_close
-        self._random, self._clock = random, clock
+        self._random, self._clock = _random, time.monotonic
 
     def start(self) -> Retries:
         """The count of one client."""
@@ -254,7 +248,7 @@ class Fixed(Backoff):
     Args:
         delay: seconds; 0 for tests.
         jitter: ``"full"`` to wait a random time of up to *delay* seconds.
-        attempts, stable_after, retryable, after_normal_close, random, clock: as for ``Backoff``.
+        attempts, stable_after, retryable, after_normal_close: as for ``Backoff``.
     """
 
     def __init__(
@@ -266,14 +260,11 @@ class Fixed(Backoff):
         stable_after: float = 30.0,
         retryable: Callable[[BaseException], object] = retryable,
         after_normal_close: bool = True,
-        random: Callable[[], float] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         delay = _number("delay", delay)
         super().__init__(
             initial=delay or 1.0, factor=1, maximum=delay or 1.0, jitter=jitter, attempts=attempts,
             stable_after=stable_after, retryable=retryable, after_normal_close=after_normal_close,
-            random=random, clock=clock,
         )  # fmt: skip
         self.initial = self.maximum = delay
 

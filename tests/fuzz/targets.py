@@ -121,7 +121,8 @@ def response(data):
     """Cut or not, a response or an InvalidMessage, and the same one."""
     outcomes = []
     for chunks in ([data], cut(data, 7)):
-        parser = ResponseParser(max_body=100)
+        parser = ResponseParser()
+        parser.max_body = 100
         try:
             for chunk in chunks:
                 parser.receive_data(chunk)

@@ -12,8 +12,14 @@ from wsmini.sansio.http11 import Headers
 from wsmini.sansio.response import ResponseParser
 
 
+def parser_for(method="GET", **limits):
+    parser = ResponseParser(method)
+    vars(parser).update(limits)
+    return parser
+
+
 def parse(chunks, eof=False, **options):
-    parser = ResponseParser(**options)
+    parser = parser_for(**options)
     for chunk in chunks:
         parser.receive_data(chunk)
     if eof:
@@ -484,7 +490,7 @@ SLOW = {  # many bytes to come in small pieces
 @pytest.mark.parametrize("data", SLOW.values(), ids=SLOW)
 @pytest.mark.parametrize("size", [1, 7, 100, 1 << 20])
 def test_small_pieces_cost_linear_time(data, size):
-    parser = ResponseParser(max_line=20000, max_headers=10**5)
+    parser = parser_for(max_line=20000, max_headers=10**5)
     parser._buffer = buffer = Counted()
     for place in range(0, len(data), size):
         parser.receive_data(data[place : place + size])
@@ -497,6 +503,6 @@ def test_small_pieces_cost_linear_time(data, size):
 def test_a_huge_head_is_read_in_linear_time(filler):
     # A quadratic step would run into the time limit.
     data = START + b"A: b" + filler * (1_000_000 // len(filler)) + b"\r\n\r\n"
-    parser = ResponseParser(max_line=1 << 21, max_headers=1 << 21, max_head=1 << 21)
+    parser = parser_for(max_line=1 << 21, max_headers=1 << 21, max_head=1 << 21)
     parser.receive_data(data)
     assert parser.complete

@@ -13,10 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_LINE = 65536  # policies and cookies get long
-MAX_HEADERS = 128
-MAX_HEAD = 262144
-MAX_BODY = 65536
 MAX_INTERIM = 8
 
 # Line feeds are where lines end; carriage returns that were followed by one are gone by then.
@@ -37,10 +33,6 @@ class ResponseParser:
     Args:
         method: of the request, since nothing follows the head of the answer to ``HEAD``, and a
             tunnel the successful one to ``CONNECT``.
-        max_line: bytes in a line of the head, or in a line between chunks.
-        max_headers: lines with headers, in the head and again behind chunks.
-        max_head: bytes in a head.
-        max_body: bytes of the body to keep.
 
     Attributes:
         response: the ``Response`` once its head is complete, else ``None``. Interim responses
@@ -48,19 +40,13 @@ class ResponseParser:
         complete: whether the body is complete or truncated, too.
     """
 
-    def __init__(
-        self,
-        method: str = "GET",
-        max_line: int = MAX_LINE,
-        max_headers: int = MAX_HEADERS,
-        max_head: int = MAX_HEAD,
-        max_body: int = MAX_BODY,
-    ) -> None:
+    max_line = 65536  # bytes, in the head and between chunks: policies and cookies get long
+    max_headers = 128  # lines with headers, in the head and again behind chunks
+    max_head = 262144  # bytes
+    max_body = 65536  # bytes, of those that are kept
+
+    def __init__(self, method: str = "GET") -> None:
         self._method = method
-        self._max_line = max_line
-        self._max_headers = max_headers
-        self._max_head = max_head
-        self._max_body = max_body
         self.response: Response | None = None
         self.complete = False
         self._buffer = bytearray()
@@ -113,8 +99,8 @@ class ResponseParser:
         blank, size = _find_blank_line(buffer, self._searched)
         if not b"HTTP/".startswith(buffer[:5]):  # Don't wait for a head that never comes.
             raise _no_status_line(bytes(buffer[:size]).partition(b"\n")[0])
-        if size > self._max_head:
-            raise InvalidMessage(f"the head of the response exceeds {self._max_head} bytes")
+        if size > self.max_head:
+            raise InvalidMessage(f"the head of the response exceeds {self.max_head} bytes")
         if blank < 0:
             self._searched = max(0, size - 2)
             return False
@@ -128,8 +114,8 @@ class ResponseParser:
         head = head.replace(b"\r\n", b"\n")
         if len(head.translate(None, _CONTROLS)) != len(head):
             raise InvalidMessage("the head of the response has control characters")
-        if len(head) > self._max_line and max(map(len, head.split(b"\n"))) > self._max_line:
-            raise InvalidMessage(f"a line of the response exceeds {self._max_line} bytes")
+        if len(head) > self.max_line and max(map(len, head.split(b"\n"))) > self.max_line:
+            raise InvalidMessage(f"a line of the response exceeds {self.max_line} bytes")
         try:
             text = head.decode()
         except UnicodeDecodeError:
@@ -146,8 +132,8 @@ class ResponseParser:
         return Response(int(code), shared(reason), headers, http_version=version)
 
     def _parse_fields(self, text: str) -> Headers:
-        if text.count("\n") > self._max_headers:
-            raise InvalidMessage(f"the response has more than {self._max_headers} headers")
+        if text.count("\n") > self.max_headers:
+            raise InvalidMessage(f"the response has more than {self.max_headers} headers")
         if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
             first, *lines = text.split("\n")
             text = first + "".join(
@@ -234,13 +220,13 @@ class ResponseParser:
         if line is None:
             return False
         self._trailers += 1
-        if line and self._trailers <= self._max_headers:
+        if line and self._trailers <= self.max_headers:
             return True
         return self._finish()
 
     def _take(self, count: int) -> int:
         """Move up to *count* bytes to the body; say how many of them are missing."""
-        room = self._max_body - len(self._body)
+        room = self.max_body - len(self._body)
         data = self._buffer[: min(count, room)]
         self._body += data
         del self._buffer[: len(data)]
@@ -252,7 +238,7 @@ class ResponseParser:
         """The next line between chunks, or ``None`` if it isn't there, or too long."""
         end = self._buffer.find(b"\n", self._searched)
         size = len(self._buffer) if end < 0 else end
-        if size > self._max_line:
+        if size > self.max_line:
             self._finish(truncated=True)
             return None
         if end < 0:
