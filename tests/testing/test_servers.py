@@ -398,7 +398,7 @@ def test_messages_need_not_be_compressed(compressing):
 @pytest.mark.parametrize(
     "sent, code",
     [
-        (masked(2, b"\xff\xff", rsv1=True), 1007),
+        (masked(2, b"\xff\xff", rsv1=True), 1002),
         (masked(1, deflated(b"\xff"), rsv1=True), 1007),
         (masked(2, deflated(bytes(2**20 + 1)), rsv1=True), 1009),
         (masked(2, b"", rsv1=True, fin=False) + masked(0, b"", rsv1=True), 1002),

@@ -32,17 +32,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from ssl import SSLContext
-    from typing import Protocol
+
+    from ..sansio.deflate import PerMessageDeflate
 
     Pairs = Sequence[tuple[str, str | None]]
     HeadersLike = Headers | Mapping[str, str] | Mapping[str, str | None] | Pairs
-
-    class Compression(Protocol):
-        """Compresses and inflates the messages of a connection."""
-
-        def deflate(self, data: bytes) -> bytes: ...
-
-        def inflate(self, data: bytearray, max_size: int) -> bytes: ...
 
 
 MAX_HEAD = 65536  # bytes of a request head
@@ -108,7 +102,7 @@ class Peer:
         self._max_size = max_size
         self._buffer = bytearray()
         self._request: Request | None = None  # read and not yet answered
-        self._deflate: Compression | None = None
+        self._deflate: PerMessageDeflate | None = None
         self._secure = False
         self._output: Callable[[bytes], None] = self._write  # faults put themselves in between
         self._ended = threading.Event()  # set when the server closes
@@ -220,9 +214,9 @@ class Peer:
 
         Raises:
             ConnectionClosed: if a Close frame came instead.
-            ProtocolError: if the client broke the protocol.
+            ProtocolError: if the client broke the protocol, or compressed data can't be inflated.
             PayloadTooBig: if the message exceeds the server's ``max_size``.
-            ValueError: if a text isn't UTF-8 or compressed data can't be inflated.
+            ValueError: if a text isn't UTF-8.
         """
         opcode, compressed, data = 0, False, bytearray()
         while True:

@@ -9,6 +9,7 @@ import threading
 import time
 
 from ..exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
+from ..sansio.deflate import PerMessageDeflate
 from ..sansio.frames import MAX_CONTROL, Opcode
 from .peer import (
     LINGER,
@@ -308,7 +309,7 @@ _OFFER = re.compile(
 )
 
 
-def _accept_deflate(offers: str) -> tuple[str | None, _Deflate | None]:
+def _accept_deflate(offers: str) -> tuple[str | None, PerMessageDeflate | None]:
     """The answer to the first offer that can be met, and what does it (RFC 7692, 5.1)."""
     for offer in re.sub(r"[ \t]", "", offers).split(","):
         match = _OFFER.fullmatch(offer)
@@ -317,31 +318,11 @@ def _accept_deflate(offers: str) -> tuple[str | None, _Deflate | None]:
             bits = match.group(1)
             if bits:
                 answer += f"; server_max_window_bits={bits}"
-            return answer, _Deflate(int(bits or 15))
-    return None, None
-
-
-class _Deflate:
-    """permessage-deflate without context takeover: each message for itself (RFC 7692, 7.2)."""
-
-    def __init__(self, window_bits: int) -> None:
-        self._window_bits = window_bits
-
-    def deflate(self, data: bytes) -> bytes:
-        import zlib
-
-        compressor = zlib.compressobj(wbits=-self._window_bits)
-        return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-    def inflate(self, data: bytearray, max_size: int) -> bytes:
-        import zlib
-
-        try:
-            inflated = zlib.decompressobj(wbits=-15).decompress(
-                data + b"\x00\x00\xff\xff", max_size + 1
+            # The codec is named from the client's side: what the server sends is the client's.
+            deflate = PerMessageDeflate(
+                server_no_context_takeover=True,
+                client_no_context_takeover=True,
+                client_max_window_bits=int(bits or 15),
             )
-        except zlib.error as exc:
-            raise ValueError(f"can't inflate the message: {exc}") from exc
-        if len(inflated) > max_size:
-            raise PayloadTooBig(len(inflated), max_size)
-        return inflated
+            return answer, deflate
+    return None, None
