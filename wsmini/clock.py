@@ -12,7 +12,7 @@ from _thread import TIMEOUT_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Optional
+    from typing import Callable
 
     HasSlept = Callable[[float, float], bool]
 
@@ -32,14 +32,14 @@ def deadline_after(timeout: float) -> float:
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
 
 
-def lock_timeout(deadline: Optional[float]) -> float:
+def lock_timeout(deadline: float | None) -> float:
     """Seconds until *deadline*, as locks take them: -1 for no limit."""
     if deadline is None:
         return -1.0
     return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
 
 
-def suspend_detector(now: float, wall: Optional[Callable[[], float]] = None) -> HasSlept:
+def suspend_detector(now: float, wall: Callable[[], float] | None = None) -> HasSlept:
     """What tells one that waits whether the machine has slept, or the process was stopped.
 
     Args:

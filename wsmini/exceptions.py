@@ -13,7 +13,7 @@ from .sansio.redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from typing import Sequence
 
     from .sansio.http11 import Response
 

@@ -10,10 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from typing_extensions import Protocol
+    from typing import Any, Callable, Protocol, Sequence
 
     from .sansio.extensions import Extension
     from .sansio.http11 import Headers, Request, Response

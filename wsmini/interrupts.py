@@ -30,9 +30,7 @@ from _thread import RLock, allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List
-
-    from typing_extensions import Protocol
+    from typing import Any, Callable, Protocol
 
     class Lock(Protocol):
         """A lock that knows which thread has it."""
@@ -58,7 +56,7 @@ class Waiters:
     __slots__ = ("locks",)
 
     def __init__(self) -> None:
-        self.locks: List[object] = []
+        self.locks: list[object] = []
 
     def wait(self, done: Callable[[], bool], timeout: float) -> None:
         """Wait for ``notify``, *timeout* seconds at most, unless *done()* says it is there."""

@@ -19,24 +19,16 @@ from .version import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl as ssl_module
-    from collections.abc import Callable, Sequence
     from http.cookiejar import CookieJar
     from logging import Logger
-    from typing import (
-        Any,
-        Literal,
-        TypedDict,
-        TypeVar,
-    )
-
-    from typing_extensions import TypeAlias
+    from typing import Any, Callable, Literal, Sequence, TypedDict, TypeVar
 
     from .sansio.auth import Credentials
     from .sansio.handshake import HeaderSource
     from .sansio.protocol import MaxSize
 
     T = TypeVar("T")
-    SocketOption: TypeAlias = "tuple[int, int, int | bytes]"
+    SocketOption = tuple[int, int, int | bytes]
 
     class ConnectOptions(TypedDict, total=False):
         """The keyword arguments of ``connect()``: what ``Options`` takes, for type checkers."""

@@ -20,19 +20,19 @@ from .waiting import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Sequence, Tuple, TypeVar
+    from typing import Any, Callable, Sequence, TypeVar
 
     from .steps import Steps
 
     T = TypeVar("T")
     # family, type, protocol, canonical name, address: what getaddrinfo returns
-    Address = Tuple[int, int, int, str, Any]
+    Address = tuple[int, int, int, str, Any]
 
 MAX_LOOKUPS = 64  # threads that look names up at the same time, hanging ones included
 SHARED_FOR = 5.0  # seconds after which a look-up that hangs is no longer joined by others
 
 _threads: set[object] = set()  # one token for each
-_queue: Deque[Lookup] = deque()  # not begun
+_queue: deque[Lookup] = deque()  # not begun
 _shared: dict[object, Lookup] = {}  # by what is looked up
 
 
@@ -90,7 +90,7 @@ class Lookup:
                 _discard(_queue, self)
 
 
-def _discard(items: list[T] | Deque[T], item: T) -> None:
+def _discard(items: list[T] | deque[T], item: T) -> None:
     try:
         items.remove(item)
     except ValueError:

@@ -15,9 +15,7 @@ from .waiting import MAX_WAIT, READ, WRITE, wait
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Any, Callable, Generator, Sequence, TypeVar
-
-    from typing_extensions import Protocol
+    from typing import Any, Callable, Generator, Protocol, Sequence, TypeVar
 
     T = TypeVar("T")
     Ready = Sequence[socket.socket]

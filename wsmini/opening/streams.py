@@ -16,9 +16,7 @@ from .waiting import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
-    from typing_extensions import Protocol
+    from typing import Callable, Protocol
 
     from ..sansio.http11 import Response
     from ..sansio.response import ResponseParser

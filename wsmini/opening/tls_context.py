@@ -12,10 +12,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Tuple
+    from typing import Any
 
-    Server = Tuple[bytes, int, int, int, bool]
-    Sessions = Dict[Server, ssl.SSLSession | None]
+    Server = tuple[bytes, int, int, int, bool]
+    Sessions = dict[Server, ssl.SSLSession | None]
 
 MAX_SESSIONS = 64  # remembered for each context
 MAX_CONTEXTS = 4  # that sessions are remembered of: a session keeps its context alive
@@ -26,7 +26,7 @@ _default: tuple[tuple[object, ...], ssl.SSLContext] | None = None
 # By context, the last session with each server: a handshake that resumes it is cheaper. OpenSSL
 # takes one only in the context that it belongs to, and what was verified then holds for it. None is
 # a server that fails when it is asked to resume one.
-_sessions: Dict[ssl.SSLContext, Sessions] = {}
+_sessions: dict[ssl.SSLContext, Sessions] = {}
 
 
 def default_context() -> ssl.SSLContext:
@@ -114,7 +114,7 @@ def _remember(context: ssl.SSLContext, server: Server, session: ssl.SSLSession |
     _drop_oldest(sessions, MAX_SESSIONS)
 
 
-def _drop_oldest(remembered: Dict[Any, Any], most: int) -> None:
+def _drop_oldest(remembered: dict[Any, Any], most: int) -> None:
     while len(remembered) > most:
         try:
             remembered.pop(next(iter(remembered)), None)

@@ -18,7 +18,7 @@ from .streams import DONTWAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Tuple, Union
+    from typing import Any
 
     from ..sansio.protocol import ClientProtocol, Frames
     from .streams import Stream
@@ -31,7 +31,7 @@ _BUFFERS = (bytes, bytearray)
 
 # All the idle ones share these.
 _NO_BYTES, _NO_PIECES = memoryview(b""), iter(())
-_NO_ITEMS: List[Tuple[Frames, int]] = []
+_NO_ITEMS: list[tuple[Frames, int]] = []
 
 
 class WriteBuffer:
@@ -56,11 +56,11 @@ class WriteBuffer:
 
     def __init__(self, stream: Stream, protocol: ClientProtocol) -> None:
         self._stream, self._protocol, self._send = stream, protocol, stream.send
-        self.error: Optional[OSError] = None
+        self.error: OSError | None = None
         self.busy = self.waits = self.needs_read = False
         self.accepted = self.written = self._held = 0
         self.items = _NO_ITEMS  # few, as small frames are joined
-        self.tail: Union[bytes, bytearray] = b""
+        self.tail: bytes | bytearray = b""
         self.view = _NO_BYTES  # what goes out now, of the frame that has begun;
         self._pieces: Any = _NO_PIECES  # the rest of that frame,
         self.cost = 0  # and what is still to be counted of both

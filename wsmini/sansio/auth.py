@@ -25,11 +25,9 @@ from .uri import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from typing import Callable, Sequence
 
-    from typing_extensions import TypeAlias
-
-    Credentials: TypeAlias = "tuple[str, str] | Callable[[list[Challenge], str, str], str | None]"
+    Credentials = tuple[str, str] | Callable[[list["Challenge"], str, str], str | None]
 
 MAX_ROUNDS = 5  # answers to challenges for one request; Negotiate takes two or three
 MAX_CHALLENGES = 16

@@ -16,7 +16,7 @@ from .http11 import is_token
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from typing import Sequence
 
     from .frames import Frame
 

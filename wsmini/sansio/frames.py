@@ -21,7 +21,7 @@ from ..exceptions import Close, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from typing import Callable, Iterator
 
     Data = bytes | bytearray | memoryview
 

@@ -15,8 +15,7 @@ from .http11 import Headers, Request, is_token, trusted_headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from .extensions import Extension, ExtensionOffer
     from .http11 import Response

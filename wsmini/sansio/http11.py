@@ -9,7 +9,7 @@ from .redaction import redacted_header, redacted_uri, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Iterable, Iterator, Mapping
 
     from typing_extensions import TypeAlias
 

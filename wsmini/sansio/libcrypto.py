@@ -19,7 +19,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Callable
 
     Mask = Callable[[bytearray, int, bytes], None]
 

@@ -45,9 +45,7 @@ from .messages import UNLIMITED, MessageReader, only_deflate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from typing_extensions import Protocol
+    from typing import Callable, Iterator, Protocol, Sequence
 
     from ..exceptions import ConnectionClosed
     from .extensions import Extension

@@ -11,7 +11,7 @@ from .redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Callable
 
 MAX_INTERIM = 8
 

@@ -20,22 +20,20 @@ from .servers import Echo, Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
     from ssl import SSLContext
-    from typing import NoReturn, Union
+    from typing import Callable, Iterable, NoReturn, Sequence
 
     from ..sansio.http11 import Request
     from .peer import HeadersLike
 
     Script = Callable[[Peer], object]
-    AnyFault = Union["Fault", Script, None]
 
 _CLOSE = b"\x88"  # how a Close frame of the server begins
 
 
 def fault_server(
-    *faults: AnyFault,
-    then: AnyFault = None,
+    *faults: Fault | Script | None,
+    then: Fault | Script | None = None,
     messages: Iterable[str | bytes] = (),
     host: str = "127.0.0.1",
     port: int = 0,

@@ -30,8 +30,8 @@ from ..sansio.redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from ssl import SSLContext
+    from typing import Callable, Mapping
 
     from ..sansio.deflate import PerMessageDeflate
 

@@ -23,9 +23,9 @@ from .peer import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
     from ssl import SSLContext
     from types import TracebackType
+    from typing import Callable, Iterable, Sequence
 
     from ..sansio.http11 import Request
 
