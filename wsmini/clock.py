@@ -2,7 +2,7 @@
 
 The monotonic clock stands still while most machines sleep, and timers with it: what was due in ten
 seconds is due ten seconds after the lid is opened. The peer has seen an hour pass, and may be gone.
-Nothing wakes up for this; whoever waits asks at the first wake-up that comes.
+Nothing wakes up for this: a waiting thread or loop asks at its next wake-up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     HasSlept = Callable[[float, float], bool]
 
 NEVER = float("inf")
-SLEPT = 5.0  # seconds that nobody accounts for
+SLEPT = 5.0  # seconds that are missing on the monotonic clock
 
 
 def deadline_after(timeout: float) -> float:
@@ -40,7 +40,7 @@ def lock_timeout(deadline: float | None) -> float:
 
 
 def suspend_detector(now: float, wall: Callable[[], float] | None = None) -> HasSlept:
-    """What tells one that waits whether the machine has slept, or the process was stopped.
+    """Make a function that says whether the machine has slept, or the process was stopped.
 
     Args:
         now: the time by its clock: seconds that never go backwards.

@@ -36,11 +36,11 @@ CLOSE_CODES = {
     1015: "TLS failure",
 }
 
-NORMAL = frozenset({1000, 1001})  # close codes of an end that is nobody's fault
+NORMAL = frozenset({1000, 1001})  # close codes of an end without an error
 
 
 def failure_context(phase: str, address: str, elapsed: float, hint: str) -> str:
-    """What is said behind the message of a failure to open a connection."""
+    """Say where and when a connection couldn't be opened; stands behind the failure's own text."""
     return f" ({phase}: {address}, after {elapsed:.2f} s{'; ' + hint if hint else ''})"
 
 
@@ -272,10 +272,10 @@ class InvalidUpgrade(InvalidHeader):
 
 
 class InvalidRedirect(InvalidHandshake):
-    """The server redirects to where one can't go.
+    """The server redirects to a place that can't be followed.
 
     Attributes:
-        location: where it wants to have us.
+        location: where it redirects to.
         problem: what is wrong with that.
     """
 

@@ -48,7 +48,7 @@ def exit_with(status: int) -> NoReturn:
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
-            pass  # None, closed, or nobody reads it any more
+            pass  # None, closed, or a pipe without a reader
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)

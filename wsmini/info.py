@@ -1,4 +1,4 @@
-"""What there is to know about an open connection: the same for the blocking API and asyncio's."""
+"""The facts about an open connection, which the blocking API and asyncio's share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .sansio.protocol import ClientProtocol, State
 
     class Opened(Protocol):
-        """What an opening has found."""
+        """The part of ``opening.Opened`` that is looked at here."""
 
         request: Request
         response: Response

@@ -18,8 +18,8 @@ call every method of the same connection, and it may raise anything. So:
   any other exception is. A handler's ``OSError`` that has an ``errno`` can't be told from the
   network's, and ends the connection. Our own deadlines are told by return values, and become
   ``TimeoutError`` in the public method alone.
-* **Nobody waits while it holds the mutex**, the last lock in the order, so that anybody may wait
-  for the mutex of another thread.
+* **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
+  wait for the mutex.
 * **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
   child replaces.
 """
@@ -50,7 +50,7 @@ class Waiters:
     """Threads that wait until something changes. Needs no lock, so handlers may come anywhere.
 
     Attributes:
-        locks: one for each thread that waits; nobody does if there are none.
+        locks: one for each waiting thread.
     """
 
     __slots__ = ("locks",)

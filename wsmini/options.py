@@ -236,7 +236,7 @@ class Options:
         return user_headers(given()) if callable(given) else given
 
     def _check(self) -> None:
-        """What can't be seen from one option alone."""
+        """Check the options against each other, and those that need another module."""
         size_limits(self.max_size)
         if self.auth is not None or self.uri.username is not None:
             from .sansio.auth import Authenticator  # only users of the option need it
@@ -273,7 +273,7 @@ def read_options(url: str, given: ConnectOptions) -> Options:
     """*given* as ``Options``, for a front end.
 
     Raises:
-        TypeError: for a name that isn't known, with the one that may be meant.
+        TypeError: for an unknown name; says which option may be meant.
         InvalidURI, ValueError, TypeError: as ``Options``.
     """
     for name in given:

@@ -95,7 +95,7 @@ def test_a_line_that_is_not_utf8_is_an_error():
 SIZES = {
     "nothing": [],
     "small": [3, 4],
-    "one block": [formats.CHUNK] * (formats.BLOCK // formats.CHUNK),
+    "one block": [formats.READ_SIZE] * (formats.BLOCK // formats.READ_SIZE),
     "a byte more": [formats.BLOCK, 1],
     "three blocks": [formats.BLOCK] * 3,
     "many small": [1000] * 5000,

@@ -354,7 +354,7 @@ def test_a_second_interrupt_does_not_wait_for_the_server():
 
     closing, ended = threading.Event(), threading.Event()
     with scripted_server(script) as server:
-        argv = after("from wsmini.cli import session; session._PART = 10000")(server.url)
+        argv = after("from wsmini.cli import session; session._CLOSE_SOON = 10000")(server.url)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(argv, env=environment(), **pipes)
         assert process.stdout.read(6) == b"ready\n"

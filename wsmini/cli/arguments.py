@@ -365,7 +365,7 @@ def _check_output(args: Namespace) -> None:
 
 
 def _is_terminal(path: str) -> bool:
-    """Whether the file *path* is one, such as /dev/tty; nothing else is opened for the look."""
+    """Whether *path* is a terminal, such as /dev/tty. Only character devices are opened to ask."""
     try:
         if not stat.S_ISCHR(os.stat(path).st_mode):
             return False

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     Sendable = str | bytes | Iterable[str] | Iterable[bytes]
 
-CHUNK = 1 << 16  # bytes read from standard input at once
+READ_SIZE = 1 << 16  # bytes read from standard input at once
 BLOCK = 1 << 20  # bytes of binary input sent as one frame
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_MOST_INDENTED = 16  # times the size of its JSON, a message may take when it is indented
+_MOST_INDENTED = 16  # times its size, that a message may take when its JSON is indented
 
 # -- input --
 
@@ -92,7 +92,7 @@ def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
     parts: list[bytes] = []
     for chunk in iter(read, b""):
         parts.append(chunk)
-        if len(parts) * CHUNK >= BLOCK and sum(map(len, parts)) >= BLOCK:
+        if len(parts) * READ_SIZE >= BLOCK and sum(map(len, parts)) >= BLOCK:
             yield b"".join(parts)
             parts.clear()
     yield b"".join(parts)
@@ -224,7 +224,7 @@ def indented(text: str) -> str:
     """*text* with its JSON indented; as it is if it has none, or that would make it too large."""
     import json
 
-    parts, room = [], _MOST_INDENTED * len(text) + CHUNK
+    parts, room = [], _MOST_INDENTED * len(text) + READ_SIZE
     try:
         # Deeply nested, a message of 1 MB would take gigabytes.
         for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):

@@ -194,9 +194,9 @@ class Output:
 
 
 class Screen(Output):
-    """A terminal that nobody types on."""
+    """A terminal that shows messages, where the input comes from elsewhere."""
 
-    active: Screen | None = None  # the one that is typed on now
+    active: Screen | None = None  # the terminal with the line that is being typed
 
     def __init__(self, args: Namespace) -> None:
         super().__init__(args)
@@ -233,7 +233,7 @@ class Progress:
     The input thread draws it; the writer of a line on the terminal removes it before.
     """
 
-    active: Progress | None = None  # the one that is shown now
+    active: Progress | None = None  # what the terminal shows now
     _drawing = allocate_lock()
 
     def __init__(self, args: Namespace) -> None:

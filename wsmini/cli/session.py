@@ -21,7 +21,7 @@ from ..options import read_options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .commands import History, run_command
-from .formats import CHUNK, close_record, parser_for, reading_for
+from .formats import READ_SIZE, close_record, parser_for, reading_for
 from .output import OutputError, Progress, described, note, output_failed
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
-_PART = 2.0  # seconds for the closing handshake when its result doesn't matter
+_CLOSE_SOON = 2.0  # seconds for the closing handshake when its result doesn't matter
 _GRACE = 0.2  # seconds for the input thread to find that the connection is closed
 _OFFLINE = 0.05  # seconds between two looks for the next connection
 # On Windows, Ctrl-C doesn't interrupt a wait for a socket.
@@ -124,7 +124,7 @@ class Session:
         self.partial = False  # whether some of a message was read and not its end
         self.expired = False  # whether the wait for replies is over
         self.failure: Exception | None = None  # what ended the input, if not its end
-        self.over = Event()  # set when the main thread is done
+        self.finished = Event()  # set when the main thread is done
         self.progress = Progress(args)
 
     def run(self) -> int:
@@ -141,9 +141,9 @@ class Session:
         except KeyboardInterrupt as exc:
             terminated = isinstance(exc, Terminated)
             with second_ends_at_once():
-                return self.part(Status.TERMINATED if terminated else Status.INTERRUPTED)
+                return self.close_soon(Status.TERMINATED if terminated else Status.INTERRUPTED)
         finally:
-            self.over.set()
+            self.finished.set()
         if not isinstance(self.output, Terminal):
             feeder.join(_GRACE)
         return self.closed(ended)
@@ -192,10 +192,10 @@ class Session:
                 self.recorder.message("received", message)
                 self.output.message(message)
             except OutputError as exc:
-                return self.part(output_failed(exc))
+                return self.close_soon(output_failed(exc))
             self.count += 1
             if self.count == self.args.count:
-                return self.part(Status.OK)
+                return self.close_soon(Status.OK)
 
     def closed(self, exc: ConnectionClosed) -> int:
         """Say how the connection ended, as far as that matters; return the exit status."""
@@ -221,13 +221,13 @@ class Session:
         note(f"{self.args.input or 'standard input'}: {exc}")
         return Status.LOCAL
 
-    def part(self, status: int) -> int:
+    def close_soon(self, status: int) -> int:
         """Close the connection, but don't wait long for the server; return *status*."""
         from threading import Thread
 
         closer = Thread(target=self.close, name="wsmini-close", daemon=True)
         closer.start()
-        closer.join(_PART)
+        closer.join(_CLOSE_SOON)
         self.progress.end()
         problem = self.tell_end(self.end_so_far(closer.is_alive()))
         return status or problem
@@ -292,7 +292,7 @@ class Session:
                 if self.args.reconnect is None:
                     raise
                 while self.ws is ws:  # a moment: this is for when there is no connection
-                    if self.over.wait(_OFFLINE):
+                    if self.finished.wait(_OFFLINE):
                         raise
 
     def messages(self) -> Iterator[Sendable]:
@@ -338,7 +338,7 @@ class Session:
         end = b"\0" if self.args.null else b"\n"
 
         def read() -> bytes:
-            data = read_raw(CHUNK)
+            data = read_raw(READ_SIZE)
             if data is None:
                 raise BlockingIOError("it is in non-blocking mode, and has nothing yet")
             self.partial = bool(data) and (whole or not data.endswith(end))
@@ -360,19 +360,19 @@ class Session:
                 return
             idle = math.inf if self.args.count else _IDLE
             if idle < math.inf:
-                self.settle()
+                self.await_pong()
                 start = monotonic()
         while True:
             silent = math.inf if idle is None else max(self.heard, start) + idle
             left = min(silent, end) - monotonic()
             if left <= 0:
                 break
-            if self.over.wait(min(left, TIMEOUT_MAX)):
+            if self.finished.wait(min(left, TIMEOUT_MAX)):
                 return
         self.expired = True
         self.close()
 
-    def settle(self) -> None:
+    def await_pong(self) -> None:
         """Wait until the server has read all that was sent: until it answers a ping."""
         try:
             self.ws.ping().wait(_PONG)

@@ -72,9 +72,9 @@ class Terminal(Screen):
     def read_line(self) -> str:
         """A line typed; in the input thread.
 
-        ``input()`` lets go of the GIL before readline sets the mode of the terminal: if the
-        connection ended just then, nobody would restore it. So the main thread waits until
-        readline calls the hook, which it does behind that.
+        ``input()`` releases the GIL before readline sets the mode of the terminal: a connection
+        that ended just then would leave the terminal in that mode. So the main thread waits
+        until readline calls the hook, which it does once the mode is set.
         """
         self.changing.acquire()
         changed = [self.changing.release]
@@ -98,10 +98,10 @@ class Terminal(Screen):
             hook()
 
     def plain_line(self) -> str:
-        """What ``input()`` does, where there is no readline.
+        """Read a line as ``input()`` does, where there is no readline.
 
-        That would read with C's stdio, which holds a lock meanwhile: glibc's ``exit()`` waits for
-        it since 2.41, and so the end of the connection would for the end of the line.
+        ``input()`` itself reads with C's stdio, which holds a lock meanwhile. glibc's ``exit()``
+        waits for that lock since 2.41: the program would end with the next line only.
         """
         self.write(_PROMPT)
         stdin = sys.stdin
@@ -117,7 +117,7 @@ class Terminal(Screen):
         anew, since it takes this for a change of the terminal's size.
         """
         if self.prepare is None or _in_background():
-            return  # nobody types here
+            return  # the input thread isn't waiting for a line
         import signal
 
         self.prepare()
@@ -190,10 +190,10 @@ def _saved_terminal() -> Callable[[], None]:
 
 
 def _in_background() -> bool:
-    """Whether the shell, say, has the terminal now; to set its mode would stop this process."""
+    """Whether another process, the shell say, has the terminal: setting its mode would stop us."""
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
-    except OSError:  # it isn't one that has jobs
+    except OSError:  # the terminal has no job control
         return False
 
 

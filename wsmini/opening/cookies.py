@@ -27,7 +27,7 @@ class _Request:
     def __init__(self, uri: URI, home: URI) -> None:
         self.type = "https" if uri.secure else "http"
         self.host = uri.authority
-        # RFC 2965, 1 and 3.3.6: a policy may refuse the cookies of hosts that nobody asked for.
+        # RFC 2965, 1 and 3.3.6: a policy may refuse the cookies of a host that isn't the URL's.
         self.origin_req_host = home.host
         self.unverifiable = uri.host != home.host
         self._url = f"{self.type}://{uri.authority}{uri.resource_name}"

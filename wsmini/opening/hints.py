@@ -1,4 +1,4 @@
-"""What to try when a connection can't be opened: one thing, for people.
+"""Hints: one thing to try, in words for people, when a connection can't be opened.
 
 The contents of the failure decide: the peer's first words, its challenges, the header that stayed
 behind; the class of the exception only where there is nothing else. ``ssl`` isn't imported for
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Situation(namedtuple("Situation", "secure redirected dropped proxy_from")):
-    """What the opening knows beside the exception.
+    """The opening's part of the evidence, beside the exception.
 
     Attributes:
         secure: whether the URL is a ``wss`` one.

@@ -12,7 +12,7 @@ on how the server framed its refusal. What belongs to the user (credentials, coo
 headers) goes to the URL's own origin only.
 
 Closing the generator at any point closes the socket, ``sock=`` too, which belongs to the opening
-from the first step on. One thread drives it; nobody else touches the socket before it is done.
+from the first step on. One thread drives it, and is alone with the socket until it is done.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ MAX_PROXY_ATTEMPTS = 4  # addresses that a SOCKS proxy is asked for, if we look 
 
 
 class Opened:
-    """What an opening results in.
+    """The result of an opening: an open connection.
 
     Attributes:
         stream: the ``streams.SocketStream`` or ``tls.TLSStream``, which the connection owns now.
@@ -110,7 +110,7 @@ class Opened:
 
 
 class Journal:
-    """In which phase an opening is, how long each took, and who wants to know."""
+    """The phases of an opening: the present one, how long each took; told to trace and logger."""
 
     def __init__(self, options: Options) -> None:
         self._trace, self._logger = options.trace, options.logger
@@ -138,7 +138,7 @@ class Journal:
             self._trace(record)
 
     def wants_notes(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is a trace or a logger; without one, no note needs to be made up."""
         return self._trace is not None or self._logger is not None
 
     def explain(self, exc: OSError | InvalidHandshake, situation: tuple[Any, ...]) -> None:
@@ -198,7 +198,7 @@ class Opening:
         return opened
 
     def _situation(self) -> tuple[Any, ...]:
-        """What ``hints`` want to know, see ``Situation``."""
+        """The fields of a ``hints.Situation``."""
         uri = self._way[-1]
         dropped: list[str] = []
         if uri.origin != self._home:
@@ -398,7 +398,7 @@ class Opening:
                     raise
 
     def _destinations(self, proxy: Proxy, host: str, port: int) -> Steps[list[Address | None]]:
-        """What a SOCKS proxy is asked for, one after the other; ``None`` for the name."""
+        """The addresses to ask a SOCKS proxy for, in turn; ``None`` asks for the name."""
         if proxy.resolves_names:
             return [None]
         found = interleaved((yield from self._resolve(host, port, shown_address((host, port)))))
@@ -484,7 +484,7 @@ class Opening:
         return [(name, value) for name, value in given if value is None]
 
     def _headers(self, uri: URI) -> list[Pair]:
-        """What is added to the request: the user's headers, credentials and cookies."""
+        """The user's headers, credentials and cookies, for a request of *uri*."""
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
             authorization = self._authorization
@@ -502,10 +502,10 @@ class Opening:
         return headers
 
     def _server_authenticator(self, uri: URI) -> Authenticator | None:
-        """What answers the challenges of the server of *uri*, if there are credentials for it."""
+        """The authenticator for the server of *uri*, if there are credentials for it."""
         made = self._authenticators
         if uri.origin == self._home:
-            uri = self._way[0]  # no redirect chooses as whom we come back
+            uri = self._way[0]  # a redirect's user doesn't replace the one of our URL
             if uri.origin not in made and self.options.auth is not None:
                 made[uri.origin] = _authenticator(self.options.auth)
         if uri.origin not in made and uri.username is not None:
@@ -549,7 +549,7 @@ class Opening:
         location = response.headers["Location"]
         try:
             target = join(uri, location)
-            self._server_authenticator(target)  # its user may be one that can't be sent
+            self._server_authenticator(target)  # raises if its user can't be sent
         except InvalidURI as exc:
             problem = exc.problem
         except ValueError as exc:
@@ -602,7 +602,7 @@ def _peer(sock: socket.socket) -> str:
 
 
 def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
-    from ..sansio.auth import Authenticator  # only who has credentials needs it
+    from ..sansio.auth import Authenticator  # only needed where there are credentials
 
     return Authenticator(credentials, **how)
 

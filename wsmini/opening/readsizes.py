@@ -16,7 +16,7 @@ def next_read_size(asked: int, came: int, missing: int) -> int:
     Args:
         asked: bytes that the read asked for.
         came: bytes that it returned.
-        missing: bytes that a frame lacked before it; 0 if nobody cares.
+        missing: bytes that a frame lacked before it; 0 if the reader doesn't ask.
     """
     if missing >= LARGE:
         # Behind a large frame that is complete now, another one begins, quite often.

@@ -1,11 +1,11 @@
 """Name resolution: the addresses of a host, without waiting for the resolver.
 
 Threads: a name that isn't an address is looked up in a daemon thread, because ``getaddrinfo`` can
-hang for as long as it likes. Those that ask for the same name at the same time share a ``Lookup``;
-beyond ``MAX_LOOKUPS`` threads, look-ups queue. A generator that waits owns one end of a socket
-pair, the look-up closes the other one when it has the answer. Nothing here takes a lock: each step
-is one operation of a list, a set, a dictionary or a deque, and what is put where others look for it
-is put there before the look at what they have done, so that one of the two sides sees the other.
+hang for as long as it likes. Openings that ask for the same name at the same time share a
+``Lookup``; beyond ``MAX_LOOKUPS`` threads, look-ups queue. A generator that waits owns one end of a
+socket pair, the look-up closes the other one when it has the answer. Nothing here takes a lock:
+each step is one operation of a list, a set, a dictionary or a deque. Each side first puts down what
+the other one looks for, and then looks itself: so one of two that come at once sees the other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Lookup:
-    """A call that takes its time in a thread, and those that wait for its answer.
+    """A call that takes its time in a thread, and the openings that wait for its answer.
 
     Attributes:
         answer: what it has returned or raised, once it is there.
@@ -64,10 +64,10 @@ class Lookup:
         self.begun = time.monotonic()
 
     def run(self) -> None:
-        """Make the call, and tell those that wait."""
+        """Make the call, and wake the openings that wait."""
         try:
             self.answer.append(self._call())
-        except BaseException as exc:  # it belongs to those that asked
+        except BaseException as exc:  # raised again in the openings that wait
             self.answer.append(exc.with_traceback(None))  # whose frames would make a cycle
         self.withdraw()
         while self.waiters:
@@ -77,12 +77,12 @@ class Lookup:
                 break  # one has given up just now
 
     def withdraw(self) -> None:
-        """Let nobody join any more."""
+        """Let no other opening join."""
         if _shared.get(self._key) is self:
             _shared.pop(self._key, None)
 
     def leave(self, waiter: socket.socket) -> None:
-        """*waiter* doesn't wait any more. What nobody waits for isn't begun."""
+        """Take *waiter* off. A look-up without waiters isn't begun."""
         _discard(self.waiters, waiter)
         if not self.waiters:
             self.withdraw()
@@ -117,7 +117,7 @@ def resolve(host: str, port: int, family: int = 0) -> Steps[Sequence[Address]]:
 
 
 def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
-    """What *look_up* returns, called in a thread that is left to itself if that takes too long.
+    """Call *look_up* in a thread, which is left to itself if it takes too long; its result.
 
     Where no thread can be started (after the end of the main thread, say, or where their number is
     limited), it is called in this one.
@@ -150,7 +150,7 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
 
 
 def _join_lookup(look_up: Callable[[], Any], key: object, waiter: socket.socket) -> Lookup:
-    """Let *waiter* wait for one that is under way, or begin one."""
+    """Let *waiter* wait for a look-up that is under way, or begin one."""
     new = Lookup(look_up, key)
     new.waiters.append(waiter)
     if key is not None:
@@ -193,7 +193,7 @@ def _work(token: object) -> None:
             break
         lookup.run()
     _threads.discard(token)
-    # Put there since, by one that found enough threads.
+    # An opening that saw MAX_LOOKUPS threads has put its look-up there, and started none.
     if _queue and len(_threads) < MAX_LOOKUPS:
         _start_thread(_queue[0])
 

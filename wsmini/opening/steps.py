@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         def cancel(self) -> object: ...
 
     class HostLoop(Protocol):
-        """What a transport needs of an event loop."""
+        """The methods of an event loop that openings and transports call."""
 
         def time(self) -> float: ...
         def call_soon(self, callback: Callable[..., Any], *args: Any) -> Cancellable: ...
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Wait(namedtuple("Wait", "sockets deadline")):
-    """What a generator waits for: one of *sockets* (to ``READ`` and/or ``WRITE``), or the time."""
+    """A generator's wish: wait for one of *sockets* (``READ``, ``WRITE``), or until *deadline*."""
 
     __slots__ = ()
 
@@ -88,9 +88,9 @@ class LoopRun:
         self._call: Cancellable | None = None
         self._deadline: float | None = None
         if at_once:
-            self._go_on(None)
+            self._step(None)
         else:
-            self._call = loop.call_soon(self._go_on, None)
+            self._call = loop.call_soon(self._step, None)
 
     def cancel(self) -> None:
         """Give up: close what the steps have opened. *done* isn't called any more."""
@@ -109,7 +109,7 @@ class LoopRun:
             self._call.cancel()
             self._call = None
 
-    def _go_on(self, ready: Ready | None) -> None:
+    def _step(self, ready: Ready | None) -> None:
         self._stop_watching()  # before the step, which may close the sockets
         if ready is None:
             self._call = None  # it was this one
@@ -127,23 +127,23 @@ class LoopRun:
     def _try_to_wait(self, wanted: Wait) -> None:
         try:
             self._wait(wanted)
-        except BaseException as exc:  # the loop can't watch that socket: it may be somebody else's
+        except BaseException as exc:  # another owner may have the loop watch it
             self.cancel()
             self._done(None, exc)
 
     def _time_is_over(self) -> None:
         self._stop_timer()
-        self._go_on([])
+        self._step([])
 
     def _wait(self, wanted: Wait) -> None:
         loop, registered = self._loop, self._registered
         for sock, events in wanted.sockets.items():
             fd = sock.fileno()
             if events & READ:
-                loop.add_reader(fd, self._go_on, [sock])
+                loop.add_reader(fd, self._step, [sock])
                 registered.append((loop.remove_reader, fd))
             if events & WRITE:
-                loop.add_writer(fd, self._go_on, [sock])
+                loop.add_writer(fd, self._step, [sock])
                 registered.append((loop.remove_writer, fd))
         if wanted.deadline == self._deadline:
             return

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .steps import Steps
 
     class Stream(Protocol):
-        """What ``SocketStream`` and ``tls.TLSStream`` have in common, and users rely on."""
+        """The interface of ``SocketStream`` and ``tls.TLSStream``."""
 
         sock: socket.socket
         unsent: bool

@@ -1,4 +1,4 @@
-"""What TLS connections of a process share: contexts, and sessions to resume.
+"""Contexts and sessions, which the TLS connections of a process share.
 
 Nothing here takes a lock: each step is one operation of a dictionary, so that threads, signal
 handlers, finalizers and forks may come between any two of them.
@@ -44,7 +44,7 @@ def default_context() -> ssl.SSLContext:
 
 
 def unverified_context() -> ssl.SSLContext:
-    """A context that trusts anybody: encrypted, but to whom isn't known."""
+    """Make a context that accepts any certificate: encrypted, to an unknown peer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no authorities, which takes long
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -62,7 +62,7 @@ def _offering_http(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def server_key(context: ssl.SSLContext, name: bytes, port: int) -> Server:
-    """What tells the sessions with a server from those with others.
+    """The key under which the sessions with a server are remembered.
 
     What is verified is a part of it: a context may be changed between two connections. (As plain
     numbers, which hash without a step of Python.)
@@ -75,7 +75,7 @@ def may_resume(context: ssl.SSLContext, resumption: bool | None) -> bool:
     """Whether sessions of *context* are resumed, as ``tls_resumption`` says.
 
     ``ssl`` can't tell whether a context presents another certificate, or trusts others, than it did
-    when the session began; nobody changes ours.
+    when the session began. Our own context never changes.
     """
     return resumption is True or (
         resumption is None and _default is not None and context is _default[1]
@@ -90,7 +90,7 @@ def session_of(context: ssl.SSLContext, server: Server) -> ssl.SSLSession | None
 def remember_session(
     context: ssl.SSLContext, server: Server, session: ssl.SSLSession | None
 ) -> None:
-    """Remember *session*, and forget those that weren't used for the longest time."""
+    """Remember *session*, and forget the sessions unused for the longest time."""
     # With TLS 1.3 there is a session before it can be resumed.
     if session is None or not session.id:
         return

@@ -15,8 +15,8 @@ from _thread import get_ident
 
 READ, WRITE = 1, 2
 
-# Seconds that the main thread waits without a look at signals: one that comes just before a system
-# call, or to another thread, doesn't interrupt it.
+# Seconds that the main thread waits without a look at signals: a signal that comes just before the
+# system call, or is delivered to another thread, doesn't interrupt the wait.
 HEED = 1.0
 # Poll takes its timeout as a C int of milliseconds; a longer wait is begun again.
 _LONGEST_WAIT = 2.0e6
@@ -39,7 +39,7 @@ def wait(sockets: dict[socket.socket, int], timeout: float | None) -> list[socke
 
 
 def in_main_thread() -> bool:
-    """Whether this thread is the one that runs the handlers of signals."""
+    """Whether this is the main thread, which runs the handlers of signals."""
     threading = sys.modules.get("threading")  # without it, there are no others, nearly always
     return threading is None or threading.main_thread().ident == get_ident()
 

@@ -1,11 +1,11 @@
-"""What is encoded and the stream hasn't taken yet, in order; and how it gets written.
+"""The write buffer: frames that the stream hasn't taken yet, in order, and how they are written.
 
 A connection has one, in whichever front end. One thread at a time uses it, which the front end sees
 to; nothing here waits. What the protocol says by itself (pongs, keepalive pings) goes in front of
 what waits, between two frames; but its Close frame goes last (RFC 6455, 5.5.1).
 
 The network's errors end up in ``error``. Any other exception, of a signal handler, comes out and
-leaves ``busy`` set: nobody knows what was written then, so nothing may follow it.
+leaves ``busy`` set: it isn't known what was written, so nothing may follow.
 
 A message counts as written when the socket has taken it. TLS takes more than its socket may: that
 is *held*, and counts with the socket's last byte of it, or as many records as went out whole.
@@ -44,7 +44,7 @@ class WriteBuffer:
         error: how writing has failed; nothing is written any more.
         waits: whether something waits for room.
         needs_read: whether it waits for the stream to be read from, as TLS may.
-        busy: whether somebody is writing, or was interrupted at it.
+        busy: whether a thread is writing, or an exception has interrupted it there.
         tail: small frames, behind the others, in one buffer.
         items, view, cost: the others; false if there are none.
     """
@@ -211,7 +211,7 @@ class WriteBuffer:
             self.cost, self._pieces = 0, _NO_PIECES
 
     def head(self) -> memoryview:
-        """What to write next; empty if there is nothing."""
+        """The bytes to write next; empty if there are none."""
         self._advance()
         while not self.view:
             if not self.items:

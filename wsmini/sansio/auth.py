@@ -1,13 +1,14 @@
 """HTTP authentication, sans I/O: challenges, Basic and Digest (RFC 9110, 11; RFC 7617; RFC 7616).
 
 Servers (401) and proxies (407) differ in the names of their headers only. An ``Authenticator``
-answers for one of them: a program's credentials never go to another origin, because whoever
-follows a redirect there makes another ``Authenticator`` or none.
+answers for one of them: a program's credentials never go to another origin, because the
+opening that follows a redirect there makes another ``Authenticator`` or none.
 
 What is sent when:
 
 * A pair of user and password waits for a challenge, and takes the strongest one: Digest with
-  SHA-512-256, SHA-256, MD5, and only then Basic, which shows the password to whoever reads along.
+  SHA-512-256, SHA-256, MD5, and only then Basic, which shows the password to the server, and to any
+  eavesdropper where there is no TLS.
   When the answer is refused, no weaker one follows.
 * The userinfo of a URL (``preemptive``) goes out as Basic with the first request, since servers
   that hand out such URLs expect that, and often answer with 403 or 404 where it is missing.
@@ -193,7 +194,7 @@ def digest(
     """The value of an ``Authorization`` header for Digest authentication (RFC 7616, 3.4).
 
     Args:
-        challenge: one that ``strength()`` finds usable.
+        challenge: with a ``strength()`` above 0.
         credentials: user and password.
         method: of the request.
         target: of the request, as in its first line.
@@ -266,7 +267,7 @@ def _hash(algorithm: str, *parts: str) -> str:
 
 
 def _normalized(text: str, params: dict[str, str]) -> str:
-    """*text* in the form that servers expect who say that they read UTF-8 (RFC 7617, 2.1)."""
+    """Normalize *text* for a server that says it reads UTF-8 (RFC 7617, 2.1)."""
     if not _reads_utf8(params) or text.isascii():
         return text
     try:
@@ -337,7 +338,7 @@ class Authenticator:
         "_pair",
         "_preemptive",
         "_retried",
-        "_timers",
+        "_rounds",
         "_sent",
         "challenge_name",
         "name",
@@ -392,8 +393,8 @@ class Authenticator:
         Raises:
             TypeError, ValueError: if a callable returned what can't be sent.
         """
-        self._timers += 1
-        if self._timers > MAX_ROUNDS:
+        self._rounds += 1
+        if self._rounds > MAX_ROUNDS:
             return None
         challenges = parse_challenges(values)
         if self._credentials is None:
@@ -407,7 +408,7 @@ class Authenticator:
 
     def _start(self) -> None:
         """Begin a request."""
-        self._timers = 0
+        self._rounds = 0
         self._sent = 0  # strength of the last answer
         self._guessed = False  # whether that was to a challenge of an earlier request
         self._retried = False  # whether a nonce was too old

@@ -52,7 +52,7 @@ _EMPTY = b"\0"  # an empty message, whatever came before it (RFC 7692, 7.2.3.6)
 _WINDOW = 32768  # bytes; the farthest that deflate can refer back
 _STEP = 4096  # bytes inflated at a time behind a final block
 # Final blocks in a payload, and more for each KiB. Each takes a new context, some 10 µs, and can be
-# of two bytes; but nobody needs more than one for each fragment.
+# of two bytes; but no honest peer needs more than one for each fragment.
 MAX_FINALS = 8
 
 
@@ -238,7 +238,7 @@ class PerMessageDeflate(Extension):
         self._receiving = False  # whether the message being received is compressed
         self._inside = False  # whether the stream received is inside a message, fed in part
         self._finals = False  # whether the peer uses final blocks
-        self._history = bytearray()  # the last 32 KiB inflated, as far as kept: see _go_on
+        self._history = bytearray()  # the last 32 KiB inflated, as far as kept: see _keep_history
 
     def __repr__(self) -> str:
         names = PerMessageDeflate.__slots__[:6]
@@ -270,7 +270,7 @@ class PerMessageDeflate(Extension):
             if room and len(out) >= room:
                 raise PayloadTooBig(len(out), room - 1)
             if inflater.eof or not fin or self._inside or self._finals:
-                out = self._go_on(inflater, out, room, fin)
+                out = self._keep_history(inflater, out, room, fin)
         except _zlib_error() as exc:
             raise ProtocolError(f"compressed data is corrupt: {exc}") from exc
         if self.server_no_context_takeover and fin:
@@ -286,7 +286,7 @@ class PerMessageDeflate(Extension):
         self._inflater = inflater
         return inflater
 
-    def _go_on(self, inflater: zlib._Decompress, out: bytes, room: int, fin: bool) -> bytes:
+    def _keep_history(self, inflater: zlib._Decompress, out: bytes, room: int, fin: bool) -> bytes:
         """Keep what was inflated last, and go on behind final blocks.
 
         Where a block has BFINAL set, the stream is over for zlib; for RFC 7692, 7.2.3.4 it isn't,

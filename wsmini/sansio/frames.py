@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Opcode(enum.IntEnum):
-    """What a frame is (RFC 6455, 5.2)."""
+    """The kinds of frames (RFC 6455, 5.2)."""
 
     CONT = 0
     TEXT = 1
@@ -97,7 +97,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def masking_key() -> bytes:
-    """A masking key that nobody can predict and nobody else gets: 4 bytes. Thread-safe."""
+    """A masking key of 4 unpredictable bytes, used once in this process. Thread-safe."""
     try:
         return _next_key().to_bytes(4, "big")
     except IndexError:
@@ -169,10 +169,10 @@ def mask(data: Data, key: bytes) -> bytes:
 
 
 def _small_tables(n: int) -> tuple[int, int]:
-    """What spreads a key over a frame with a payload of *n* < 126 bytes.
+    """The factor that spreads a key over a frame with a payload of *n* < 126 bytes.
 
-    A 1 in every fourth byte over the key field and the payload, to multiply the key with, and by
-    how many bits the product is too long.
+    It has a 1 in every fourth byte of the key field and the payload: multiplied with the key, it
+    repeats the key. The second number says by how many bits the product is too long.
     """
     words = (n + 7) // 4
     return _from_bytes(b"\0\0\0\1" * words, "big"), 8 * (4 * words - n - 4)
@@ -271,7 +271,7 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
 
 def read_close(data: bytes) -> Close:
-    """What a Close frame says, valid or not; 1005 where there is no code (RFC 6455, 7.1.5)."""
+    """Read a Close frame, valid or not; 1005 where there is no code (RFC 6455, 7.1.5)."""
     code = _from_bytes(data[:2], "big") if len(data) > 1 else 1005
     return Close(code, data[2:].decode("utf-8", "replace"))
 
@@ -293,6 +293,6 @@ def check_close(data: bytes) -> None:
 
 
 def parse_close(data: bytes) -> Close:
-    """What a valid Close frame says; raises as ``check_close``."""
+    """Read a valid Close frame; raises as ``check_close``."""
     check_close(data)
     return read_close(data)

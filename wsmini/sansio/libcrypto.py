@@ -28,7 +28,7 @@ def load(proven: Mask) -> Mask | None:
     """A function that masks in place what is behind a position; None if there can't be one.
 
     Args:
-        proven: one that does the same, to compare with.
+        proven: a function that does the same, to compare with.
     """
     if not _may_have_it() or os.environ.get("WSMINI_NO_CTYPES"):
         return None
@@ -73,7 +73,7 @@ def _masking() -> Mask:
         n = len(data) - start
         if n <= 0:
             return
-        # Holds the buffer until it returns, so that nobody can resize it.
+        # The reference holds the buffer until the call returns: no other thread can resize it.
         where = reference(position(data, start))
         output_feedback(where, where, n, None, key * 4, reference(integer(0)), no_cipher)
 

@@ -133,7 +133,7 @@ class Keepalive:
         self.received, self._pinged = min(self.received, now - self._interval), None
 
     def tick(self, now: float) -> tuple[str, float]:
-        """What to do now (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
+        """Decide what is due (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
         if self._pinged is not None and self.received < self._pinged:  # unanswered
             if self._timeout is not None:
                 deadline = self._pinged + self._timeout
@@ -357,7 +357,7 @@ class ClientProtocol:
             for payload in payloads[: payloads.index(data) + 1]:
                 answered.append(self._pings.pop(payload))
             if not self._pings:
-                self._pings = {}  # an empty one that had an entry is larger
+                self._pings = {}  # a dictionary that was emptied keeps its size
         for sent_at, callback in answered:
             self.latency = self._now - sent_at
             if callback is not None:

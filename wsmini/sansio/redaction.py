@@ -31,7 +31,7 @@ def shown(value: object, limit: int = 120) -> str:
 
 
 def tag(value: str) -> str:
-    """What stands for a secret *value*: the same for the same value, within this process.
+    """A short stand-in for a secret *value*: the same for the same value, within this process.
 
     It depends on a key that only the process knows, so nothing can be learned from it elsewhere.
     """

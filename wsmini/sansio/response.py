@@ -43,7 +43,7 @@ class ResponseParser:
     max_line = 65536  # bytes, in the head and between chunks: policies and cookies get long
     max_headers = 128  # lines with headers, in the head and again behind chunks
     max_head = 262144  # bytes
-    max_body = 65536  # bytes, of those that are kept
+    max_body = 65536  # bytes; of a longer body, the rest is dropped
 
     def __init__(self, method: str = "GET") -> None:
         self._method = method
@@ -61,7 +61,7 @@ class ResponseParser:
 
     @property
     def rest(self) -> bytes:
-        """What came behind the head of a 101, or of a 2xx to ``CONNECT``: no longer HTTP."""
+        """The bytes behind the head of a 101, or of a 2xx to ``CONNECT``: no longer HTTP."""
         return bytes(self._buffer) if self._is_tunnel else b""
 
     def receive_data(self, data: bytes) -> None:

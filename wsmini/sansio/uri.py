@@ -40,7 +40,7 @@ _SOCKET_SAFE = "/@!$&'()*+,;="
 
 
 class Authority(namedtuple("Authority", "username password host port")):
-    """The parts of ``user:password@host:port``; ``None`` for those that aren't there.
+    """The parts of ``user:password@host:port``; ``None`` for a part that is missing.
 
     The user and the password are percent-decoded. The host is ASCII in lower case, an IPv6
     address without brackets but with its zone. (Proxy URLs have one, too.)
@@ -104,13 +104,13 @@ class URI(
 
     @property
     def resource_name(self) -> str:
-        """What to request: the path, and ``?`` and the query unless it is empty (RFC 6455, 3)."""
+        """The target to request: the path, then ``?`` and the query unless it is empty."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
     @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port: credentials and cookies stay where these are equal."""
-        if self.unix_path is not None:  # The TCP port 80 of localhost is somebody else.
+        if self.unix_path is not None:  # Another server has the TCP port 80 of localhost.
             return f"{self.scheme}+unix", self.unix_path, self.port
         return self.scheme, self.host, self.port
 
@@ -160,7 +160,7 @@ def join(base: URI, reference: str) -> URI:
     ``ws``, say) is the caller's to decide; Unix sockets can't be reached from elsewhere.
 
     Raises:
-        InvalidURI: if *reference* isn't a URL, or one that no WebSocket can be opened to.
+        InvalidURI: if *reference* isn't a URL, or no WebSocket can be opened to it.
     """
     text = reference.partition("#")[0].replace(" ", "%20")  # as browsers and curl mend it
     try:

@@ -92,7 +92,7 @@ class Fault:
 
 def _hold(peer: Peer) -> NoReturn:
     """Neither read nor write nor close, until the server closes."""
-    peer._ended.wait()
+    peer._server_closing.wait()
     raise ConnectionAbortedError("the server closes")
 
 
@@ -206,7 +206,7 @@ class Drip(Fault):
 
     def _drip(self, peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), self.size):
-            if peer._ended.wait(self.delay):
+            if peer._server_closing.wait(self.delay):
                 _hold(peer)
             peer._write(data[start : start + self.size])
 

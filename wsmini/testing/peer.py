@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 MAX_HEAD = 65536  # bytes of a request head
 LINGER = 2.0  # seconds for a client to close its end after the server did
 VERSION_HEADER = "Sec-WebSocket-Version"
-_CHUNK = 65536  # bytes asked of the socket, at least
+_READ_SIZE = 65536  # bytes asked of the socket, at least
 _OPCODES = frozenset(Opcode)
 
 
@@ -105,7 +105,7 @@ class Peer:
         self._deflate: PerMessageDeflate | None = None
         self._secure = False
         self._output: Callable[[bytes], None] = self._write  # faults put themselves in between
-        self._ended = threading.Event()  # set when the server closes
+        self._server_closing = threading.Event()  # set when the server closes
 
     # -- the handshake --
 
@@ -316,7 +316,7 @@ class Peer:
 
     def _fill(self, missing: int) -> None:
         try:
-            data = self.sock.recv(max(_CHUNK, min(missing, 1 << 20)))
+            data = self.sock.recv(max(_READ_SIZE, min(missing, 1 << 20)))
         except OSError as exc:
             raise self._translated(exc) from exc
         if not data:
@@ -344,7 +344,7 @@ class Peer:
 
     def _interrupt(self) -> None:
         """End what the script waits for. Called by another thread."""
-        self._ended.set()
+        self._server_closing.set()
         try:
             # SSLSocket's own method would also take the TLS state from under that thread.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
@@ -366,7 +366,7 @@ class Peer:
             pass  # the client is gone or still sending; ValueError: TLS never started, or is over
         try:
             socket.socket.shutdown(self.sock, socket.SHUT_WR)
-            while socket.socket.recv(self.sock, _CHUNK) and time.monotonic() < deadline:
+            while socket.socket.recv(self.sock, _READ_SIZE) and time.monotonic() < deadline:
                 pass
         except OSError:
             pass  # the client is gone, or the script closed the socket
