@@ -218,13 +218,13 @@ class Options:
         self.auth = auth
         jar = "an http.cookiejar.CookieJar"
         self.cookies = _having("cookies", cookies, jar, "add_cookie_header", "extract_cookies")
-        self.max_redirects = _count("max_redirects", max_redirects, 0)
+        self.max_redirects = check_count("max_redirects", max_redirects, 0)
         self.open_timeout = _interval("open_timeout", open_timeout)
         self.close_timeout = _limit("close_timeout", close_timeout)
         self.ping_interval = _interval("ping_interval", ping_interval)
         self.ping_timeout = _interval("ping_timeout", ping_timeout)
         self.max_size = max_size
-        self.max_queue = _count("max_queue", max_queue, 1)
+        self.max_queue = check_count("max_queue", max_queue, 1)
         self.busy_poll = _seconds("busy_poll", busy_poll)
         self.logger = _having("logger", logger, "a logging.Logger", "debug")
         self.trace = _having("trace", trace, "a callable", "__call__")
@@ -403,7 +403,8 @@ def _offers(
     return offers if Deflate.name in [offer.name for offer in offers] else offers + _DEFLATE
 
 
-def _count(name: str, value: int, least: int) -> int:
+def check_count(name: str, value: int, least: int) -> int:
+    """*value*, a whole number; policies have such ones, too."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is an int, not {value!r}")
     if value < least:

@@ -26,7 +26,7 @@ from .exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
-from .options import FOREVER
+from .options import FOREVER, check_count
 from .sansio.proxy_url import DestinationRefused
 
 TYPE_CHECKING = False
@@ -216,10 +216,8 @@ class Backoff:
             raise ValueError(f"maximum ({maximum!r}) is below initial ({initial!r})")
         if jitter not in ("full", None):
             raise ValueError(f'jitter is "full" or None, not {jitter!r}')
-        if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool)):
-            raise TypeError(f"attempts is an int or None, not {attempts!r}")
-        if attempts is not None and attempts < 0:
-            raise ValueError(f"attempts is a number from 0 on, not {attempts}")
+        if attempts is not None:
+            check_count("attempts", attempts, 0)
         if not callable(retryable):
             raise TypeError(f"retryable is a callable, not {retryable!r}")
         self.jitter, self.attempts, self.retryable = jitter, attempts, retryable
@@ -463,19 +461,14 @@ class Attempts:
 # -- Retry-After --
 
 
-def retry_after(failure: BaseException, now: Callable[[], float] = time.time) -> float:
-    """The seconds that *failure* asks to wait (RFC 9110, 10.2.3), 0 where it doesn't.
-
-    Args:
-        now: the clock's seconds since 1970, for a date in a response without ``Date``.
-    """
+def retry_after(failure: BaseException) -> float:
+    """The seconds that *failure* asks to wait (RFC 9110, 10.2.3), 0 where it doesn't."""
     if not isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
         return 0.0
-    asked = _least(failure.response, now)
-    return min(max(asked, 0.0), MAX_RETRY_AFTER)
+    return min(max(_least(failure.response), 0.0), MAX_RETRY_AFTER)
 
 
-def _least(response: Response, now: Callable[[], float]) -> float:
+def _least(response: Response) -> float:
     value = ",".join(response.headers.get_all("Retry-After")).strip()
     # Some servers send fractions.
     if value.isascii() and all(digits.isdigit() for digits in value.split(".", 1)):
@@ -485,7 +478,7 @@ def _least(response: Response, now: Callable[[], float]) -> float:
         return 0.0
     # Both times are the server's, so that it doesn't matter whether ours is right.
     date = _timestamp(",".join(response.headers.get_all("Date")))
-    return until - (now() if date is None else date)
+    return until - (time.time() if date is None else date)
 
 
 def _timestamp(date: str) -> float | None:

@@ -148,4 +148,4 @@ def test_shown(value, text):
 
 
 def test_shown_with_a_limit():
-    assert shown("abcdef", 4) == "'abc…"
+    assert shown("a" * 200) == "'" + "a" * 119 + "…"

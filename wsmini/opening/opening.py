@@ -18,7 +18,6 @@ from the first step on. One thread drives it, and is alone with the socket until
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from ..sansio.http11 import Headers, Request, Response
     from ..sansio.proxy_url import Proxy
     from ..sansio.uri import URI
+    from .hints import Situation
     from .resolver import Address
     from .steps import Steps
     from .streams import Stream
@@ -141,12 +141,12 @@ class Journal:
         """Whether there is a trace or a logger; without one, no note needs to be made up."""
         return self._trace is not None or self._logger is not None
 
-    def explain(self, exc: OSError | InvalidHandshake, situation: tuple[Any, ...]) -> None:
+    def explain(self, exc: OSError | InvalidHandshake, situation: Situation) -> None:
         """Make *exc* say where and when it happened, and what to try in this *situation*."""
-        from .hints import Situation, hint  # needed on failure only
+        from .hints import hint  # needed on failure only
 
         elapsed = time.monotonic() - self.started
-        facts = (self.phase, self.address, elapsed, hint(exc, self.phase, Situation(*situation)))
+        facts = (self.phase, self.address, elapsed, hint(exc, self.phase, situation))
         exc.phase, exc.address, exc.elapsed, exc.hint = facts  # type: ignore[union-attr]
         if isinstance(exc, OSError):
             if exc.strerror is not None:
@@ -197,8 +197,10 @@ class Opening:
             self._journal.note("open", timings=dict(opened.timings))
         return opened
 
-    def _situation(self) -> tuple[Any, ...]:
-        """The fields of a ``hints.Situation``."""
+    def _situation(self) -> Situation:
+        """The evidence for hints, beside the exception."""
+        from .hints import Situation  # needed on failure only
+
         uri = self._way[-1]
         dropped: list[str] = []
         if uri.origin != self._home:
@@ -207,11 +209,11 @@ class Opening:
                 dropped.append("Authorization")
         through_proxy = self._journal.address.startswith("proxy ")
         from_environment = self.options.proxy is True and through_proxy
-        return (
+        return Situation(
             uri.secure,
             uri.authority if len(self._way) > 1 else "",
             dropped,
-            proxy_variable(uri, os.environ)[0] if from_environment else "",
+            proxy_variable(uri)[0] if from_environment else "",
         )
 
     def _in_time(self, steps: Steps[T]) -> Steps[T]:
@@ -465,7 +467,7 @@ class Opening:
 
             store_cookies(options.cookies, uri, self._way[0], response.headers)
         if response.status_code != 101:
-            if self._goes_on(uri, response):
+            if self._prepares_another_round(uri, response):
                 return None  # without its body, which may never end
             yield from receive_body(stream, parser)
         extensions, subprotocol = check_response(
@@ -519,7 +521,7 @@ class Opening:
             made[proxy] = _authenticator(credentials, proxy=True, preemptive=True)
         return made.get(proxy)
 
-    def _goes_on(self, uri: URI, response: Response) -> bool:
+    def _prepares_another_round(self, uri: URI, response: Response) -> bool:
         """Whether the refusal asks for another round, which is prepared then."""
         self._authorization = None
         if response.status_code == 401 and self.options.sock is None:

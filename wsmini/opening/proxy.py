@@ -28,7 +28,7 @@ from .streams import receive_body, receive_head, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Mapping
+    from typing import Callable
 
     from ..sansio.http11 import Response
     from ..sansio.proxy_url import Proxy
@@ -58,7 +58,7 @@ _SOCKS4_REPLIES = {
 # -- which proxy --
 
 
-def choose_proxy(uri: URI, environ: Mapping[str, str] | None = None) -> Proxy | None:
+def choose_proxy(uri: URI) -> Proxy | None:
     """The proxy for *uri* that the environment asks for, or the settings of the system.
 
     ``wss_proxy`` or ``https_proxy`` for wss URLs, ``ws_proxy`` or ``http_proxy`` for ws URLs, then
@@ -68,11 +68,10 @@ def choose_proxy(uri: URI, environ: Mapping[str, str] | None = None) -> Proxy | 
     Raises:
         InvalidProxy: if it isn't valid.
     """
-    environ = os.environ if environ is None else environ
-    name, text = proxy_variable(uri, environ)
+    name, text = proxy_variable(uri)
     source = f"the variable {name} of the environment"
     if text:
-        _, exceptions = _variable(environ, "no_proxy")
+        _, exceptions = _variable("no_proxy")
         excluded = is_excluded(uri.host, uri.port, exceptions)
     elif asks_system():
         source = "the settings of the system"
@@ -85,9 +84,9 @@ def choose_proxy(uri: URI, environ: Mapping[str, str] | None = None) -> Proxy | 
         raise InvalidProxy(exc.proxy, f"{exc.problem} (it comes from {source})") from None
 
 
-def proxy_variable(uri: URI, environ: Mapping[str, str]) -> tuple[str, str]:
+def proxy_variable(uri: URI) -> tuple[str, str]:
     """The variable that names a proxy for *uri*, and its value; empty if there is none."""
-    found = (_variable(environ, f"{name}_proxy") for name in _names(uri))
+    found = (_variable(f"{name}_proxy") for name in _names(uri))
     return next(filter(any, found), ("", ""))
 
 
@@ -95,13 +94,13 @@ def _names(uri: URI) -> tuple[str, ...]:
     return ("wss", "https", "all") if uri.secure else ("ws", "http", "all")
 
 
-def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+def _variable(name: str) -> tuple[str, str]:
     """An environment variable in lower or upper case, the former first: its name and value."""
     for spelling in (name, name.upper()):
-        value = environ.get(spelling, "").strip()
+        value = os.environ.get(spelling, "").strip()
         if value:
             return spelling, value
-        if name == "http_proxy" and "REQUEST_METHOD" in environ:
+        if name == "http_proxy" and "REQUEST_METHOD" in os.environ:
             break  # in a CGI script, HTTP_PROXY is a header of the request: CVE-2016-5385
     return "", ""
 

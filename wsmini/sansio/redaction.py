@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+MAX_SHOWN = 120  # characters
+
 # What makes a header secret: a word of its name, or a part of it.
 _SECRET_WORDS = frozenset(
     "auth authentication authorization cookie cookie2 cookies jwt otp pin pwd sid sig".split()
@@ -24,10 +26,10 @@ _ADDRESS = _DIGITS + "abcdefABCDEF:."
 _tag_key = ""
 
 
-def shown(value: object, limit: int = 120) -> str:
-    """``repr(value)``, cut to *limit* characters: what a peer sent must not flood a message."""
-    text = repr(value if not isinstance(value, (str, bytes)) else value[: limit + 1])
-    return text if len(text) <= limit else text[:limit] + "…"
+def shown(value: object) -> str:
+    """``repr(value)``, cut to ``MAX_SHOWN``: what a peer sent must not flood a message."""
+    text = repr(value if not isinstance(value, (str, bytes)) else value[: MAX_SHOWN + 1])
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def tag(value: str) -> str:

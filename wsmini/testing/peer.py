@@ -24,7 +24,7 @@ from ..sansio.frames import (
     parse_close,
 )
 from ..sansio.frames import masked as masked_frame
-from ..sansio.handshake import accept_key
+from ..sansio.handshake import accept_key, tokens
 from ..sansio.http11 import Headers, Request
 from ..sansio.redaction import shown
 
@@ -409,28 +409,22 @@ def response_head(
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def header_value(request: Request, name: str) -> str:
-    return ", ".join(request.headers.get_all(name))
-
-
-def tokens(request: Request, name: str) -> list[str]:
-    return [token.strip() for token in header_value(request, name).split(",")]
-
-
 def handshake_problem(request: Request) -> str:
     """Name a fault of an opening handshake (RFC 6455, 4.2.1); empty if there is none."""
     import binascii
 
     if request.method != "GET":
         return f"the method is {shown(request.method)}, not GET"
-    if "Host" not in request.headers:
+    headers = request.headers
+    if "Host" not in headers:
         return "there is no Host header"
     for name, expected in (("Upgrade", "websocket"), ("Connection", "upgrade")):
-        if expected not in [token.lower() for token in tokens(request, name)]:
-            return f"{name} is {shown(header_value(request, name))}, not {expected}"
-    if header_value(request, VERSION_HEADER) != "13":
-        return f"{VERSION_HEADER} is {shown(header_value(request, VERSION_HEADER))}, not 13"
-    key = header_value(request, "Sec-WebSocket-Key")
+        if expected not in tokens(headers.get_all(name)):
+            return f"{name} is {shown(headers.get(name, ''))}, not {expected}"
+    version = headers.get(VERSION_HEADER, "")
+    if version != "13":
+        return f"{VERSION_HEADER} is {shown(version)}, not 13"
+    key = headers.get("Sec-WebSocket-Key") or ""
     try:
         size = len(binascii.a2b_base64(key))
     except ValueError:

@@ -16,9 +16,7 @@ from .peer import (
     VERSION_HEADER,
     Peer,
     handshake_problem,
-    header_value,
     response_head,
-    tokens,
 )
 
 TYPE_CHECKING = False
@@ -255,11 +253,12 @@ class Echo:
         if problem:
             _refuse(peer, problem)
             return False
-        offered = tokens(request, "Sec-WebSocket-Protocol")
+        names = request.headers.get("Sec-WebSocket-Protocol") or ""
+        offered = [name.strip() for name in names.split(",")]
         subprotocol = next((name for name in self._subprotocols if name in offered), None)
         extensions = None
         if compression or self._compression:
-            offers = header_value(request, "Sec-WebSocket-Extensions")
+            offers = request.headers.get("Sec-WebSocket-Extensions") or ""
             extensions, peer._deflate = _accept_deflate(offers)
         peer.accept(subprotocol=subprotocol, extensions=extensions)
         return True
