@@ -107,6 +107,7 @@ class ConnectionClosed(WebSocketException):
         # Another of these would say the same, or have this one as its own cause.
         if cause is None or isinstance(cause, ConnectionClosed):
             return self._frames()
+        # The reason that we have sent is often the text of the failure itself.
         text = str(cause) or type(cause).__name__
         if self.sent is not None and self.sent.reason == text:
             return self._frames()  # it says so

@@ -241,6 +241,7 @@ class Options:
         if self.auth is not None or self.uri.username is not None:
             from .sansio.auth import Authenticator  # only users of the option need it
 
+            # Made to be checked: what can't be sent is refused before anything is sent.
             if self.auth is not None:
                 Authenticator(self.auth)
             if self.uri.username is not None:
@@ -299,6 +300,7 @@ def _host(name: str, host: str | None) -> str | None:
         return None
     if not isinstance(host, str):
         raise TypeError(f"{name} is a str, not {host!r}")
+    # An IPv6 address may come without the brackets that URLs need.
     is_bare = ":" in host and not host.startswith("[")
     try:
         authority = parse_authority(f"[{host}]" if is_bare else host)

@@ -120,6 +120,8 @@ def _tls_may_pass(failure: BaseException) -> bool:
     """Whether TLS failed for a reason that may be gone next time."""
     code = getattr(failure, "verify_code", 0)
     reason = getattr(failure, "reason", None) or ""
+    # A certificate or a configuration that doesn't fit won't do so next time either; a record that
+    # was damaged, or cut off, may.
     misfit = code or speaks_no_tls(failure) or any(part in reason for part in _MISFITS)
     return code in _NOT_YET_VALID or not misfit
 
@@ -317,6 +319,7 @@ class _Count:
         """Seconds to wait after *failure*, or ``None`` to give up."""
         self._reset_if_stable()
         policy = self._policy
+        # Before the question whether it is retryable: attempts bounds everything.
         if self._failures == policy.attempts:
             return None
         if not policy.after_normal_close and _closed_normally(failure):

@@ -318,6 +318,8 @@ def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
     A bare ``--reconnect`` does so if that is a number.
     """
+    # argparse takes what begins with a dash for an option, even behind one that wants a value: so
+    # name and value are joined with an equals sign before it sees them.
     options = [action for action in parser._actions if action.nargs is None]
     long = {name: action.option_strings[-1] for action in options for name in action.option_strings}
     given: list[str] = []

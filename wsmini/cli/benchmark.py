@@ -75,6 +75,7 @@ def _throughput(ws: Connection, message: str, seconds: float, bar: _Bar) -> tupl
         while under_way < window and monotonic() < start + seconds:
             ws.send(message)
             under_way += 1
+        # A server that talks by itself sends other messages in between: they don't count.
         if under_way:
             if ws.recv(_PATIENCE) == message:
                 under_way -= 1

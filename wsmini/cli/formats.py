@@ -51,6 +51,7 @@ def parser_for(args: Namespace) -> Callable[[bytes], str | bytes]:
 def lines(read: Callable[[], bytes], end: bytes = b"\n") -> Iterator[bytes]:
     """Lines without their *end* (LF or CR LF, or NUL), in time linear in their lengths."""
     parts: list[bytes] = []
+    # The parts of a line are joined once, when its end has come: it may be a large one.
     for chunk in iter(read, b""):
         *ended, rest = chunk.split(end)
         for last in ended:
@@ -79,6 +80,7 @@ def decoded(line: bytes) -> str:
 def blocks(read: Callable[[], bytes]) -> Iterator[bytes | Iterable[bytes]]:
     """One message, or none if there is no input; fragmented if it is large."""
     blocks = _grouped(read)
+    # One block more than needed is read, to know whether the message has to be fragmented.
     first = next(blocks)
     second = next(blocks, None)
     if second is not None:
@@ -202,6 +204,7 @@ def record(direction: str, message: str | bytes) -> dict[str, object]:
 
 def close_record(exc: ConnectionClosed) -> dict[str, object]:
     """Describe how a connection ended: the Close frame that began it, or 1006 if it was lost."""
+    # Ours began it where it was sent first, or alone.
     ours = exc.sent is not None and not (exc.rcvd is not None and exc.rcvd_then_sent)
     close = exc.sent if ours else exc.rcvd
     return {

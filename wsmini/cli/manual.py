@@ -123,6 +123,7 @@ complete -o filenames -F _wsmini wsmini
 def _zsh(actions: list[Action]) -> str:
     specs = []
     for action in actions:
+        # zsh reads brackets and colons in a specification, and the shell the quotes around it.
         text = _help(action).replace("\\", "").replace("[", "(").replace("]", ")")
         text = text.replace(":", "\\:").replace("'", "'\\''")
         what = _metavar(action).replace(":", " ").replace("'", "").replace("|", " ")

@@ -183,6 +183,7 @@ class Output:
 
     def emit(self, data: bytes) -> None:
         """Write *data* in one piece; two threads may do it."""
+        # Messages received, of the main thread, and messages sent, of the input thread.
         with self.writing:
             self.parts = []
             self.size = len(data)

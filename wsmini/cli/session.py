@@ -131,6 +131,8 @@ class Session:
         """Send and receive until something ends it; return the exit status."""
         from threading import Thread
 
+        # A daemon: nothing interrupts a thread that reads the input, and the program ends without
+        # it.
         feeder = Thread(target=self.feed, name="wsmini-input", daemon=True)
         try:
             with self.output:
@@ -144,6 +146,7 @@ class Session:
                 return self.close_soon(Status.TERMINATED if terminated else Status.INTERRUPTED)
         finally:
             self.finished.set()
+        # The input thread may be about to find that it couldn't send all, which decides the status.
         if not isinstance(self.output, Terminal):
             feeder.join(_GRACE)
         return self.closed(ended)
@@ -225,6 +228,7 @@ class Session:
         """Close the connection, but don't wait long for the server; return *status*."""
         from threading import Thread
 
+        # In a thread, so that a server that doesn't answer can't keep the program from ending.
         closer = Thread(target=self.close, name="wsmini-close", daemon=True)
         closer.start()
         closer.join(_CLOSE_SOON)
@@ -363,6 +367,8 @@ class Session:
                 self.await_pong()
                 start = monotonic()
         while True:
+            # Each message that came meanwhile moves the end of the silence, so both are asked
+            # again.
             silent = math.inf if idle is None else max(self.heard, start) + idle
             left = min(silent, end) - monotonic()
             if left <= 0:

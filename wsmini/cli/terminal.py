@@ -76,6 +76,7 @@ class Terminal(Screen):
         that ended just then would leave the terminal in that mode. So the main thread waits
         until readline calls the hook, which it does once the mode is set.
         """
+        # Held until readline has set the mode: __exit__ waits for that before it restores the mode.
         self.changing.acquire()
         changed = [self.changing.release]
 
@@ -140,6 +141,7 @@ class Terminal(Screen):
         lines = _wrapped(text, columns)
         if self.colored and text.startswith("<"):
             lines[0] = f"\x1b[36m<\x1b[m{lines[0][1:]}"
+        # insert() needs the lines to fit above the one with the cursor.
         step = max(1, rows - 1)
         for start in range(0, len(lines), step):
             self.insert(lines[start : start + step])

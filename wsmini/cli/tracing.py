@@ -113,6 +113,7 @@ class FrameScanner:
         data = self._begun + data
         end: int | None = 0
         while end is not None:
+            # What is left of the last payload isn't shown: only the beginnings of frames are.
             skipped = min(self._skip, len(data) - end)
             self._skip -= skipped
             start = end + skipped
@@ -128,6 +129,7 @@ class FrameScanner:
         payload = at + (4 if data[start + 1] & 0x80 else 0)
         if len(data) < payload:
             return None
+        # 126 and 127 say that the length is in the next 2 or 8 bytes.
         if size > 125:
             size = int.from_bytes(data[start + 2 : at], "big")
         end = payload + min(size, _SHOWN)

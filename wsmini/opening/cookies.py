@@ -99,6 +99,7 @@ def store_cookies(jar: CookieJar, uri: URI, home: URI, headers: Headers) -> None
         jar.extract_cookies(response, _Request(uri, home))  # type: ignore[arg-type]
         for domain, cookies in _by_domain(jar).items():
             earlier = set(map(id, before.get(domain, ())))
+            # Only a domain that has got a cookie now can have too many now.
             if len(cookies) > len(earlier):
                 cookies.sort(key=lambda cookie: id(cookie) not in earlier)
                 for cookie in cookies[:-MAX_COOKIES]:

@@ -220,6 +220,8 @@ class Opening:
         """*steps*, with every wait bounded by the deadline of the whole."""
         timeout = self.options.open_timeout
         deadline = None if timeout is None else self._journal.started + timeout
+        # Every wait passes through here on its way to the driver, so that one deadline holds for
+        # name resolution, proxies, TLS and redirects alike, whatever they ask for themselves.
         try:
             wanted = next(steps)
             while True:
@@ -267,6 +269,8 @@ class Opening:
             may_be = exc.hung_up
         if not may_be or self.options.sock is not None:
             return False
+        # All streams of the round: an https proxy may be at fault as well as the server. Where no
+        # session was resumed, the failure is a real one.
         refused = [stream.refuse_resumption() for stream in self._tls]
         if any(refused):
             self._journal.note("resumption failed", error=type(exc).__name__, message=str(exc))
@@ -278,6 +282,8 @@ class Opening:
     def _connect(self, uri: URI) -> Steps[Stream]:
         """A stream to the server of *uri*."""
         options = self.options
+        # host=, port=, unix_path= and server_hostname= say how to reach the server of our own URL.
+        # Another origin, where a redirect leads, is reached as its URL says.
         is_home = uri.origin == self._home
         if options.sock is not None:
             stream = self._adopt(options.sock, uri)
@@ -389,6 +395,8 @@ class Opening:
         connect = connect_socks4 if proxy.scheme.startswith("socks4") else connect_socks5
         destinations = yield from self._destinations(proxy, host, port)
         while True:
+            # SOCKS has one destination for each connection: after a refusal, its stream is of no
+            # use.
             destination = destinations.pop(0)
             stream = yield from self._connect_to_proxy(proxy)
             try:
@@ -410,6 +418,8 @@ class Opening:
 
     def _connect_to_proxy(self, proxy: Proxy) -> Steps[Stream]:
         options = self.options
+        # From here on until the tunnel stands, the journal's address begins with "proxy": a failure
+        # in between is the proxy's, see _situation.
         stream = yield from self._connect_tcp(proxy.host, proxy.port, f"proxy {proxy}")
         self._journal.enter("proxy")
         if proxy.scheme == "https":
@@ -432,6 +442,8 @@ class Opening:
                 headers.append(("User-Agent", self.options.user_agent_header))
             if authorization is not None:
                 headers.append(("Proxy-Authorization", authorization))
+            # Each attempt has a connection of its own: a proxy may close the last one behind its
+            # 407, or have sent a body of unknown length.
             stream = yield from self._connect_to_proxy(proxy)
             with _closed_on_error(stream):
                 authorization = yield from connect_http(stream, host, port, headers, answer)
@@ -487,6 +499,7 @@ class Opening:
 
     def _headers(self, uri: URI) -> list[Pair]:
         """The user's headers, credentials and cookies, for a request of *uri*."""
+        # A header of the user wins over one that is made up here: there is never a second one.
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
             authorization = self._authorization
@@ -538,7 +551,8 @@ class Opening:
 
     def _redirect(self, uri: URI, response: Response) -> None:
         target = self._target(uri, response)
-        # With cookies, or with credentials now, the same URL may give another answer next time.
+        # The same request gets the same redirect again. But with cookies, or with credentials since
+        # the last time, the same URL is another request.
         is_loop = target in self._way[self._unchanged :] and self.options.cookies is None
         self._way.append(target)
         if is_loop or len(self._way) > self.options.max_redirects + 1:

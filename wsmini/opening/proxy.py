@@ -137,6 +137,7 @@ def is_excluded(host: str, port: int, no_proxy: str) -> bool:
 
 
 def _entry_matches(entry: str, host: str, port: int) -> bool:
+    # Only brackets or a single colon tell a port from an IPv6 address: [::1]:80, host:80, but ::1.
     if entry.startswith("["):
         entry, _, rest = entry[1:].partition("]")
         wanted = rest[1:] if rest.startswith(":") else ""
@@ -164,6 +165,7 @@ def _in_network(host: str, network: str) -> bool:
     width = 8 * len(first)
     if slash and not (bits.isascii() and bits.isdigit() and int(bits) <= width):
         return False
+    # Shifted by its host bits, what is left of an address is its network.
     shift = width - int(bits) if slash else 0
     return int.from_bytes(address, "big") >> shift == int.from_bytes(first, "big") >> shift
 
@@ -229,6 +231,7 @@ def connect_socks5(
         ProxyError: if it refuses.
         InvalidProxyMessage: if it doesn't speak SOCKS5.
     """
+    # Methods: 0 is no authentication, 2 is user and password (RFC 1929).
     methods = b"\0" if proxy.username is None else b"\0\2"
     version, method = yield from _ask(stream, bytes((5, len(methods))) + methods, 2)
     if version != 5:

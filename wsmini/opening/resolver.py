@@ -152,15 +152,20 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
 def _join_lookup(look_up: Callable[[], Any], key: object, waiter: socket.socket) -> Lookup:
     """Let *waiter* wait for a look-up that is under way, or begin one."""
     new = Lookup(look_up, key)
+    # In the list before others can find the look-up: it is never seen without a waiter, and so
+    # never withdrawn by another thread before we wait.
     new.waiters.append(waiter)
     if key is not None:
         found = _shared.setdefault(key, new)
         if found is not new and new.begun - found.begun <= SHARED_FOR:
+            # Joined first, then checked: an answer that comes in between closes this waiter, too; a
+            # look-up that was withdrawn in between may not run any more.
             found.waiters.append(waiter)
             if found.answer or _shared.get(key) is found:
                 return found
             _discard(found.waiters, waiter)  # the last one before us left meanwhile
         _shared[key] = new
+    # In the queue first: a thread that is about to end sees it, or we see that the thread has gone.
     _queue.append(new)
     if len(_threads) < MAX_LOOKUPS:
         _start_thread(new)

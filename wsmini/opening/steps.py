@@ -145,6 +145,7 @@ class LoopRun:
             if events & WRITE:
                 loop.add_writer(fd, self._step, [sock])
                 registered.append((loop.remove_writer, fd))
+        # Most waits of an opening have the deadline of the whole: its timer goes on.
         if wanted.deadline == self._deadline:
             return
         self._stop_timer()

@@ -56,6 +56,8 @@ def connect_tcp(
     try:
         while waiting or attempts:
             now = time.monotonic()
+            # One address is begun in each round: either it is its turn, or nothing else is under
+            # way. A failure sets next_start to 0, so that the next one doesn't wait for its turn.
             if waiting and (not attempts or now >= next_start):
                 address = waiting.popleft()
                 next_start = now + delay
@@ -67,6 +69,8 @@ def connect_tcp(
                 attempts[sock] = address
             ready = yield Wait(dict.fromkeys(attempts, WRITE), next_start if waiting else None)
             for sock in ready:
+                # A socket becomes writable when its attempt has ended, well or not: the kernel says
+                # which.
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
                     del attempts[sock]

@@ -109,6 +109,8 @@ class WriteBuffer:
         try:
             if not stream.unsent or stream.flush(DONTWAIT):
                 flushed = True
+                # The stream had held bytes of these, and they have gone out just now: they count as
+                # written from here on.
                 if self._held:
                     self._count(0)
                 size = self.accepted - self.written
@@ -137,6 +139,8 @@ class WriteBuffer:
     def _write_all(self) -> bool:
         protocol, stream = self._protocol, self._stream
         while True:
+            # Control frames overtake what waits, but only between two frames: the bytes of one must
+            # not be torn apart.
             # A Close has to be the last frame.
             if protocol.has_output and self.between_frames():
                 if protocol.state is OPEN or not self:
@@ -165,6 +169,8 @@ class WriteBuffer:
     def put(self, frames: Frames, size: int) -> None:
         """Append *frames* of a message of *size* bytes."""
         if not isinstance(frames, _BUFFERS):
+            # Its size isn't known before it is masked piece by piece: so it doesn't go into the
+            # tail.
             self._seal()
             size += 1  # which tells an empty queue from an empty message's
             self.accepted += size

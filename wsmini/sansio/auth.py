@@ -104,6 +104,8 @@ def _parse_scheme(value: str, at: int) -> tuple[str, int]:
 
 def _parse_challenge(scheme: str, value: str, at: int) -> tuple[Challenge | None, int]:
     """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
+    # A token68 is told from a parameter by what follows it and its padding: the end of the
+    # challenge. A parameter has its name, one equals sign, and a value.
     end = _span(value, at, _TOKEN68)
     stop = _span(value, _span(value, end, "="), _BLANKS)
     if end > at and value[stop : stop + 1] in ("", ","):
@@ -205,6 +207,7 @@ def digest(
     user, password = (_normalized(text, params) for text in credentials)
     algorithm, is_session = _algorithm(params)
     realm, nonce = params.get("realm", ""), params["nonce"]
+    # RFC 7616, 3.4.2 and 3.4.3: A1 is key, A2 is request.
     key = _hash(algorithm, user, realm, password)
     if is_session:
         key = _hash(algorithm, key, nonce, cnonce)
@@ -417,6 +420,8 @@ class Authenticator:
     def _respond(self, challenges: list[Challenge], method: str, target: str) -> str | None:
         if ":" in self._pair[0]:  # Basic can't say that.
             challenges = [one for one in challenges if one.scheme != "basic"]
+        # The strongest one that can be answered. One that is no stronger than what was refused
+        # already is answered again only if its nonce was at fault.
         best = max(challenges, key=strength, default=None)
         level = 0 if best is None else strength(best)
         if best is None or level == 0 or (level <= self._sent and not self._is_stale(best)):

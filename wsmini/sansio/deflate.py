@@ -269,6 +269,7 @@ class PerMessageDeflate(Extension):
             out = inflater.decompress(b"".join((data, _TAIL)) if fin else data, room)
             if room and len(out) >= room:
                 raise PayloadTooBig(len(out), room - 1)
+            # Nearly never: a whole message without a final block needs none of it.
             if inflater.eof or not fin or self._inside or self._finals:
                 out = self._keep_history(inflater, out, room, fin)
         except _zlib_error() as exc:
@@ -330,6 +331,7 @@ class PerMessageDeflate(Extension):
                 room -= len(out)
                 if not room:
                     raise PayloadTooBig(len(whole), len(whole) - 1)
+            # The next final block may come in any step: its context starts from these bytes.
             history += out[-_WINDOW:]
             del history[:-_WINDOW]
         if inflater.eof:

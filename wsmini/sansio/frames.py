@@ -111,6 +111,8 @@ class _Translations(dict):  # type: ignore[type-arg]
     """For each byte of a key, the table that XORs with it; built when first used."""
 
     def __missing__(self, key: int) -> bytes:
+        # Byte i of the table is i ^ key: the XOR of the table that changes nothing with the key 256
+        # times.
         identity = _from_bytes(bytes(range(256)), "big")
         keys = _from_bytes(bytes((key,)) * 256, "big")
         self[key] = table = (identity ^ keys).to_bytes(256, "big")
@@ -218,6 +220,7 @@ def masked(head: int, data: Data) -> bytes | bytearray:
             ones, excess = _SMALL[n]
             frame = _from_bytes(_HEADS[head][n] + data, "big") ^ (key * ones >> excess)
             return frame.to_bytes(n + 6, "big")
+        # The product with ones for the next multiple of 256 bytes, cut to size by the shift.
         ones, excess = _MEDIUM[n >> 8], 8 * (256 - (n & 255))
         frame = _from_bytes(_pack_medium(head, 0xFE, n, 0) + data, "big") ^ (key * ones >> excess)
         return frame.to_bytes(n + 8, "big")
@@ -234,6 +237,8 @@ def masked_pieces(head: int, data: Data) -> Iterator[bytearray]:
     """The same frame in pieces of about ``PIECE`` bytes, masked when they are asked for."""
     key = masking_key()
     view = memoryview(data)
+    # PIECE is a multiple of 4: the key begins anew at each piece. A message without data is one
+    # piece, of the header.
     for at in range(0, len(data) or 1, PIECE):
         piece = bytearray(header(head, len(data)) + key if at == 0 else b"")
         start = len(piece)

@@ -167,6 +167,8 @@ def build_request(
         headers.add("User-Agent", user_agent)
     replaced = set()
     for name, value in additional:
+        # The first header of a name takes the place of the default, others of that name are added:
+        # so repeated headers of the user stay repeated.
         first = name.lower() not in replaced
         replaced.add(name.lower())
         if value is None:

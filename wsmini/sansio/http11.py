@@ -113,6 +113,7 @@ class Headers:
         if not places:
             self._flat += field
             return
+        # The first of them keeps its place, the others go.
         self._flat[places[0] : places[0] + 2] = field
         self._delete(places[1:])
 

@@ -134,6 +134,8 @@ class Keepalive:
 
     def tick(self, now: float) -> tuple[str, float]:
         """Decide what is due (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
+        # Three cases: a ping is out and has a deadline; a ping is out and may stay unanswered for
+        # ever (no ping_timeout); or the peer was heard since, and silence counts from there.
         if self._pinged is not None and self.received < self._pinged:  # unanswered
             if self._timeout is not None:
                 deadline = self._pinged + self._timeout
@@ -318,6 +320,8 @@ class ClientProtocol:
 
         What was received before can still be delivered. May be called more than once.
         """
+        # The first reason counts: a connection that has failed, or that the peer has closed, isn't
+        # lost because TCP ends as well.
         if self.state is not _CLOSED:
             self._move(_CLOSED)
             if self.failure is None and self.rcvd is None:
@@ -354,6 +358,7 @@ class ClientProtocol:
         answered = []
         if data in self._pings:
             payloads = list(self._pings)
+            # A dictionary keeps the order in which the pings were sent.
             for payload in payloads[: payloads.index(data) + 1]:
                 answered.append(self._pings.pop(payload))
             if not self._pings:
@@ -426,6 +431,8 @@ class ClientProtocol:
 
     def encode_message(self, opcode: int, data: Data, compress: bool | None = None) -> Frames:
         """The same behind ``check_can_send``: an exception that comes now isn't the protocol's."""
+        # The usual cases need no Frame: no extension, or permessage-deflate alone, which always
+        # compresses a whole message unless the program says not to.
         if not self.extensions:
             head = FIN | opcode
         elif self._deflate is None:
@@ -546,6 +553,8 @@ class ClientProtocol:
             self._send_close(Close(code, reason))
 
     def _send_close(self, close: Close) -> None:
+        # The state changes before the frame is queued: whatever another thread sends now is
+        # refused, and can't follow the Close frame.
         self._move(_CLOSING)
         self.sent = close
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)

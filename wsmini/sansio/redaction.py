@@ -64,6 +64,8 @@ def redacted_uri(text: str) -> str:
     """
     front, sharp, fragment = text.partition("#")
     path, mark, query = front.partition("?")
+    # An @ may end a userinfo, and whatever is in front of it may be a password. Without one, only
+    # values have to be hidden.
     if "@" in text:
         scheme, slashes, rest = path.partition("//")
         is_absolute = slashes and (not scheme or scheme[-1] == ":" and is_scheme(scheme[:-1]))

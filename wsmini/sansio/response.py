@@ -102,6 +102,7 @@ class ResponseParser:
         if size > self.max_head:
             raise InvalidMessage(f"the head of the response exceeds {self.max_head} bytes")
         if blank < 0:
+            # The next search begins where a blank line may have begun: two bytes before the end.
             self._searched = max(0, size - 2)
             return False
         head = bytes(buffer[: blank + 1])
@@ -174,6 +175,7 @@ class ResponseParser:
         length = headers.get("Content-Length")
         if length is None:
             return self._read_until_eof
+        # Several values, or headers, are right if they say the same (RFC 9110, 8.6).
         digits, *others = {item.strip(" \t") for item in length.split(",")}
         if others or len(digits) > 18 or not (digits.isascii() and digits.isdigit()):
             raise InvalidMessage(f"expected one Content-Length, got {shown(length)}")
@@ -230,6 +232,7 @@ class ResponseParser:
         data = self._buffer[: min(count, room)]
         self._body += data
         del self._buffer[: len(data)]
+        # There is more of the body than is kept. What follows is dropped, see _drop.
         if count > room == len(data):
             self._finish(truncated=True)
         return count - len(data)

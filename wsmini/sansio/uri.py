@@ -215,6 +215,7 @@ def quote(text: str, safe: str = "") -> str:
     data = text.encode()
     if not text.strip(safe) and all(map(_is_escape, data.split(b"%")[1:])):
         return text
+    # A safe % stays in front of two hexadecimal digits only: "100%" becomes "100%25", "%20" stays.
     kept, quoted = safe.encode(), []
     for at, byte in enumerate(data):
         keep = byte in kept and (byte != 0x25 or _is_escape(data[at + 1 : at + 3]))
@@ -437,6 +438,7 @@ def _is_ipv6(text: str) -> bool:
         octets = ipv4.split(".")
         if len(octets) != 4 or not set(octets) <= {*map(str, range(256))}:
             return False
+        # The last 32 bits are written as in IPv4: they stand for two groups.
         text = f"{start}:0:0"
     digits = "0123456789abcdef"
     halves = text.split("::")
@@ -473,6 +475,7 @@ def _remove_dot_segments(path: str) -> str:
             del kept[max(1, len(kept) - 1) :]
         elif segment != ".":
             kept.append(segment)
+    # Dots at the end name a folder, whose path ends with a slash.
     if segments[-1] in (".", ".."):
         kept.append("")
     return "/".join(kept)

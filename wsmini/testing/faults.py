@@ -137,6 +137,7 @@ class _Limit:
         self.write(b"")
 
     def write(self, data: bytes) -> None:
+        # The write that reaches the limit is cut there, wherever in a frame that is.
         part = data[: self._left]
         self._left -= len(part)
         self._peer._write(part)

@@ -335,6 +335,7 @@ class Peer:
         start = 0
         while True:
             end = self._buffer.find(b"\r\n\r\n", start)
+            # Where there is no end yet, start says how much of the head is here.
             if max(end, start) > MAX_HEAD:
                 raise ProtocolError(f"a request head of more than {MAX_HEAD} bytes")
             if end >= 0:
@@ -402,6 +403,7 @@ def response_head(
     """The head of a response: the *defaults* that *headers* does not name, then *headers*."""
     pairs = headers if isinstance(headers, Sequence) else headers.items()
     own = list(pairs)
+    # A default whose name is among the headers is left out, also where its value there is None.
     named = {name.lower() for name, _ in own}
     fields = [field for field in defaults.items() if field[0].lower() not in named] + own
     lines = [f"HTTP/1.1 {status} {reason}"]

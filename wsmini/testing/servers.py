@@ -102,6 +102,8 @@ class Server:
         self._acceptor.join(LINGER)
         self._join(self._grace)
         deadline = time.monotonic() + LINGER
+        # A script may be between two calls that wait: it is interrupted again until its thread
+        # ends.
         while self._running() and time.monotonic() < deadline:
             for peer in self._peers:
                 peer._interrupt()
@@ -145,6 +147,7 @@ class Server:
         )  # fmt: skip
         name = f"wsmini-server-{self.connections}"
         thread = threading.Thread(target=self._run, args=(peer,), name=name, daemon=True)
+        # A server that runs for long forgets the connections that are over.
         self._peers = {p: t for p, t in self._peers.items() if t.is_alive()}
         self._peers[peer] = thread
         thread.start()
@@ -253,6 +256,7 @@ class Echo:
         if problem:
             _refuse(peer, problem)
             return False
+        # Not by tokens(), which makes lower case of them: subprotocols have a case.
         names = request.headers.get("Sec-WebSocket-Protocol") or ""
         offered = [name.strip() for name in names.split(",")]
         subprotocol = next((name for name in self._subprotocols if name in offered), None)
