@@ -92,25 +92,28 @@ def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = N
     """Write to *file* or standard output, leaving nothing in a buffer for the end.
 
     An exception of a signal handler finds the sizes of what was written until then in *parts*.
+
+    Raises:
+        OutputError: if that fails.
     """
     parts = [] if parts is None else parts
-    if file is not None:
-        write = file.write
-    elif sys.stdout is not None:
-        write = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer).write
-    else:
-        raise OSError("it is closed")
     view = memoryview(data)
-    while view:
-        try:
-            parts.extend(map(write, (view,)))  # in one step: nothing comes in between
-        except OSError as exc:
-            if file is not None:
-                exc.filename = file.name
-            raise
-        if parts[-1] is None:
-            raise BlockingIOError("it is in non-blocking mode, and full")
-        view = view[parts[-1] :]
+    try:
+        if file is None:
+            if sys.stdout is None:
+                raise OSError("it is closed")
+            raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+        else:
+            raw = file
+        while view:
+            parts.extend(map(raw.write, (view,)))  # in one step: nothing comes in between
+            if parts[-1] is None:
+                raise BlockingIOError("it is in non-blocking mode, and full")
+            view = view[parts[-1] :]
+    except OSError as exc:
+        if file is not None:
+            exc.filename = file.name
+        raise OutputError(exc) from exc
 
 
 def open_private(path: str, flag: int) -> BinaryIO:
@@ -175,9 +178,8 @@ class Output:
 
     def closed(self, fields: dict[str, object]) -> None:
         """Write how the connection ended, where that is wanted."""
-        torn = (
-            0 < sum(self.parts) < self.size
-        )  # an interrupt came while the reader of a pipe was slow
+        # An interrupt may have come while the reader of a pipe was slow.
+        torn = 0 < sum(self.parts) < self.size
         if self.journal and not torn and not self.failed:
             self.emit(as_json(fields) + b"\n")
 
@@ -189,9 +191,9 @@ class Output:
             self.size = len(data)
             try:
                 write(data, self.file, self.parts)
-            except OSError as exc:
+            except OutputError:
                 self.failed = True
-                raise OutputError(exc) from exc
+                raise
 
 
 class Screen(Output):
@@ -222,10 +224,7 @@ class Screen(Output):
             self.write(f"{text}\n")
 
     def write(self, text: str) -> None:
-        try:
-            write(text.encode(sys.stdout.encoding, "backslashreplace"))
-        except OSError as exc:
-            raise OutputError(exc) from exc
+        write(text.encode(sys.stdout.encoding, "backslashreplace"))
 
 
 class Progress:

@@ -276,7 +276,4 @@ def _exchange(ws: Connection, message: str | bytes) -> None:
 
 
 def _say(text: str) -> None:
-    try:
-        write(text.encode() + b"\n")
-    except OSError as exc:
-        raise OutputError(exc) from exc
+    write(text.encode() + b"\n")

@@ -6,7 +6,7 @@ import os
 
 from ..sansio.redaction import redacted_header
 from .formats import as_json, record
-from .output import OutputError, open_private, write
+from .output import open_private, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ class Recorder:
 
     def write(self, fields: dict[str, object]) -> None:
         if self.file is not None:
-            try:
-                write(as_json(fields) + b"\n", self.file)
-            except OSError as exc:
-                raise OutputError(exc) from exc
+            write(as_json(fields) + b"\n", self.file)
 
     def open(self, ws: Connection) -> None:
         """The handshake, without its secrets."""

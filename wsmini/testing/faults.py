@@ -15,6 +15,7 @@ import socket
 import struct
 
 from ..exceptions import ProtocolError
+from ..options import check_count
 from .peer import Peer
 from .servers import Echo, Server
 
@@ -99,7 +100,25 @@ def _hold(peer: Peer) -> NoReturn:
 # -- of the network --
 
 
-class _After(Fault):
+class _OnTheWay(Fault):
+    """Something that is done to the bytes that the server sends, after the handshake or with it."""
+
+    handshake = False  # whether to the bytes of the handshake, too
+
+    def serve(self, peer: Peer, echo: Echo) -> None:
+        if self.handshake:
+            self.intercept(peer)
+            echo(peer)
+        elif echo.accept(peer):
+            self.intercept(peer)
+            echo.talk(peer)
+
+    def intercept(self, peer: Peer) -> None:
+        """Take the place of what writes the output of *peer*."""
+        raise NotImplementedError
+
+
+class _After(_OnTheWay):
     """Something that happens at a byte of what the server sends.
 
     Args:
@@ -108,41 +127,26 @@ class _After(Fault):
     """
 
     def __init__(self, after: int = 0, handshake: bool = False) -> None:
-        if isinstance(after, bool) or not isinstance(after, int):
-            raise TypeError(f"after is an int, not {after!r}")
-        if after < 0:
-            raise ValueError(f"after is a number of bytes from 0 on, not {after}")
-        self.after, self.handshake = after, handshake
+        self.after, self.handshake = check_count("after", after, 0), handshake
 
-    def serve(self, peer: Peer, echo: Echo) -> None:
-        if not self.handshake and not echo.accept(peer):
-            return
-        _Limit(peer, self.after, self.happen)
-        if self.handshake:
-            echo(peer)
-        else:
-            echo.talk(peer)
+    def intercept(self, peer: Peer) -> None:
+        left = self.after
+
+        def write(data: bytes) -> None:
+            nonlocal left
+            # The write that reaches the limit is cut there, wherever in a frame that is.
+            part = data[:left]
+            left -= len(part)
+            peer._write(part)
+            if not left:
+                self.happen(peer)
+
+        peer._output = write
+        write(b"")
 
     def happen(self, peer: Peer) -> NoReturn:
         """Do it."""
         raise NotImplementedError
-
-
-class _Limit:
-    """Lets *count* bytes pass, then calls *happen*, which doesn't return."""
-
-    def __init__(self, peer: Peer, count: int, happen: Callable[[Peer], NoReturn]) -> None:
-        self._peer, self._left, self._happen = peer, count, happen
-        peer._output = self.write
-        self.write(b"")
-
-    def write(self, data: bytes) -> None:
-        # The write that reaches the limit is cut there, wherever in a frame that is.
-        part = data[: self._left]
-        self._left -= len(part)
-        self._peer._write(part)
-        if not self._left:
-            self._happen(self._peer)
 
 
 class Cut(_After):
@@ -188,7 +192,7 @@ class Stall(_After):
         _hold(peer)
 
 
-class Drip(Fault):
+class Drip(_OnTheWay):
     """Send *size* bytes every *delay* seconds, of frames, or of the response too (*handshake*)."""
 
     def __init__(self, size: int = 1, delay: float = 0.01, handshake: bool = False) -> None:
@@ -196,14 +200,8 @@ class Drip(Fault):
             raise ValueError(f"size is from 1 on and delay from 0 on, not {size} and {delay}")
         self.size, self.delay, self.handshake = size, delay, handshake
 
-    def serve(self, peer: Peer, echo: Echo) -> None:
-        if not self.handshake and not echo.accept(peer):
-            return
+    def intercept(self, peer: Peer) -> None:
         peer._output = lambda data: self._drip(peer, data)
-        if self.handshake:
-            echo(peer)
-        else:
-            echo.talk(peer)
 
     def _drip(self, peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), self.size):
@@ -395,15 +393,13 @@ class CloseWith(Fault):
             peer.close(self.code, self.reason)
 
 
-class IgnoreClose(Fault):
+class IgnoreClose(_OnTheWay):
     """Echo, but don't answer the client's Close frame, nor end the connection."""
 
-    def serve(self, peer: Peer, echo: Echo) -> None:
+    def intercept(self, peer: Peer) -> None:
         def write(data: bytes) -> None:
             if data.startswith(_CLOSE):
                 _hold(peer)
             peer._write(data)
 
-        if echo.accept(peer):
-            peer._output = write
-            echo.talk(peer)
+        peer._output = write
