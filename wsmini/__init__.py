@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from .blocking.connection import Connection, Ping, connect
 from .exceptions import (
     Close,
@@ -124,24 +122,20 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f".{_LATER[name]}", __name__)
+    try:
+        module = import_module(f".{_LATER[name]}", __name__)
+    except ModuleNotFoundError as exc:
+        raise _explained(exc) from None
     value = globals()[name] = getattr(module, name, module)
     return value
 
 
-class _MissingParts:
-    """The last of Python's finders: whatever of the package comes to it, this copy lacks."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        package, dot, part = name.partition(f"{__name__}.")
-        if dot and not package:
-            raise ModuleNotFoundError(f"this copy of {__name__} has no {part}", name=name)
-
-
-# A package that is imported anew, as hosts of plug-ins do, leaves nothing of the old one alive.
-sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "") != __name__]
-sys.meta_path.append(_MissingParts)
+def _explained(exc: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The same, or which part this copy lacks, if that is what couldn't be found."""
+    package, dot, part = str(exc.name).partition(f"{__name__}.")
+    if package or not dot:
+        return exc
+    return ModuleNotFoundError(f"this copy of {__name__} has no {part}", name=exc.name)
 
 
 def __dir__() -> list[str]:

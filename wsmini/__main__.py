@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from . import _explained
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -14,7 +16,7 @@ def run() -> NoReturn:
     try:
         from .cli import main
     except ModuleNotFoundError as exc:
-        sys.exit(f"wsmini: {exc}")
+        sys.exit(f"wsmini: {_explained(exc)}")
     from .exiting import exit_with
 
     exit_with(main())

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if exc.name == "argparse":
             note("this Python has no argparse module, which the command line needs")
         elif str(exc.name).startswith(f"{_PACKAGE}."):
-            note(str(exc))  # the copy was made without a part that is asked for
+            note(f"this copy of {_PACKAGE} has no {str(exc.name)[len(_PACKAGE) + 1 :]}")
         else:
             raise
         return Status.USAGE
