@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from helpers import PATIENCE, PROMPT
 from process import stopwatch
 from witness import FAMILIES, blackhole, free_port, is_direct, seen
 
@@ -15,7 +16,6 @@ import wsmini
 pytest_plugins = ["proxies"]
 
 NAME = "several.example"
-SLACK = 0.2  # seconds
 
 
 @pytest.fixture
@@ -36,16 +36,6 @@ def name(monkeypatch):
     return addresses.extend
 
 
-def quickest(count, function, *args, **options):
-    """The least time of several calls: the machine may be busy with others."""
-    times = []
-    for _ in range(count):
-        elapsed = stopwatch()
-        with function(*args, **options):
-            times.append(elapsed())
-    return min(times)
-
-
 @pytest.mark.parametrize("scheme", ("ws", "wss"))
 @pytest.mark.parametrize("delay", (0.05, 0.25))
 @pytest.mark.parametrize(
@@ -59,9 +49,11 @@ def test_addresses_that_lead_nowhere(software, trust, name, holes, delay, scheme
             pytest.skip("there is no ::1 here")
         name([("127.0.0.1", software.port("witness", scheme))])
         options = {"happy_eyeballs_delay": delay, "server_hostname": "localhost", "ssl": trust}
-        elapsed = quickest(3, wsmini.connect, f"{scheme}://{NAME}:1/", **options)
-    # Families in turn: the one that works is the second of its own.
-    assert delay * len(holes) <= elapsed < delay * len(holes) + SLACK
+        elapsed = stopwatch()
+        with wsmini.connect(f"{scheme}://{NAME}:1/", **options):
+            # Families in turn: the one that works is the second of its own. And nobody waits until
+            # an address that leads nowhere fails.
+            assert delay * len(holes) <= elapsed() < PROMPT
 
 
 def test_addresses_of_a_proxy_that_lead_nowhere(software, name):
@@ -70,14 +62,15 @@ def test_addresses_of_a_proxy_that_lead_nowhere(software, name):
         url = f"ws://127.0.0.1:{software.port('witness', 'ws')}/request"
         with wsmini.connect(url, proxy=f"http://{NAME}:1") as ws:
             assert not is_direct(ws, seen(ws))
-            assert ws.timings["tcp"] < 0.25 + SLACK
+            assert ws.timings["tcp"] < PROMPT
 
 
 def test_addresses_that_refuse_cost_no_time(software, name):
     name([("127.0.0.1", free_port()), ("127.0.0.2", free_port())])
     name([("127.0.0.1", software.port("witness", "ws"))])
-    elapsed = quickest(3, wsmini.connect, f"ws://{NAME}/", happy_eyeballs_delay=5)
-    assert elapsed < SLACK
+    elapsed = stopwatch()
+    with wsmini.connect(f"ws://{NAME}/", happy_eyeballs_delay=2 * PROMPT):
+        assert elapsed() < PROMPT
 
 
 def test_a_slow_one_is_waited_for_if_the_others_fail(name):
@@ -89,12 +82,13 @@ def test_a_slow_one_is_waited_for_if_the_others_fail(name):
 
 
 def test_no_address_that_answers(name):
-    with blackhole("127.0.0.1") as first, blackhole("127.0.0.2") as second:
-        name([first, second])
+    timeout = PROMPT / 2  # for all of them together, not for each
+    with contextlib.ExitStack() as stack:
+        name([stack.enter_context(blackhole("127.0.0.1")) for _ in range(3)])
         elapsed = stopwatch()
         with pytest.raises(TimeoutError, match=rf"tcp: {NAME}:80") as info:
-            wsmini.connect(f"ws://{NAME}/", open_timeout=0.5)
-        assert 0.5 <= elapsed() < 0.5 + SLACK
+            wsmini.connect(f"ws://{NAME}/", open_timeout=timeout)
+        assert timeout <= elapsed() < 2 * timeout
     assert info.value.phase == "tcp"
     assert "firewall" in info.value.hint
 
@@ -127,12 +121,12 @@ def test_the_address_to_connect_from(software):
 
 @pytest.fixture
 def hanging(monkeypatch):
-    """A resolver that takes 30 seconds, or until the end of the test."""
+    """A resolver that takes as long as the test."""
     answer = threading.Event()
 
     def hang(host, *args, flags=0, **options):
         if not flags & socket.AI_NUMERICHOST:
-            answer.wait(30)
+            answer.wait(2 * PATIENCE)
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
@@ -150,7 +144,7 @@ def test_a_resolver_that_hangs(hanging, proxy):
     elapsed = stopwatch()
     with pytest.raises(TimeoutError, match=r"\(dns: ") as info:
         wsmini.connect(f"wss://{NAME}/", open_timeout=1, proxy=proxy)
-    assert 1 <= elapsed() < 1 + SLACK
+    assert 1 <= elapsed() < 1 + PROMPT
     assert info.value.phase == "dns"
     assert "DNS" in info.value.hint
 
