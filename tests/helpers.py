@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import pathlib
 import random
@@ -20,6 +22,27 @@ SEED = int(os.environ.get("WSMINI_TEST_SEED") or int.from_bytes(os.urandom(4), "
 
 # What nobody refers to any more is gone at once; elsewhere that takes a garbage collection.
 COUNTS_REFERENCES = sys.implementation.name == "cpython"
+
+
+@functools.lru_cache(maxsize=None)
+def tree_of(path):
+    """The syntax tree of a file, which several tests look at and none changes."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def offenders(check, cases):
+    """Name -> what *check* has against it, of those of *cases* (name -> arguments) that fail.
+
+    For what holds of every name, file or function there is: a test for each would cost more than
+    what it checks.
+    """
+    found = {}
+    for name, arguments in cases.items():
+        try:
+            check(*arguments)
+        except Exception as exc:
+            found[name] = f"{type(exc).__name__}: {exc}"
+    return found
 
 
 def splits(data, count=3):

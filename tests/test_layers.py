@@ -8,7 +8,7 @@ import sys
 from functools import lru_cache
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, offenders, tree_of
 
 PACKAGE = ROOT / "wsmini"
 
@@ -78,15 +78,15 @@ def imports(node, at_run_time):
         elif at_run_time and is_type_checking(child):
             for statement in child.orelse:
                 yield from imports(statement, at_run_time)
-        else:
+        elif not isinstance(child, ast.expr):
             yield from imports(child, at_run_time)
 
 
-def imported(source, module="", at_run_time=False):
-    """The modules that the *source* of *module* imports: (from the package, from elsewhere)."""
+def imported(tree, module="", at_run_time=False):
+    """The modules that the *tree* of *module* imports: (from the package, from elsewhere)."""
     folder = module if module in FOLDERS else module.rpartition(".")[0]
     ours, others = set(), set()
-    for node in imports(ast.parse(source), at_run_time):
+    for node in imports(tree, at_run_time):
         if isinstance(node, ast.Import):
             others.update(alias.name for alias in node.names)
         elif not node.level:
@@ -99,10 +99,6 @@ def imported(source, module="", at_run_time=False):
     return ours, others
 
 
-def read(module):
-    return MODULES[module].read_text(encoding="utf-8")
-
-
 def roots(names):
     return {name.partition(".")[0] for name in names}
 
@@ -110,7 +106,9 @@ def roots(names):
 @lru_cache(maxsize=None)
 def all_imports():
     """(importer, imported) of modules of ours, those for type checkers included."""
-    return {(name, ours) for name in MODULES for ours in imported(read(name), name)[0]}
+    return {
+        (name, ours) for name, path in MODULES.items() for ours in imported(tree_of(path), name)[0]
+    }
 
 
 def may_import(importer, target):
@@ -156,7 +154,7 @@ def broken(edges):
 
 
 def test_imports_are_found_wherever_they_are():
-    source = """
+    tree = ast.parse("""
 from __future__ import annotations
 import os.path
 from .sansio import uri
@@ -169,17 +167,16 @@ def function():
         import ssl as tls, zlib
     except ImportError:
         from .opening.sockets import wait
-"""
+""")
     others = {"__future__", "os.path", "ssl", "zlib"}
     ours = {"sansio.uri", "exceptions", "opening.sockets"}
-    assert imported(source, "options", at_run_time=True) == (ours, others)
+    assert imported(tree, "options", at_run_time=True) == (ours, others)
     everything = ours | {"opening.opening"}, others | {"typing"}
-    assert imported(source, "options") == everything
-    assert imported("from . import tls\nfrom ..clock import NEVER", "opening.proxy")[0] == {
-        "opening.tls",
-        "clock",
-    }
-    assert imported("from .connection import connect", "aio")[0] == {"aio.connection"}
+    assert imported(tree, "options") == everything
+    tree = ast.parse("from . import tls\nfrom ..clock import NEVER")
+    assert imported(tree, "opening.proxy")[0] == {"opening.tls", "clock"}
+    tree = ast.parse("from .connection import connect")
+    assert imported(tree, "aio")[0] == {"aio.connection"}
 
 
 BROKEN = {
@@ -214,21 +211,28 @@ def test_each_folder_is_in_the_table_and_has_few_files():
         assert len(files) <= MOST_FILES, f"{name or 'wsmini'}/ has {len(files)} files"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_says_what_it_is_about(module):
-    text = ast.get_docstring(ast.parse(read(module))) or ""
-    assert len(text.partition("\n\n")[0].split()) >= 4
-    assert text.partition("\n\n")[0][-1] in ".:"
+def test_a_module_says_what_it_is_about():
+    def check(path):
+        text = ast.get_docstring(tree_of(path)) or ""
+        assert len(text.partition("\n\n")[0].split()) >= 4
+        assert text.partition("\n\n")[0][-1] in ".:"
+
+    assert offenders(check, {name: (path,) for name, path in MODULES.items()}) == {}
 
 
-@pytest.mark.parametrize("module", SANS_IO)
-def test_the_protocol_knows_no_sockets_no_clock_and_no_threads(module):
-    assert sorted(roots(imported(read(module))[1]) & IO) == []
+def test_the_protocol_knows_no_sockets_no_clock_and_no_threads():
+    def check(path):
+        assert sorted(roots(imported(tree_of(path))[1]) & IO) == []
+
+    assert offenders(check, {name: (MODULES[name],) for name in SANS_IO}) == {}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_annotations_and_names_cost_nothing(module):
-    others = imported(read(module), module, at_run_time=True)[1]
+def test_annotations_and_names_cost_nothing():
+    assert offenders(check_others, {name: (name,) for name in MODULES}) == {}
+
+
+def check_others(module):
+    others = imported(tree_of(MODULES[module]), module, at_run_time=True)[1]
     assert "typing" not in others
     assert "__future__" in others
     assert PACKAGE.name not in roots(others), "imports must be relative"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
-import tokenize
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, tree_of
 
 PACKAGE = ROOT / "wsmini"
 PATHS = sorted(PACKAGE.rglob("*.py"))
@@ -32,15 +30,6 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 BRANCHES = LOOPS + (ast.If, ast.IfExp, ast.ExceptHandler, ast.comprehension)
 BLOCKS = LOOPS + (ast.If, ast.Try, ast.With, ast.AsyncWith)
-NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.DEDENT,
-    tokenize.ENCODING,
-    tokenize.ENDMARKER,
-    tokenize.INDENT,
-    tokenize.NEWLINE,
-    tokenize.NL,
-}
 
 
 def lines_of(node):
@@ -49,14 +38,19 @@ def lines_of(node):
 
 def code_lines(source, tree):
     """The numbers of the lines with a token that is neither a comment nor a docstring."""
-    lines = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in NO_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
+    lines = {
+        number
+        for number, line in enumerate(source.splitlines(), 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    }
+    docstrings = []
     for node in ast.walk(tree):
-        if isinstance(node, FUNCTIONS + (ast.ClassDef, ast.Module)) and ast.get_docstring(node):
-            lines.difference_update(lines_of(node.body[0]))
-    return lines
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and node.end_lineno > node.lineno:
+            lines.update(lines_of(node))  # whatever a long string has in its lines
+        elif isinstance(node, FUNCTIONS + (ast.ClassDef, ast.Module)):
+            if ast.get_docstring(node, clean=False):
+                docstrings.append(node.body[0])
+    return lines.difference(*map(lines_of, docstrings))
 
 
 def complexity(function):
@@ -73,12 +67,12 @@ def complexity(function):
 def nesting(node, depth=0):
     """How deep blocks are nested in *node*; ``elif`` doesn't count."""
     deepest = depth
-    for field, value in ast.iter_fields(node):
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
-                is_elif = isinstance(node, ast.If) and field == "orelse" and len(value) == 1
-                inner = isinstance(child, BLOCKS) and not (is_elif and isinstance(child, ast.If))
-                deepest = max(deepest, nesting(child, depth + inner))
+    for field in ("body", "handlers", "orelse", "finalbody"):
+        children = getattr(node, field, ())
+        for child in children:
+            is_elif = isinstance(node, ast.If) and field == "orelse" and len(children) == 1
+            inner = isinstance(child, BLOCKS) and not (is_elif and isinstance(child, ast.If))
+            deepest = max(deepest, nesting(child, depth + inner))
     return deepest
 
 
@@ -102,9 +96,8 @@ def excess():
     """Name -> what is too much about it."""
     found = {}
     for path in PATHS:
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
-        lines = code_lines(source, tree)
+        tree = tree_of(path)
+        lines = code_lines(path.read_text(encoding="utf-8"), tree)
         for name, node in functions(tree, module_name(path)):
             length, branches, depth = (
                 len(lines.intersection(lines_of(node))),
