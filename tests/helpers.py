@@ -49,8 +49,15 @@ def splits(data, count=3):
     """Ways to cut *data* into chunks: whole, byte by byte, and some at random places."""
     data = bytes(data)
     yield [data]
-    yield [data[i : i + 1] for i in range(len(data))]
+    yield bytewise(data)
     rng = random.Random(SEED)
     for _ in range(count):
         places = sorted(rng.sample(range(len(data) + 1), min(len(data) + 1, rng.randint(1, 6))))
         yield [data[i:j] for i, j in zip([0, *places], [*places, len(data)])]
+
+
+def bytewise(data, ends=1000):
+    """*data* in single bytes; those in the midst of a lot, which are payload, in larger chunks."""
+    last = max(0, len(data) - ends)
+    places = [*range(min(ends, last)), *range(ends, last, 997), *range(last, len(data) + 1)]
+    return [data[i:j] for i, j in zip(places, places[1:])]

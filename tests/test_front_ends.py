@@ -238,7 +238,7 @@ def frames():
 
 @LOOPS
 def test_connecting_again_often_keeps_nothing(loop):
-    last, depths = 150, []
+    last, depths = 40, []
 
     def script(peer):
         peer.accept()

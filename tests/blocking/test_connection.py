@@ -808,7 +808,7 @@ def test_threads_that_take_turns_receiving_lose_nothing():
 
 def test_a_message_that_does_not_fit_can_be_refused_for_ever():
     with pair(rest=frame(TEXT, b"too long") + frame(TEXT, b"next")) as (ws, _):
-        for _ in range(20000):
+        for _ in range(2000):  # more than calls may be nested
             with pytest.raises(ValueError):
                 ws.recv_into(bytearray(3))
         assert [ws.recv(), ws.recv()] == ["too long", "next"]

@@ -343,7 +343,7 @@ def test_failures_are_logged():
 
 
 def test_reconnecting_often_keeps_nothing():
-    count = 300
+    count = 60
     with serving(*[1012] * count, 1000) as server:
         before = threading.active_count()
         opened = 0

@@ -24,7 +24,7 @@ from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
 from wsmini.testing import frame
 
-SCHEDULES = int(os.environ.get("WSMINI_TEST_SCHEDULES", "100"))
+SCHEDULES = int(os.environ.get("WSMINI_TEST_SCHEDULES", "40"))
 
 
 class Server:

@@ -73,8 +73,8 @@ def test_a_frame_is_shown_once_and_before_it_goes_out():
 
 
 def test_many_frames_at_once_take_linear_time():
-    shown, data = [], frame(Opcode.TEXT) * 200_000
+    shown, data = [], frame(Opcode.TEXT) * 20_000
     started = time.process_time()
     FrameScanner(shown.append).feed(data)
-    assert len(shown) == 200_000
-    assert time.process_time() - started < 10 * PROMPT  # quadratic, it would be minutes
+    assert len(shown) == 20_000
+    assert time.process_time() - started < PROMPT  # quadratic, it would be a minute

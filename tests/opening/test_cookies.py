@@ -97,11 +97,11 @@ def test_an_address_is_in_no_domain_but_itself(host, value, kept):
 def test_as_many_cookies_of_a_domain_are_kept_as_browsers_do():
     jar = http.cookiejar.CookieJar()
     stored("ws://other.example/", "mine=1", jar=jar)
-    for n in range(60):
+    for n in range(5):
         stored(HOME, *(f"c{n * 120 + i}=1; Path=/" for i in range(120)), jar=jar)
     names = {cookie.name for cookie in jar}
     assert len(names) == len(jar) == 181
-    assert {"mine", *(f"c{n}" for n in range(7080, 7200))} < names
+    assert {"mine", *(f"c{n}" for n in range(480, 600))} < names
 
 
 def test_a_full_jar_of_the_program_is_left_alone():

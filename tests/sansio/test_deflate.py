@@ -339,14 +339,14 @@ def test_random_messages_are_inflated(resets, bits):
 
 @pytest.mark.parametrize("resets", CONTEXTS.values(), ids=CONTEXTS)
 @pytest.mark.parametrize("bits", range(8, 16))
-@pytest.mark.parametrize("level", [-1, 1, 9])
+@pytest.mark.parametrize("level", [1, 9])
 def test_random_messages_are_deflated_within_the_window(resets, bits, level):
     rng = random.Random(SEED)
     extension = PerMessageDeflate(
         client_no_context_takeover=resets, client_max_window_bits=bits, level=level, mem_level=9
     )
     peer = zlib.decompressobj(-bits)
-    for message in random_messages(rng, count=20):
+    for message in random_messages(rng, count=10):
         if resets:
             peer = zlib.decompressobj(-bits)
         if rng.randrange(2):
@@ -410,10 +410,10 @@ def test_no_limit_below_zero():
 @pytest.mark.parametrize(
     "bomb",
     [
-        flushed(compressor(), bytes(50 << 20)),
-        final(bytes(50 << 20)),
-        final(b"x") + final(bytes(50 << 20)),
-        b"".join(final(bytes(1 << 20)) for _ in range(50)),
+        flushed(compressor(), bytes(10 << 20)),
+        final(bytes(10 << 20)),
+        final(b"x") + final(bytes(10 << 20)),
+        final(bytes(1 << 20)) * 10,
     ],
     ids=["plain", "final", "behind a final block", "many final blocks"],
 )
@@ -463,7 +463,7 @@ def test_random_bytes_are_inflated_or_a_documented_error():
     rng = random.Random(SEED)
     good = [flushed(compressor(), m) for m in random_messages(rng)]
     good += [final(m) + final(m[:9]) for m in random_messages(rng)]
-    for _ in range(1000):
+    for _ in range(400):
         data = bytearray(rng.choice(good))
         for _ in range(rng.randrange(4)):
             data[rng.randrange(len(data))] = rng.getrandbits(8)

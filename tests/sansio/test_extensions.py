@@ -150,17 +150,18 @@ def test_junk_in_the_header_is_refused(value):
     assert caught.value.value == value
 
 
-@pytest.mark.parametrize("behind", ["x", ";", "=", '"', ";a", ";a=", ';a="'])
 @pytest.mark.parametrize("filler", [" ", "\t", ",", "a", ";a", ";a=1", '="', "\\", " ;"])
-def test_long_headers_take_linear_time(filler, behind):
+def test_long_headers_take_linear_time(filler):
     # With quadratic time, each of these would take several seconds: CPU time, whatever else runs.
-    started = time.process_time()
-    for value in ("foo" + filler * 50000 + behind, 'foo;a="' + filler * 50000 + behind):
-        try:
-            parse_extensions(value)
-        except InvalidHeader:
-            pass
-    assert time.process_time() - started < PATIENCE_FACTOR
+    filler *= 40000 // len(filler)
+    for behind in ("x", ";", "=", '"', ";a", ";a=", ';a="'):
+        for value in ("foo" + filler + behind, 'foo;a="' + filler + behind):
+            started = time.process_time()
+            try:
+                parse_extensions(value)
+            except InvalidHeader:
+                pass
+            assert time.process_time() - started < PATIENCE_FACTOR, behind
 
 
 def test_header_is_formatted():

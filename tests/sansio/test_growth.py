@@ -12,8 +12,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# What Python executes shows with less than what C does: a part of the input for the instructions.
+PART = 4
+
+
 @pytest.mark.parametrize("n, prepare", CASES.values(), ids=CASES)
 def test_growth(n, prepare):
+    n = -(-n // PART)
     prepare(n)()  # what is imported or made once
     once, twice = steps(prepare(n)), steps(prepare(2 * n))
     assert twice <= MOST * once + 100

@@ -301,12 +301,12 @@ ARGUMENTS = {  # whatever makes the request of an argument
 }
 
 
-@pytest.mark.parametrize("text", BREAKS.values(), ids=BREAKS)
 @pytest.mark.parametrize("make", ARGUMENTS.values(), ids=ARGUMENTS)
-def test_line_breaks_and_nul_are_refused_everywhere(make, text):
-    with pytest.raises(ValueError) as caught:
-        make(text).serialize()
-    assert isinstance(caught.value, InvalidURI) or "\n" not in str(caught.value)
+def test_line_breaks_and_nul_are_refused_everywhere(make):
+    for text in BREAKS.values():
+        with pytest.raises(ValueError) as caught:
+            make(text).serialize()
+        assert isinstance(caught.value, InvalidURI) or "\n" not in str(caught.value)
 
 
 # -- subprotocols --

@@ -313,36 +313,15 @@ INVALID_STREAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
-@pytest.mark.parametrize("data, expected", VALID.values(), ids=VALID)
-def test_valid(data, expected, plain):
-    for chunks in splits(data):
-        assert events(chunks, plain=plain) == expected
-
-
-@pytest.mark.parametrize("plain", [False, True], ids=["fast", "plain"])
-@pytest.mark.parametrize("data, expected", INVALID_STREAMS.values(), ids=INVALID_STREAMS)
-def test_invalid(data, expected, plain):
-    for chunks in splits(data):
-        assert events(chunks, plain=plain) == expected
-
-
-@pytest.mark.parametrize("data, expected", VALID.values(), ids=VALID)
-def test_valid_in_chunks(data, expected):
-    for chunks in splits(data):
-        assert streamed(chunks)[0] == expected
-
-
-@pytest.mark.parametrize("data, expected", INVALID_STREAMS.values(), ids=INVALID_STREAMS)
-def test_invalid_in_chunks(data, expected):
-    for chunks in splits(data):
-        assert streamed(chunks)[0] == expected
-
-
 @pytest.mark.parametrize(
     "data, expected", [*VALID.values(), *INVALID_STREAMS.values()], ids=[*VALID, *INVALID_STREAMS]
 )
-def test_the_model_agrees(data, expected):
+def test_what_comes_of_a_stream(data, expected):
+    """By the fast way, the plain way, in chunks, and by the model."""
+    for chunks in splits(data):
+        assert events(chunks) == expected
+        assert events(chunks, plain=True) == expected
+        assert streamed(chunks)[0] == expected
     assert Model(data).events == expected
 
 
@@ -530,7 +509,7 @@ def test_limit_on_an_inflated_fragment():
 
 def test_a_bomb_is_not_inflated():
     compress = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = b"".join(compress.compress(bytes(1 << 20)) for _ in range(64))
+    bomb = b"".join(compress.compress(bytes(1 << 20)) for _ in range(16))
     bomb += compress.flush(zlib.Z_SYNC_FLUSH)
     data = frame(BINARY, bomb[:-4], rsv=RSV1)
     tracemalloc = pytest.importorskip("tracemalloc")  # only CPython counts what is allocated
@@ -544,7 +523,7 @@ def test_a_bomb_is_not_inflated():
     assert peak < 1 << 20
 
 
-@pytest.mark.parametrize("size", [1, 100, 1000, 65536, 1 << 20])
+@pytest.mark.parametrize("size", [1, 100, 1000, 65536, 200_000])
 def test_what_does_not_compress_is_accepted_up_to_the_limit(size):
     data = random.Random(SEED).getrandbits(8 * size).to_bytes(size, "big")
     for level, mem_level in ((0, 1), (9, 1), (6, 8)):
@@ -821,7 +800,7 @@ def test_a_chunk_that_was_taken_is_not_kept():
 def test_byte_by_byte_costs_linear_time():
     """Each byte is copied a bounded number of times: what isn't parsed stays short."""
     streams = [
-        frame(BINARY, bytes(70000)), frame(TEXT, b"a" * 300) * 9, frame(PING, b"x" * 125) * 9,
+        frame(BINARY, bytes(20000)), frame(TEXT, b"a" * 300) * 9, frame(PING, b"x" * 125) * 9,
         frame(TEXT, b"a" * 99, False) + frame(CONT, b"a" * 99, False) * 99 + frame(CONT),
     ]  # fmt: skip
     for data in streams:
@@ -846,7 +825,7 @@ def test_empty_fragments_cost_no_memory():
     reader.receive_data(frame(BINARY, b"", False))
     assert reader.messages() == []
     data = frame(CONT, b"", False) * 5000
-    for _ in range(20):
+    for _ in range(4):
         reader.receive_data(data)
         while reader.pending:
             assert reader.messages() == []
@@ -876,7 +855,8 @@ FLOODS = {
 @pytest.mark.parametrize("again, before, deflated", FLOODS.values(), ids=FLOODS)
 def test_each_call_does_a_bounded_amount_of_work(again, before, deflated):
     """A flood ends the call, though not the data: others get their turn in between."""
-    count = 20000
+    # Enough for three calls, at least: where messages come out, bytes are counted.
+    count = 3 * BATCH // len(again) if again == frame(TEXT) else 4 * FRAMES
     for receive in (MessageReader.messages, MessageReader.next_chunk):
         found = []
         reader = MessageReader(Owner(found), extensions=deflate() if deflated else ())
@@ -901,13 +881,13 @@ def test_many_short_fragments_are_gathered_in_one_piece():
     try:
         reader = MessageReader(Owner([]))
         reader.receive_data(frame(TEXT, b"a", False))
-        for _ in range(64):
+        for _ in range(16):
             reader.receive_data(frame(CONT, b"a", False) * 1024)
             while reader.pending:
                 assert reader.messages() == []
             assert len(reader._gathered._chunks) == 1
         reader.receive_data(frame(CONT, b"b"))
-        assert reader.messages() == ["a" * 65537 + "b"]
+        assert reader.messages() == ["a" * 16385 + "b"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -1117,11 +1097,10 @@ def random_limits(rng):
 
 
 @pytest.mark.parametrize("deflated", [False, True], ids=["not deflated", "deflated"])
-@pytest.mark.parametrize("part", range(10))
-def test_random_streams(part, deflated):
+def test_random_streams(deflated):
     """Model, fast way, plain way and streaming agree, however the bytes come."""
-    rng = random.Random(f"{SEED} {part} {deflated}")
-    for _ in range(40):
+    rng = random.Random(f"{SEED} {deflated}")
+    for _ in range(100):
         data, limits = random_stream(rng, deflated), random_limits(rng)
 
         def extensions():
@@ -1172,10 +1151,9 @@ def mixed(chunks, rng, extensions):
 
 
 @pytest.mark.parametrize("deflated", [False, True], ids=["not deflated", "deflated"])
-@pytest.mark.parametrize("part", range(5))
-def test_messages_whole_in_chunks_and_skipped(part, deflated):
-    rng = random.Random(f"{SEED} {part} {deflated} mixed")
-    for _ in range(40):
+def test_messages_whole_in_chunks_and_skipped(deflated):
+    rng = random.Random(f"{SEED} {deflated} mixed")
+    for _ in range(60):
         data = random_stream(rng, deflated)
         model = Model(data, (UNLIMITED, UNLIMITED), *(deflate() if deflated else ()))
         expected = [event for event in model.events if type(event) is not tuple]

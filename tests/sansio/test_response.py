@@ -472,37 +472,37 @@ class Counted(bytearray):
 
 
 SLOW = {  # many bytes to come in small pieces
-    "head": START + b"A: " + b"b" * 10000 + b"\r\n\r\n",
-    "heads of many lines": START + b"A: b\r\n" * 2000 + b"\r\n",
-    "head of spaces": START + b"A:" + b" " * 10000 + b"\r\n\r\n",
-    "head of carriage returns": START + b"A:" + b"\r" * 10000,
-    "folded head": START + b"A: b\r\n" + b" \r\n" * 3000 + b"\r\n",
-    "body": b"HTTP/1.1 403 No\r\nContent-Length: 10000\r\n\r\n" + bytes(10000),
-    "endless body": b"HTTP/1.1 403 No\r\n\r\n" + bytes(10000),
-    "chunk": CHUNKED + b"2710\r\n" + bytes(10000) + b"\r\n0\r\n\r\n",
-    "chunks of one byte": CHUNKED + b"1\r\na\r\n" * 5000 + b"0\r\n\r\n",
-    "chunk extension": CHUNKED + b"1;" + b"a" * 10000 + b"\r\na\r\n0\r\n\r\n",
-    "trailers": CHUNKED + b"0\r\n" + b"A: b\r\n" * 2000 + b"\r\n",
-    "rest": START + b"\r\n" + bytes(10000),
+    "head": START + b"A: " + b"b" * 2500 + b"\r\n\r\n",
+    "heads of many lines": START + b"A: b\r\n" * 500 + b"\r\n",
+    "head of spaces": START + b"A:" + b" " * 2500 + b"\r\n\r\n",
+    "head of carriage returns": START + b"A:" + b"\r" * 2500,
+    "folded head": START + b"A: b\r\n" + b" \r\n" * 750 + b"\r\n",
+    "body": b"HTTP/1.1 403 No\r\nContent-Length: 2500\r\n\r\n" + bytes(2500),
+    "endless body": b"HTTP/1.1 403 No\r\n\r\n" + bytes(2500),
+    "chunk": CHUNKED + b"9c4\r\n" + bytes(2500) + b"\r\n0\r\n\r\n",
+    "chunks of one byte": CHUNKED + b"1\r\na\r\n" * 1250 + b"0\r\n\r\n",
+    "chunk extension": CHUNKED + b"1;" + b"a" * 2500 + b"\r\na\r\n0\r\n\r\n",
+    "trailers": CHUNKED + b"0\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+    "rest": START + b"\r\n" + bytes(2500),
 }
 
 
 @pytest.mark.parametrize("data", SLOW.values(), ids=SLOW)
-@pytest.mark.parametrize("size", [1, 7, 100, 1 << 20])
-def test_small_pieces_cost_linear_time(data, size):
-    parser = parser_for(max_line=20000, max_headers=10**5)
-    parser._buffer = buffer = Counted()
-    for place in range(0, len(data), size):
-        parser.receive_data(data[place : place + size])
-    assert parser._buffer is buffer
-    # For each piece of a head: its first 5 bytes, and twice 2 more than what is new.
-    assert buffer.work <= 12 * len(data) + 100
+def test_small_pieces_cost_linear_time(data):
+    for size in (1, 7, 100, 1 << 20):
+        parser = parser_for(max_line=20000, max_headers=10**5)
+        parser._buffer = buffer = Counted()
+        for place in range(0, len(data), size):
+            parser.receive_data(data[place : place + size])
+        assert parser._buffer is buffer
+        # For each piece of a head: its first 5 bytes, and twice 2 more than what is new.
+        assert buffer.work <= 12 * len(data) + 100
 
 
 @pytest.mark.parametrize("filler", [b" ", b"\t", b"\r\n ", b"\n\t", b":", b"a", b", ", b"\xff"])
 def test_a_huge_head_is_read_in_linear_time(filler):
     # A quadratic step would run into the time limit.
-    data = START + b"A: b" + filler * (1_000_000 // len(filler)) + b"\r\n\r\n"
+    data = START + b"A: b" + filler * (300_000 // len(filler)) + b"\r\n\r\n"
     parser = parser_for(max_line=1 << 21, max_headers=1 << 21, max_head=1 << 21)
     parser.receive_data(data)
     assert parser.complete

@@ -345,7 +345,7 @@ def test_ipv6_addresses_as_the_standard_library_reads_them():
     rng = random.Random(SEED)
     pieces = [":", ":", ":", "::", "1", "0", "ffff", "abc", "12345", "g", "1.2.3.4", "1.2.3", "256"]
     good = 0
-    for _ in range(5000):
+    for _ in range(2000):
         if rng.random() < 0.5:  # nearly right
             text = ":".join(rng.choice(["0", "1", "ff", "abcd"]) for _ in range(rng.randint(5, 9)))
             text = text.replace(":0:", "::", rng.randint(0, 2))
