@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import fakes
+from pairs import tcp_pair
 
+from wsmini.aio import Connection
+from wsmini.aio.selector_thread import host_loop
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
 from wsmini.opening.streams import SocketStream
+from wsmini.options import Options
 from wsmini.policies import NoReconnect
+
+
+def joined(tcp=False, **options):
+    """A connection of asyncio's loop that is open, and the peer's socket."""
+    ours, theirs = tcp_pair() if tcp else socket.socketpair()
+    loop = asyncio.get_running_loop()
+    opened = fakes.opened(SocketStream(ours))
+    return Connection(loop, host_loop(loop), opened, Options("ws://localhost", **options)), theirs
 
 
 class Joined:

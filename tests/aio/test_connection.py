@@ -18,7 +18,8 @@ import fakes
 import pytest
 from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE
-from pairs import TRANSCRIPT, eventually, reset, tcp_pair
+from joined import joined
+from pairs import TRANSCRIPT, eventually, reset
 
 from wsmini import (
     ConcurrencyError,
@@ -1152,14 +1153,6 @@ def test_tls_can_be_looked_into(run):
 # -- ends that others run into --
 
 
-def joined(tcp=False, **options):
-    """A connection that is open, and the peer's socket."""
-    ours, theirs = tcp_pair() if tcp else socket.socketpair()
-    loop = asyncio.get_running_loop()
-    opened = fakes.opened(SocketStream(ours))
-    return Connection(loop, host_loop(loop), opened, Options("ws://localhost", **options)), theirs
-
-
 def test_who_waits_for_a_message_in_fragments_to_end_learns_of_the_end(run):
     async def parts(go):
         yield "a"
@@ -1467,44 +1460,6 @@ def test_recv_without_any_time_takes_what_is_there():
         peer.close()
 
     asyncio.run(main())
-
-
-def test_tasks_in_recv_with_a_timeout_end_when_they_are_cancelled(run):
-    """On a busy feed, where ``asyncio.wait_for`` swallows cancellations before Python 3.12."""
-
-    async def service(ws, got):
-        while True:
-            with contextlib.suppress(TimeoutError):
-                got.append(await ws.recv(timeout=0.01))
-
-    async def one(number):
-        ws, peer = joined()
-        got = []
-        task = asyncio.ensure_future(service(ws, got))
-        for index in range(number % 7):
-            await asyncio.sleep(0)
-            peer.send(frame(Opcode.TEXT, b"%d" % index))
-        if number % 2:
-            await asyncio.sleep(0)
-        peer.send(frame(Opcode.TEXT, b"last"))
-        if number % 3:
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        rest = []
-        with contextlib.suppress(TimeoutError):
-            while not rest or rest[-1] != "last":
-                rest.append(await ws.recv(timeout=PATIENCE if not got[-1:] == ["last"] else 0))
-        assert got + rest == [str(index) for index in range(number % 7)] + ["last"]
-        ws._transport.abort()
-        await ws.wait_closed()
-        peer.close()
-
-    async def main():
-        await asyncio.gather(*map(one, range(2 * 3 * 7)))  # each case that `one` makes
-
-    run(main())
 
 
 USES = {
