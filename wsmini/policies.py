@@ -356,7 +356,7 @@ def read_policy(policy: Policy | None, reconnect: Policy | None) -> Policy:
         raise TypeError("reconnect and policy are the same: use one")
     given = policy if reconnect is None else reconnect
     if given is None:
-        return Backoff()
+        return _USUAL
     if isinstance(given, type) or not callable(getattr(given, "start", None)):
         raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {given!r}")
     return given
@@ -387,6 +387,10 @@ class Attempts:
         on_reconnect: called with the number of the next attempt, the seconds until then, and the
             failure. The options' logger is told the same, at info level.
     """
+
+    __slots__ = (
+        "_failed", "_fresh", "_logger", "_loop", "_on_reconnect", "_policy", "_retries", "told",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -515,3 +519,6 @@ def _number(name: str, value: float, least: float = 0) -> float:
     if not (value >= least and math.isfinite(value)):
         raise ValueError(f"{name} is a finite number from {least} on, not {value!r}")
     return value
+
+
+_USUAL = Backoff()  # for all who have none of their own: what it remembers is in start()'s result

@@ -348,7 +348,7 @@ def test_what_a_handler_s_exception_leaves_comes_later():
 
 def test_a_message_in_chunks_and_the_rest_skipped(plain):
     chunks = []
-    plain.transport._on_chunk = chunks.append
+    plain.handler._on_chunk = chunks.append
     plain.transport.streaming = True
     whole = frame(Opcode.TEXT, b"x" * 1000)
     plain.peer.send(whole[:500])
@@ -362,7 +362,7 @@ def test_a_message_in_chunks_and_the_rest_skipped(plain):
 
 def test_chunks_have_a_limit(plain):
     chunks = []
-    plain.transport._on_chunk = lambda chunk: chunks.append(len(chunk[0]))
+    plain.handler._on_chunk = lambda chunk: chunks.append(len(chunk[0]))
     plain.transport.streaming = True
     plain.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     whole = frame(Opcode.BINARY, bytes(1 << 20))

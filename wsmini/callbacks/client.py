@@ -69,7 +69,7 @@ MAX_SEND_BUFFER = 1 << 24  # bytes
 STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 
-
+_NO_ITEMS: list[Item] = []  # which all share
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
 # CLOSING isn't among them: a client is that while its connection's protocol is.
@@ -137,17 +137,9 @@ class Client:
     _runs_loop = False  # in run_forever()
     _signal = 0
     _closing = Close(1000, "")  # what close() has said
-    _front: int | None = None  # in on_open: how much it has sent, in front of the rest
-    _due = False  # whether the loop's thread will look into the outbox
     _full = False  # on_drain is due when all is written
-    _returned: list[Item] = []  # replaced, never changed
-    _attempt = 0
-    _waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
-    _failure: Exception | None = None  # the last one
-    _closed_exc: ConnectionClosed | None = None  # which on_close is to be told
     _raised: Exception | None = None  # by on_error
     _waiters: Waiters | None = None
-    _last_info: ConnectionInfo | None = None  # of the last connection, once it is closed
 
     def __init__(
         self,
@@ -178,10 +170,19 @@ class Client:
         # What is sent.
         self._outbox = Outbox()
         self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
-        # Connecting.
+        self._front: int | None = None  # in on_open: how much it has sent, in front of the rest
+        self._due = False  # whether the loop's thread will look into the outbox
+        self._returned: list[Item] = _NO_ITEMS  # replaced, never changed
+        # Connecting. All that each client sets some time is set here: Python lets instances share
+        # their keys only if they come early, and a dictionary of its own is most of a KiB.
         self._policy = read_policy(policy, reconnect)
         self._attempts: Attempts | None = None
+        self._attempt = 0
+        self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
         self._slow_after = _slow_after(self._options)
+        self._failure: Exception | None = None  # the last one
+        self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
+        self._last_info: ConnectionInfo | None = None  # of the last connection, once it is closed
         given = (
             on_open, on_message, on_chunk, on_close, on_error, on_ping, on_pong, on_reconnect,
             on_drain,
@@ -269,7 +270,6 @@ class Client:
 
     def _begin(self, attempts: Attempts) -> None:
         if self._attempts is attempts and self.loop is not None and self._waits is None:
-            self.loop.add_sleep_handler(self._wake)
             self._open()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -339,7 +339,7 @@ class Client:
             return
         self._move(_OPEN)
         self._attempt = 0
-        self._returned = []
+        self._returned = _NO_ITEMS
         connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
         if self._attempts is not None:
             self._attempts.opened()
@@ -407,14 +407,13 @@ class Client:
         self._hand_back()
         self._running = False
         if self.loop is not None:
-            self.loop.remove_sleep_handler(self._wake)
             self.loop._clients.discard(self)
             if self._runs_loop:
                 self.loop.stop()
         self._tell_waiters()
 
     def _wake(self) -> None:
-        """The machine has slept: what it waited for may be over, and nobody has noticed."""
+        """For the loop: the machine has slept. What this waited for may be over, unnoticed."""
         if self._state is _WAITING and self._waits is not None:
             self._waits.cancel()
             self._connect()

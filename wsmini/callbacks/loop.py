@@ -153,7 +153,7 @@ class Loop:
         self._waker.setblocking(False)
         self._woken_by.setblocking(False)
         self._awake = False
-        self._clients: set[object] = set()  # which haven't ended
+        self._clients: set[Any] = set()  # which haven't ended
         self._selector.register(self._woken_by.fileno(), READ)
         self._files[self._woken_by.fileno()] = self._woken_by, None, None
 
@@ -546,6 +546,8 @@ class Loop:
         if self._slept(now, start + limit):
             for handler in self._sleep_handlers:
                 self.call_soon(handler)
+            for client in self._clients:  # a handler of its own would cost each much memory
+                self.call_soon(client._wake)
         if timers and timers[0][0] <= now:
             self._take_due(now)
         callback = None

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
         def _on_message(self, message: Message, now: float) -> object: ...
         def _on_messages(self, messages: list[Message]) -> bool | None: ...
+        def _on_chunk(self, chunk: tuple[Message, bool]) -> None: ...
         def _on_ping(self, data: bytes) -> None: ...
         def _on_pong(self, data: bytes) -> None: ...
         def _on_drain(self) -> None: ...
@@ -99,7 +100,7 @@ class EventTransport:
     __slots__ = (
         "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
         "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
-        "_more", "_on_chunk", "_paused", "_processing", "_reading", "_recv", "_size",
+        "_more", "_paused", "_processing", "_reading", "_recv", "_size",
         "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
         "stream",
         "streaming",
@@ -130,7 +131,6 @@ class EventTransport:
         protocol.listener = self
         if opened.rest:
             protocol.receive_data(opened.rest, now)
-        self._on_chunk: Any = getattr(handler, "_on_chunk", None)
         self.streaming = False
         self.buffer = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
@@ -314,7 +314,7 @@ class EventTransport:
             chunk = self.protocol.next_chunk()
             if chunk is not None:
                 self.streaming = not chunk[1]
-                self._event(self._on_chunk, chunk)
+                self._event(self._handler._on_chunk, chunk)
         else:
             batch = self.protocol.next_messages()
             if batch and self._events is not None:

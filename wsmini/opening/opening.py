@@ -98,14 +98,14 @@ class Opened:
         rest: bytes,
         request: Request,
         response: Response,
-        extensions: list[Extension],
+        extensions: Sequence[Extension],
         subprotocol: str | None,
         timings: dict[str, float],
         ssl_object: ssl.SSLObject | None = None,
     ) -> None:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
-        self.extensions, self.subprotocol = extensions, subprotocol
+        self.extensions, self.subprotocol = extensions or (), subprotocol
         self.timings, self.ssl_object = timings, ssl_object
 
 
