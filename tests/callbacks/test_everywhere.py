@@ -1,5 +1,5 @@
-"""Every method of a client, in every state, called from everywhere: what it raises goes to its
-caller, and nothing but what a callback raises ever comes out of the loop."""
+"""Every method of a client, and of a loop, in every state, called from everywhere: what it raises
+goes to its caller, and nothing but what a callback raises ever comes out of the loop."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
 from wsmini.testing import frame
 
-METHODS = {
+METHODS = {  # by their names, and what is special about the call
     "send": lambda client: client.send("x"),
     "send bytes": lambda client: client.send(array.array("b", b"abc")),
     "send parts": lambda client: client.send(part for part in ["a", "b"]),
     "ping": lambda client: client.ping(),
     "ping with the same data": lambda client: [client.ping(b"x"), client.ping(b"x")],
+    "pong": lambda client: client.pong("x"),
+    "pong of too much": lambda client: client.pong(bytes(126)),
     "close": lambda client: client.close(1000, "done"),
     "stop": lambda client: client.stop(),
     "pause": lambda client: client.pause(),
     "pause and resume": lambda client: [client.pause(), client.resume()],
     "resume": lambda client: client.resume(),
     "start": lambda client: client.start(client.home),
+    # Else it would do so, and wait for the end.
+    "run_forever": lambda client: client._running and client.run_forever(),
     "wait_open": lambda client: client.wait_open(timeout=0),
     "wait_closed": lambda client: client.wait_closed(timeout=0),
     "facts": lambda client: [getattr(client, name) for name in FACTS],
-    "repr and fileno": lambda client: [repr(client), client.fileno()],
+    "repr": lambda client: repr(client),
+    "fileno": lambda client: client.fileno(),
 }
 FACTS = (
     "state", "unsent", "buffered_amount", "latency", "ssl_object", "request", "response", "id",
@@ -50,6 +55,18 @@ FACTS = (
 TOLD = (ConnectionClosed, InvalidState, SendBufferFull, TimeoutError, ValueError, RuntimeError)
 
 
+REFUSED_WHILE_OPEN = (
+    "start", "run_forever", "wait_open", "wait_closed", "ping with the same data",
+    "pong of too much",
+)  # fmt: skip
+
+
+def test_each_public_name_of_a_client_is_tried():
+    tried = {name.split()[0] for name in METHODS} - {"facts", "repr"}
+    public = {name for name in dir(Client) if name[0] != "_"}
+    assert tried | {*FACTS, *CALLBACKS} == public | {"loop"}
+
+
 class Play:
     """A client whose servers are sockets of this thread; a connection each time it opens."""
 
@@ -57,8 +74,10 @@ class Play:
         self.clock = fakes.Clock()
         self.loop = Loop(clock=self.clock, wall=self.clock.wall)
         self.peers, self.opened, self.closed, self.refused = [], 0, 0, False
+        chunks = callbacks.get("on_chunk")
         callbacks = {name: self.counting(name, callbacks.get(name)) for name in CALLBACKS}
-        callbacks["on_chunk"] = None
+        if chunks is None:
+            callbacks["on_chunk"] = None
         self.client = Client(
             "ws://user:secret@localhost/?token=secret", reconnect=Fixed(5), outbox=outbox,
             ping_interval=None, **callbacks,
@@ -99,6 +118,10 @@ class Play:
         self.spin()
         if state == "closing":
             self.client.close()
+            self.spin(2)
+        elif state == "closed by the server":
+            self.client.pause()  # so that on_close doesn't come yet
+            self.peers[-1].send(frame(Opcode.PING) + frame(Opcode.CLOSE, b"\x03\xe8"))
             self.spin(2)
         elif state == "lost":
             self.peers[-1].close()
@@ -156,7 +179,9 @@ def from_handler(play, call):
         signal.signal(signal.SIGUSR1, old)
 
 
-STATES = ["new", "connecting", "open", "closing", "lost", "waiting", "ended"]
+STATES = [
+    "new", "connecting", "open", "closing", "closed by the server", "lost", "waiting", "ended",
+]  # fmt: skip
 PLACES = [from_loop, from_thread, from_handler]
 
 
@@ -175,14 +200,14 @@ def check_who_is_told(method, state, where, outbox):
     where(play, lambda: told.append(quietly(method, play.client)))
     play.spin()
     assert len(told) == 1
-    if state == "open" and method not in ("start", "wait_open", "wait_closed"):
-        assert told == [None] or method == "ping with the same data"
+    if state == "open" and method not in REFUSED_WHILE_OPEN:
+        assert told == [None]
     if state == "open" and method.startswith("send") and play.client.state is State.OPEN:
         assert parsed(play.peers[-1].recv(1000))[0][0] in (Opcode.TEXT, Opcode.BINARY)
     play.end()
 
 
-@pytest.mark.parametrize("name", [name for name in CALLBACKS if name != "on_chunk"])
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_every_method_may_be_called_in_a_callback(name):
     for method in METHODS:
         check_called_in_a_callback(method, name)
@@ -210,6 +235,18 @@ def check_called_in_a_callback(method, name):
     play.spin()
     play.end()
     assert told
+
+
+def test_to_run_a_client_twice_leaves_the_first_run_alone():
+    """Another thread does, or a callback."""
+    play = Play(0)
+    play.reach("open")
+    for where in (from_thread, from_loop):
+        told = []
+        where(play, lambda: told.append(quietly("run_forever", play.client)))
+        assert [type(exc) for exc in told] == [InvalidState]
+        assert play.client.state is State.OPEN
+    play.end()
 
 
 def test_a_client_that_is_used_when_its_loop_is_closed():
@@ -240,7 +277,8 @@ def test_ping_from_a_thread_as_the_connection_is_closing_does_not_end_the_loop()
     play.reach("open")
     from_thread(play, play.client.ping)  # waits in the loop's queue
     play.peers[-1].send(frame(Opcode.CLOSE, b"\x03\xe8"))
-    from_thread(play, lambda: play.client._request(play.client._ping, play.client._connection, b""))
+    send = play.client._connection.transport.ping
+    from_thread(play, lambda: play.client._request(play.client._send_control, send, b""))
     play.spin()
     play.end()
 
@@ -314,6 +352,94 @@ def test_an_attribute_that_can_not_be_called_is_refused_at_the_start():
     client.on_message = coroutine
     with Loop() as loop, pytest.raises(TypeError, match="async"):
         client.start(loop)
+
+
+# -- the loop's methods --
+
+LOOP_METHODS = {
+    "call_soon": lambda loop: loop.call_soon(int).cancel(),
+    "call_soon_threadsafe": lambda loop: loop.call_soon_threadsafe(int),
+    "call_later": lambda loop: loop.call_later(0, int).cancelled(),
+    "call_at": lambda loop: loop.call_at(0, int),
+    "add_reader": lambda loop: loop.add_reader(loop.pair[0], loop.pair[0].recv, 1),
+    "add_reader of nothing": lambda loop: loop.add_reader(object(), int),
+    "add_writer": lambda loop: loop.add_writer(loop.pair[0], loop.remove_writer, loop.pair[0]),
+    "remove_reader": lambda loop: loop.remove_reader(loop.pair[0]),
+    "remove_writer": lambda loop: loop.remove_writer(loop.pair[0]),
+    "add_signal_handler": lambda loop: loop.add_signal_handler(signal.SIGUSR2, int),
+    "add_signal_handler of none": lambda loop: loop.add_signal_handler(12345, int),
+    "remove_signal_handler": lambda loop: loop.remove_signal_handler(signal.SIGUSR2),
+    "add_sleep_handler": lambda loop: loop.add_sleep_handler(int),
+    "remove_sleep_handler": lambda loop: loop.remove_sleep_handler(int),
+    "run_once": lambda loop: loop.run_once(0),
+    "run_forever": lambda loop: [loop.stop(), loop.run_forever()],
+    "run_until_done": lambda loop: loop.run_until_done(),
+    "stop": lambda loop: loop.stop(),
+    "close": lambda loop: loop.close(),
+    "is_closed": lambda loop: loop.is_closed(),
+    "fileno": lambda loop: loop.fileno(),
+    "timeout": lambda loop: loop.timeout(),
+    "time": lambda loop: loop.time(),
+    "thread": lambda loop: loop.thread,
+}
+ANYWHERE = ("call_soon_threadsafe", "stop", "is_closed", "time", "thread")
+
+
+def test_each_public_name_of_a_loop_is_tried():
+    with Loop() as loop:
+        public = {name for name in dir(loop) if name[0] != "_"}
+    assert {name.split()[0] for name in LOOP_METHODS} == public
+
+
+@pytest.mark.parametrize(
+    "method, where",
+    [
+        *((method, where) for method in LOOP_METHODS for where in ("outside", "in a callback")),
+        *((method, where) for method in ANYWHERE for where in ("in a thread", "in a handler")),
+    ],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_method_of_a_loop_tells_its_caller_and_never_the_loop(method, where, closed):
+    told, pair = [], socket.socketpair()
+    loop = Loop()
+    loop.pair = pair
+
+    def call():
+        try:
+            LOOP_METHODS[method](loop)
+        except (RuntimeError, ValueError, OSError) as exc:
+            told.append(exc)
+        else:
+            told.append(None)
+
+    if closed:
+        loop.close()
+    if where == "in a callback":
+        calls = loop.call_soon(call)
+        if closed:  # it can't be, but for a callback of another loop
+            calls.cancel()
+            with Loop() as other:
+                other.call_soon(call)
+                other.run_once(0)
+    elif where == "in a thread":
+        from_thread(None, call)
+    elif where == "in a handler":
+        old = signal.signal(signal.SIGUSR1, lambda number, frame: call())
+        signal.raise_signal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, old)
+    else:
+        call()
+    for _ in range(0 if loop.is_closed() else 3):
+        loop.run_once(0)
+    assert len(told) == 1
+    if not closed and where != "in a callback":
+        assert (told[0] is None) == (" of " not in method)
+    for sock in pair:
+        loop.remove_reader(sock)
+        loop.remove_writer(sock)
+    loop.close()
+    for sock in pair:
+        sock.close()
 
 
 # -- exceptions in the loop's callbacks --

@@ -209,11 +209,13 @@ class Client:
             What suits ``sys.exit()``: 0, or 128 plus the signal's number.
 
         Raises:
+            InvalidState: if it is started already.
             Exception: without ``on_error``: that for which the policy has given up, and what a
                 callback raises. The connection is dropped then.
         """
         import signal
 
+        self._check_ended()
         self._signal = 0
         with Loop() as loop:
             try:
@@ -228,7 +230,8 @@ class Client:
                     loop.run_forever()
             finally:
                 self._runs_loop = False
-                self._drop()
+                if self.loop is loop:  # another thread may have been faster to start it
+                    self._drop()
         return 128 + self._signal if self._signal else 0
 
     def _interrupt(self, number: int) -> None:
@@ -256,8 +259,7 @@ class Client:
             TypeError: if an attribute is no callback.
             RuntimeError: if *loop* is closed, or belongs to a parent process.
         """
-        if self._running:
-            raise InvalidState("the client is started already")
+        self._check_ended()
         self._check_callbacks()
         attempts = Attempts("wsmini.Client", self._policy, self._options)
         loop.call_soon_threadsafe(self._begin, attempts)
@@ -267,6 +269,10 @@ class Client:
         self._state = _CONNECTING
         loop._clients.add(self)
         return self
+
+    def _check_ended(self) -> None:
+        if self._running:
+            raise InvalidState("the client is started already")
 
     def _begin(self, attempts: Attempts) -> None:
         if self._attempts is attempts and self.loop is not None and self._waits is None:
@@ -693,26 +699,34 @@ class Client:
             ValueError, TypeError: if *data* exceeds 125 bytes, a ping with it isn't answered yet,
                 or it is something else.
         """
-        payload = data.encode() if isinstance(data, str) else data
-        if payload is not None:
-            if not isinstance(payload, (bytes, bytearray)):
-                raise TypeError(f"a ping takes str or bytes, not {type(data).__name__}")
-            payload = bytes(payload)
-            if len(payload) > MAX_CONTROL:
-                raise ValueError(f"a ping has at most {MAX_CONTROL} bytes, not {len(payload)}")
+        payload = None if data is None else _control_payload("ping", data)
+        connection = self._open_connection()
+        if payload in connection.protocol._pings:
+            raise ValueError("a ping with the same data isn't answered yet")
+        self._request(self._send_control, connection.transport.ping, payload)
+
+    def pong(self, data: str | bytes = b"") -> None:
+        """Send a pong that nobody asked for (RFC 6455, 5.5.3); pings are answered without this.
+
+        Raises:
+            ConnectionClosed, InvalidState: if there is no connection.
+            ValueError, TypeError: if *data* exceeds 125 bytes, or is something else.
+        """
+        payload = _control_payload("pong", data)
+        self._request(self._send_control, self._open_connection().transport.pong, payload)
+
+    def _open_connection(self) -> ClientConnection:
         connection = self._connection
         if connection is None:
             raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
         connection.protocol.check_open()
-        if payload in connection.protocol._pings:
-            raise ValueError("a ping with the same data isn't answered yet")
-        self._request(self._ping, connection, payload)
+        return connection
 
-    def _ping(self, connection: ClientConnection, payload: bytes | None) -> None:
+    def _send_control(self, send: Callable[[Any], None], payload: bytes | None) -> None:
         try:
-            connection.transport.ping(payload)
+            send(payload)
         except ConnectionClosed:
-            pass  # since ping() was called; on_close tells
+            pass  # since ping() or pong() was called; on_close tells
         except (SendBufferFull, ValueError) as exc:
             self._on_loop_error(exc)
 
@@ -873,6 +887,16 @@ def _warn(text: str, *args: object) -> None:
             print(text % args, file=sys.stderr)
     else:
         logging.getLogger("wsmini").warning(text, *args)
+
+
+def _control_payload(name: str, data: Any) -> bytes:
+    """*data* as the payload of a control frame; a copy, if it could be changed meanwhile."""
+    payload = data.encode() if isinstance(data, str) else data
+    if not isinstance(payload, (bytes, bytearray)):
+        raise TypeError(f"a {name} takes str or bytes, not {type(data).__name__}")
+    if len(payload) > MAX_CONTROL:
+        raise ValueError(f"a {name} has at most {MAX_CONTROL} bytes, not {len(payload)}")
+    return bytes(payload)
 
 
 def _item(message: Any, text: bool | None, compress: bool | None) -> Item:
