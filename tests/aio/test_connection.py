@@ -146,8 +146,10 @@ def test_echoes_of_all_kinds(run, url):
             assert await ws.recv(decode=False) == b"ab"
             await ws.send("large" * 100000)
             assert "".join([chunk async for chunk in ws.recv_streaming()]) == "large" * 100000
-            await ws.send(b"abc")
             buffer = bytearray(2)
+            with pytest.raises(TimeoutError):
+                await ws.recv_into(buffer, timeout=0)
+            await ws.send(b"abc")
             with pytest.raises(ValueError):
                 await ws.recv_into(buffer)
             assert await ws.recv_into(bytearray(3)) == 3
@@ -1255,8 +1257,8 @@ def test_a_ping_that_nobody_waits_for_any_more_may_fail(run):
     async def main():
         ws, peer = joined()
         ping = await ws.ping()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(ping.wait(), 0.01)
+        with pytest.raises(TimeoutError, match="pong"):
+            await ping.wait(timeout=0.01)
         waiting = [asyncio.ensure_future(ping.wait()) for _ in range(2)]
         await asyncio.sleep(0)
         waiting[0].cancel()

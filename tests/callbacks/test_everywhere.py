@@ -4,7 +4,9 @@ goes to its caller, and nothing but what a callback raises ever comes out of the
 from __future__ import annotations
 
 import array
+import asyncio
 import itertools
+import re
 import signal
 import socket
 import threading
@@ -12,9 +14,11 @@ from types import SimpleNamespace
 
 import fakes
 import pytest
+from helpers import ROOT
 from joined import parsed
 
 import wsmini
+import wsmini.aio
 from wsmini.callbacks.client import CALLBACKS, Client
 from wsmini.callbacks.loop import Loop
 from wsmini.exceptions import ConnectionClosed, InvalidState, SendBufferFull
@@ -241,11 +245,11 @@ def test_to_run_a_client_twice_leaves_the_first_run_alone():
     """Another thread does, or a callback."""
     play = Play(0)
     play.reach("open")
+    told = []
     for where in (from_thread, from_loop):
-        told = []
         where(play, lambda: told.append(quietly("run_forever", play.client)))
-        assert [type(exc) for exc in told] == [InvalidState]
         assert play.client.state is State.OPEN
+    assert [type(exc) for exc in told] == [InvalidState, InvalidState]
     play.end()
 
 
@@ -352,6 +356,37 @@ def test_an_attribute_that_can_not_be_called_is_refused_at_the_start():
     client.on_message = coroutine
     with Loop() as loop, pytest.raises(TypeError, match="async"):
         client.start(loop)
+
+
+# -- the names of the blocking API --
+
+
+def public(value):
+    return {name for name in dir(value) if name[0] != "_"}
+
+
+def test_the_page_tells_which_names_of_a_connection_a_client_has():
+    async def names_of_asyncio(url):
+        async with wsmini.aio.connect(url) as ws:
+            return public(ws)
+
+    with wsmini.testing.echo_server() as server:
+        with wsmini.connect(server.url) as ws:
+            blocking = public(ws)
+        names = blocking, asyncio.run(names_of_asyncio(server.url)), public(Client) | {"loop"}
+    page = (ROOT / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    table = re.search(r"\| `wsmini.Connection` \|.*\n\| --- .*\n((?:\|.*\n)+)", page)[1]
+    told = [set(), set(), set()]
+    for row in table.splitlines():
+        cells = row.strip("| ").split(" | ")
+        of_row = set(re.findall(r"`(\w+)`", cells[0]))
+        for column, cell in enumerate(cells):
+            if cells[0] == "no":  # the names are in the cell
+                told[column] |= set(re.findall(r"`(\w+)`", cell))
+            elif not cell.startswith("no"):
+                told[column] |= of_row
+    told[2] |= set(CALLBACKS)
+    assert told == list(names)
 
 
 # -- the loop's methods --

@@ -22,7 +22,7 @@ import pytest
 from helpers import PATIENCE, PROMPT, ROOT
 from pairs import eventually
 
-from wsmini import ConnectionClosed
+from wsmini import ConnectionClosed, testing
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -575,6 +575,12 @@ FAULTS = [
     *(Stall(), Stall(after=40, handshake=True), Bomb(), IgnoreClose(), Send(b"\x83\0")),
     *(CloseWith(code) for code in (1000, 1001, 1008, 1012, 4000)),
 ]
+
+
+def test_the_services_meet_every_fault_that_there_is():
+    public = [getattr(testing, name) for name in testing.__all__]
+    kinds = {kind for kind in public if isinstance(kind, type) and issubclass(kind, testing.Fault)}
+    assert {type(fault) for fault in FAULTS} == kinds - {testing.Fault}
 
 
 def closed_feeds(path):

@@ -70,13 +70,14 @@ class Ping:
     def __await__(self) -> Generator[Any, None, float]:
         return self.wait().__await__()
 
-    async def wait(self) -> float:
+    async def wait(self, timeout: float | None = None) -> float:
         """Wait for the pong.
 
         Returns:
             The round trip in seconds.
 
         Raises:
+            TimeoutError: if it didn't come within *timeout* seconds; call again to wait on.
             ConnectionClosed: if the connection was closed before.
             RuntimeError: in another event loop than the connection's.
         """
@@ -84,7 +85,9 @@ class Ping:
             raise RuntimeError("this ping belongs to another event loop, which sent it")
         # Not by asyncio.shield, which may complain of the exception that nobody waits for any more.
         if not self._future.done():
-            await asyncio.wait([self._future])
+            await asyncio.wait([self._future], timeout=timeout)
+        if not self._future.done():
+            raise TimeoutError(f"no pong within {timeout} s")
         return self._future.result()
 
 
@@ -354,8 +357,12 @@ class Connection(ConnectionInfo):
         """
         return MessageStream(self, decode)
 
-    async def recv_into(self, buffer: bytearray | memoryview) -> int:
+    async def recv_into(self, buffer: bytearray | memoryview, timeout: float | None = None) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
+
+        Args:
+            buffer: a ``bytearray``, or what else can be written to.
+            timeout: as for ``recv``.
 
         Returns:
             The number of bytes of the message.
@@ -363,12 +370,12 @@ class Connection(ConnectionInfo):
         Raises:
             ValueError: if the message is longer than *buffer*; it can be received still.
             TypeError: if *buffer* can't be written to.
-            ConnectionClosed, ConcurrencyError: as ``recv``.
+            TimeoutError, ConnectionClosed, ConcurrencyError: as ``recv``.
         """
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
-        message = await self.recv()
+        message = await self.recv(timeout)
         data = message.encode() if isinstance(message, str) else message
         if len(data) > len(view):
             self._unread.appendleft(message)
