@@ -11,20 +11,24 @@ import contextlib
 import io
 import re
 import sys
+import threading
+from itertools import count
 
 import pytest
-from helpers import ROOT
+from certificates import client_context, server_context
+from helpers import CERTS, ROOT
 
 import wsmini
 from wsmini import aio, cli
 from wsmini.sansio.frames import Opcode
-from wsmini.testing import scripted_server
+from wsmini.testing import frame, scripted_server
 
 FIRST, SECOND, LONGEST = 0.001, 0.002, 0.01
 WORDS = {  # of the page -> the delays, and whether it raises
     "the loop ends": ([], False),
     "another one, after the first delay": ([FIRST, FIRST], False),
     "another one": ([FIRST, SECOND], False),
+    "another one: the code counts nevertheless": ([FIRST, SECOND], False),
     "another one, after up to `maximum`": ([LONGEST, LONGEST], False),
     "another attempt": ([FIRST, SECOND], False),
     "another attempt, after up to `maximum`": ([LONGEST, LONGEST], False),
@@ -95,15 +99,35 @@ def hanging_up(peer):
     peer.sock.close()
 
 
-def program(name):
-    """What the program does itself; the server only stays."""
-    staying_for = lambda peer: staying(peer)  # noqa: E731  # an object for each
-    staying_for.program = name
-    return staying_for
+def babbling(peer):
+    peer.request()
+    peer.send_raw(b"SSH-2.0-OpenSSH_9.6\r\n")
 
 
+def certified(name):
+    """A server with another certificate."""
+    accepting = lambda peer: peer.accept()  # noqa: E731  # an object for each
+    accepting.certificate = name
+    return accepting
+
+
+def program(name, server=staying):
+    """What the program does itself, while the server mostly stays."""
+    act = lambda peer: server(peer)  # noqa: E731  # an object for each
+    act.program = name
+    return act
+
+
+BROKEN_CLOSES = [code.to_bytes(2, "big") for code in (1005, 1006)] + [b"\x03\xf4\xe2\x82"]
 ACTS = {  # a row of the page -> what shows it: of servers, or of the program
-    "the program: `close()`": [program("close")],
+    "the program: `close()`, `break`, `stop()` of a `Client`": [
+        program("close"),
+        program("break"),
+    ],
+    "the program has set `stop=`, and whoever ends the connection": [
+        program("stop="),
+        program("stop= and recv", closing(1008)),
+    ],
     "the program: it has left the body, or a `with` block in it": [
         program("leave"),
         program("with"),
@@ -116,6 +140,8 @@ ACTS = {  # a row of the page -> what shows it: of servers, or of the program
         closing(code) for code in (1002, 1003, 1007, 1008, 1009, 1010)
     ],
     "the server: other codes from 3000 on": [closing(code) for code in (3000, 4000, 4999)],
+    "the server: a Close frame that breaks the rules, with 1005 or 1006, or with 1012 and half a "
+    "character": [sending(frame(Opcode.CLOSE, data)) for data in BROKEN_CLOSES],
     "nobody: the connection was lost (1006)": [lambda peer: peer.accept()],
     "wsmini: no answer to pings (1011)": [silent],
     "wsmini: bytes that break the protocol (1002, 1007)": [
@@ -132,18 +158,42 @@ REFUSALS = {
     "HTTP 401 and 407": [answering(401)],
     "HTTP 401 and 407, with credentials that a callable makes": [answering(401)],
     "other answers: 200, 403, 404...": [answering(status) for status in (200, 403, 404)],
-}
-ELSEWHERE = {  # test_policies has them: they need certificates of other times
-    "a certificate that isn't trusted, has expired, or is for another name",
-    "a certificate that isn't valid yet: devices without a clock",
+    "what isn't an answer to the handshake: garbage, a wrong `Sec-WebSocket-Accept`, redirects in "
+    "a circle": [
+        babbling,
+        lambda peer: peer.accept(headers={"Sec-WebSocket-Accept": "AAAAAAAAAAAAAAAAAAAAAAAAAAA="}),
+        lambda peer: peer.respond(302, headers=[("Location", "/")]),
+    ],
+    "a certificate that isn't trusted, has expired, or is for another name": [
+        certified(name) for name in ("self-signed", "expired", "wrong-host")
+    ],
+    "a certificate that isn't valid yet: devices without a clock": [certified("not-yet-valid")],
 }
 OPTIONS = {"max_size": 1000, "ping_interval": None, "ping_timeout": 0.05, "close_timeout": 0.05}
 
 
 def test_each_row_of_the_page_is_tried():
     assert set(ENDS) == set(ACTS)
-    assert set(FAILURES) == {*REFUSALS, *ELSEWHERE}
+    assert set(FAILURES) == set(REFUSALS)
     assert {word for rest in (*ENDS.values(), *FAILURES.values()) for word in rest} <= set(WORDS)
+
+
+@contextlib.contextmanager
+def serving(serve, acts):
+    """A server whose connections are those of *acts*, by TLS where one shows its certificate."""
+    if not any(hasattr(act, "certificate") for act in acts):
+        with scripted_server(serve) as server:
+            yield server.url, {}
+        return
+    numbers, context = count(), server_context()
+
+    def choose(sock, name, context):
+        act = dict(enumerate(acts)).get(next(numbers))
+        sock.context = server_context(getattr(act, "certificate", "server"))
+
+    context.sni_callback = choose
+    with scripted_server(serve, ssl=context) as server:
+        yield f"wss://localhost:{server.port}/", {"ssl": client_context()}
 
 
 # -- front ends: a loop over connections, of which the program ends the one called LAST --
@@ -171,9 +221,10 @@ class Loop:
         (self.acts[self.turn] if self.turn < len(self.acts) else staying)(peer)
 
     def run(self):
-        with scripted_server(self.serve) as server:
+        with serving(self.serve, self.acts) as (url, tls):
+            self.options.update(tls)
             try:
-                self.loop(server.url)
+                self.loop(url)
             except (OSError, wsmini.WebSocketException):
                 self.raised = True
         return self.delays, self.raised
@@ -181,12 +232,21 @@ class Loop:
 
 class Blocking(Loop):
     def loop(self, url):
+        stop = threading.Event()
         for ws in wsmini.reconnect(
-            url, policy=self.policy, on_reconnect=self.report, **self.options
+            url, policy=self.policy, on_reconnect=self.report, stop=stop, **self.options
         ):
             act = self.act()
             if act == "close":
                 ws.close()
+            elif act == "break":
+                break
+            elif act == "stop=":
+                stop.set()
+            elif act == "stop= and recv":
+                stop.set()
+                with contextlib.suppress(wsmini.ConnectionClosed):
+                    ws.recv()
             elif act == "with":
                 with ws:
                     pass
@@ -201,12 +261,21 @@ class Asyncio(Loop):
         asyncio.run(self.main(url))
 
     async def main(self, url):
+        stop = asyncio.Event()
         async for ws in aio.connect(
-            url, policy=self.policy, on_reconnect=self.report, **self.options
+            url, policy=self.policy, on_reconnect=self.report, stop=stop, **self.options
         ):
             act = self.act()
             if act == "close":
                 await ws.close()
+            elif act == "break":
+                break
+            elif act == "stop=":
+                stop.set()
+            elif act == "stop= and recv":
+                stop.set()
+                with contextlib.suppress(wsmini.ConnectionClosed):
+                    await ws.recv()
             elif act == "with":
                 async with ws:
                     pass
@@ -224,21 +293,26 @@ class Callbacks(Loop):
         ).run_forever()  # fmt: skip
 
     def on_open(self, client):
-        if self.act() == "close":
+        act = self.act()
+        if act == "close":
             client.close()
+        elif act == "break":
+            client.stop()
 
 
 FRONT_ENDS = [Blocking, Asyncio, Callbacks]
 
 
 def cases(acts, front_ends):
-    """Each way with each front end that has it: a ``Client`` has no body that could be left."""
+    """Each way with each front end that has it: a ``Client`` has no body that could be left, and
+    ``stop()`` for ``break``; the command line has no credentials that a callable makes."""
     return [
         pytest.param(row, act, front_end, id=f"{row}, {number}, {front_end.__name__}")
         for row, shown in acts.items()
         for number, act in enumerate(shown)
         for front_end in front_ends
-        if front_end is not Callbacks or getattr(act, "program", "close") == "close"
+        if front_end is not Callbacks or getattr(act, "program", "close") in ("close", "break")
+        if front_end is not cli.main or "callable" not in row
     ]
 
 
@@ -265,22 +339,36 @@ def test_what_comes_after_a_failure_to_open_one(row, act, worked, front_end):
 SERVERS = {row: acts for row, acts in ACTS.items() if not row.startswith("the program")}
 
 
-@pytest.mark.parametrize("row, act, main", cases(SERVERS, [cli.main]))
-def test_what_comes_after_a_connection_of_the_command_line(row, act, main, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-    connections = []
+def command_line(main, acts, interval=0):
+    """What the command line does with these and one that sends a message: (attempts, status)."""
+    asked = []
 
     def serve(peer):
-        connections.append(peer)
-        if peer.number < 3:
-            act(peer)
+        asked.append(peer)
+        if peer.number <= len(acts):
+            acts[peer.number - 1](peer)
         else:
             peer.accept()
             peer.send_message("here")
 
-    with scripted_server(serve) as server:
-        interval = 0.05 if act is silent else 0
+    with serving(serve, acts) as (url, tls), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         argv = ["--reconnect=0", "-n1", "--wait=inf", "--max-size=1000", "--close-timeout=0.05"]
-        status = main([server.url, *argv, "--ping-timeout=0.05", f"--ping-interval={interval}"])
+        argv += [f"--cafile={CERTS / 'ca.pem'}"] if tls else []
+        status = main([url, *argv, "--ping-timeout=0.05", f"--ping-interval={interval}"])
+    return len(asked), status
+
+
+@pytest.mark.parametrize("row, act, main", cases(SERVERS, [cli.main]))
+def test_what_comes_after_a_connection_of_the_command_line(row, act, main):
+    asked, status = command_line(main, [act, act], 0.05 if act is silent else 0)
     delays, raised = WORDS[ENDS[row][0]]
-    assert (len(connections) - 1, status != 0) == (len(delays), raised)
+    assert (asked - 1, status != 0) == (len(delays), raised)
+
+
+@pytest.mark.parametrize("row, act, main", cases(REFUSALS, [cli.main]))
+@pytest.mark.parametrize("worked", [False, True], ids=["at first", "once one has been open"])
+def test_what_comes_after_a_failure_of_the_command_line_to_open_one(row, act, worked, main):
+    # Once, as Fixed(0) has no longest delay.
+    _, status = command_line(main, [lambda peer: peer.accept()] * worked + [act, act])
+    assert (status != 0) == WORDS[FAILURES[row][worked]][1]

@@ -103,7 +103,8 @@ def _connections(
                 yield ws
             failure, closed_by_program = ws._protocol.close_exc(), ws._closed_by_program
             del ws  # its buffers aren't needed while waiting
-        delay = attempts.failed(failure, closed_by_program)
+        stopped = stop is not None and stop.is_set()
+        delay = attempts.failed(failure, closed_by_program or stopped)
         del failure  # with its traceback, and so its frames
         if delay is None:
             return
