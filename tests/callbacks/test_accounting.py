@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import fakes
 import pytest
 from helpers import SEED
+from joined import End, handshake
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
@@ -28,49 +29,7 @@ from wsmini.testing import frame
 SCHEDULES = [int(os.environ.get("WSMINI_TEST_SCHEDULES") or some) for some in (40, 10)]
 
 
-class Server:
-    """The other end of a client's connection, in the same thread."""
-
-    def __init__(self, sock, tls):
-        self.sock, self.tls, self.wire = sock, tls, b""
-        if tls is not None:
-            self.incoming, self.outgoing, self.engine = tls
-
-    def take(self, size):
-        """Read up to *size* bytes; ``False`` at the end."""
-        try:
-            data = self.sock.recv(size)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        if not data:
-            return False
-        if self.tls is None:
-            self.wire += data
-            return True
-        import ssl
-
-        self.incoming.write(data)
-        try:
-            while True:
-                plain = self.engine.read(1 << 20)
-                if not plain:
-                    break
-                self.wire += plain
-        except ssl.SSLError:
-            pass
-        return True
-
-    def send(self, data):
-        if self.tls is not None:
-            self.engine.write(data)
-            data = self.outgoing.read()
-        try:
-            self.sock.send(data)
-        except OSError:
-            pass
-
+class Server(End):
     def messages(self):
         """Whole ones: what the peer has of a message that was cut doesn't count."""
         return [data.decode() for opcode, data in whole_frames(self.wire) if opcode == Opcode.TEXT]
@@ -95,47 +54,6 @@ def unmask(key, payload):
     pad = key * (len(payload) // 4 + 1)
     number = int.from_bytes(payload, "big") ^ int.from_bytes(pad[: len(payload)], "big")
     return number.to_bytes(len(payload), "big")
-
-
-def handshake(theirs):
-    """A TLS stream on *ours* and the server's engine, joined in memory first."""
-    import ssl
-
-    from certificates import client_context, server_context
-
-    from wsmini.opening.tls import TLSStream
-
-    def start(ours):
-        stream = TLSStream(SocketStream(ours), client_context(), "localhost", 443)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        engine = server_context().wrap_bio(incoming, outgoing, server_side=True)
-        steps, done = stream.handshake(), False
-        ours.setblocking(False)
-        while True:
-            try:
-                next(steps)
-            except StopIteration:
-                break
-            try:
-                incoming.write(theirs.recv(65536))
-            except BlockingIOError:
-                pass
-            if not done:
-                try:
-                    engine.do_handshake()
-                    done = True
-                except ssl.SSLWantReadError:
-                    pass
-            theirs.send(outgoing.read() or b"") if outgoing.pending else None
-        while not done:
-            incoming.write(theirs.recv(65536))
-            engine.do_handshake()
-            done = True
-        if outgoing.pending:
-            theirs.send(outgoing.read())
-        return stream, (incoming, outgoing, engine)
-
-    return start
 
 
 class Schedule:

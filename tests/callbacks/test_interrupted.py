@@ -14,8 +14,9 @@ import socket
 import sys
 
 import fakes
+import pytest
 from helpers import SEED
-from joined import parsed
+from joined import End, handshake, parsed
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
@@ -26,7 +27,7 @@ from wsmini.sansio.protocol import State
 from wsmini.testing import frame
 
 TEXT, PING = Opcode.TEXT, Opcode.PING
-WHERE = ("wsmini/events", "wsmini/callbacks", "writebuffer.py")
+WHERE = ("wsmini/events", "wsmini/callbacks", "writebuffer.py", "opening/tls.py")
 IN = [b"%d" % number for number in range(4)]
 
 
@@ -37,14 +38,16 @@ class Interrupt(BaseException):
 class Scenario:
     """A client that echoes what comes; each step is what a signal handler may find."""
 
-    def __init__(self):
+    def __init__(self, tls):
         self.loop = Loop()
-        ours, self.peer = socket.socketpair()
-        self.peer.setblocking(False)
-        self.got, self.accepted, self.closed, self.wire = [], [], [], b""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        stream, engine = handshake(theirs)(ours) if tls else (SocketStream(ours), None)
+        self.peer = End(theirs, engine)
+        self.got, self.accepted, self.closed = [], [], []
 
         def steps():
-            return fakes.opened(SocketStream(ours))
+            return fakes.opened(stream)
             yield
 
         self.client = Client(
@@ -61,16 +64,6 @@ class Scenario:
         self.got.append(message)
         client.send(message)
         self.accepted.append(message)
-
-    def take(self):
-        try:
-            while True:
-                data = self.peer.recv(65536)
-                if not data:
-                    return
-                self.wire += data
-        except OSError:
-            pass
 
     def run(self):
         yield self.peer.send, frame(TEXT, IN[0])
@@ -90,12 +83,12 @@ class Scenario:
     def settle(self):
         for _ in range(12):
             self.loop.run_once(0)
-            self.take()
+            self.peer.take(65536)
 
     def check(self, where):
         expected = [data.decode() for data in IN]
         assert self.got == expected[: len(self.got)], where
-        sent = [data.decode() for opcode, data in parsed(self.wire) if opcode == TEXT]
+        sent = [data.decode() for opcode, data in parsed(self.peer.wire) if opcode == TEXT]
         unsent = self.client.unsent
         if self.closed:
             assert len(self.closed) == 1 and self.client.state is State.CLOSED, where
@@ -106,16 +99,16 @@ class Scenario:
 
     def end(self):
         self.client.close()
-        self.peer.close()
+        self.peer.sock.close()
         while self.client._running:
             self.loop.run_once(0)
         self.loop.close()
         assert len(self.closed) == 1
 
 
-def interrupted_at(number):
+def interrupted_at(number, tls):
     """Run a scenario with an exception at place *number*; where that was, ``None`` if behind it."""
-    scenario, count, where = Scenario(), 0, None
+    scenario, count, where = Scenario(tls), 0, None
 
     def profile(frame, event, arg):
         nonlocal count, where
@@ -157,21 +150,22 @@ def interrupted_at(number):
     return where
 
 
-def test_the_loop_and_the_client_may_be_interrupted_anywhere():
-    assert interrupted_at(1 << 30) is None
-    places = count_places()
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_the_loop_and_the_client_may_be_interrupted_anywhere(tls):
+    assert interrupted_at(1 << 30, tls) is None
+    places = count_places(tls)
     rng = random.Random(SEED)
     every = os.environ.get("WSMINI_TEST_ALL")
     numbers = range(1, places) if every else rng.sample(range(1, places), min(60, places - 1))
     for number in numbers:
-        interrupted_at(number)
+        interrupted_at(number, tls)
 
 
-def count_places():
+def count_places(tls):
     low, high = 1, 1 << 14
     while low < high:
         middle = (low + high) // 2
-        if interrupted_at(middle) is None:
+        if interrupted_at(middle, tls) is None:
             high = middle
         else:
             low = middle + 1
