@@ -470,9 +470,9 @@ class Opening:
         if journal.wants_notes():
             target = redacted_uri(request.target)
             journal.note("request", target=target, headers=_shown(request.headers))
-        broken = yield from send_all(stream, request.serialize())
+        send_error = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
-        response = yield from receive_head(stream, parser, broken)
+        response = yield from receive_head(stream, parser, send_error)
         self._note_response(response)
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it

@@ -204,10 +204,10 @@ def connect_http(
     """
     target = shown_address((host, port))
     request = Request("CONNECT", target, [("Host", target), *headers])
-    broken = yield from send_all(stream, request.serialize())
+    send_error = yield from send_all(stream, request.serialize())
     parser = ResponseParser(method="CONNECT")
     try:
-        response = yield from receive_head(stream, parser, broken)
+        response = yield from receive_head(stream, parser, send_error)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
     if not 200 <= response.status_code < 300:
@@ -300,12 +300,12 @@ def connect_socks4(
 
 def _ask(stream: Stream, message: bytes, size: int) -> Steps[bytes]:
     """The first *size* bytes of the answer to *message*."""
-    broken = yield from send_all(stream, message)
-    return (yield from _receive_exactly(stream, size, broken))
+    send_error = yield from send_all(stream, message)
+    return (yield from _receive_exactly(stream, size, send_error))
 
 
 def _receive_exactly(
-    stream: Stream, size: int, broken: ConnectionError | None = None
+    stream: Stream, size: int, send_error: ConnectionError | None = None
 ) -> Steps[bytes]:
     data = b""
     while len(data) < size:
@@ -313,6 +313,6 @@ def _receive_exactly(
         if not some:
             exc = InvalidProxyMessage("the proxy closed the connection in the middle of SOCKS")
             exc.hung_up = True
-            raise broken or exc
+            raise send_error or exc
         data += some
     return data

@@ -131,12 +131,12 @@ def receive_some(
 
 
 def receive_head(
-    stream: Stream, parser: ResponseParser, broken: ConnectionError | None = None
+    stream: Stream, parser: ResponseParser, send_error: ConnectionError | None = None
 ) -> Steps[Response]:
     """Feed *parser* until the head of the response is complete.
 
     Args:
-        broken: what ``send_all`` returned for the request.
+        send_error: what ``send_all`` returned for the request.
 
     Raises:
         InvalidMessage: if it isn't an HTTP response; its ``first_bytes`` are what it is instead.
@@ -145,8 +145,8 @@ def receive_head(
     first_bytes = b""
     while parser.response is None:
         data = yield from receive_some(stream)
-        if not data and broken is not None:
-            raise broken
+        if not data and send_error is not None:
+            raise send_error
         first_bytes = first_bytes or data[:1024]
         try:
             if data:
