@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from typing import Any, Callable, Iterator, Sequence
 
-    from ..options import ConnectOptions
     from ..policies import Policy
 
 
@@ -80,7 +79,7 @@ connection
 --source ADDR                   connect from this address
 -4, --ipv4                      use IPv4 alone, as --source 0.0.0.0
 -6, --ipv6                      use IPv6 alone, as --source ::
---max-size BYTES                largest message to receive, 0 for any (default: %(default)s)
+--max-size BYTES                largest message to receive, 0 for any (default: 1048576)
 --max-queue N                   messages to keep while output waits, from 1 on (default: 16)
 --timeout SECONDS               for opening the connection, at most (default: 10)
 --close-timeout SECONDS         for closing it, at most (default: 10)
@@ -191,9 +190,9 @@ def make_parser() -> ArgumentParser:
     add("--man", action="store_true", help="print the manual page, for man -l")
     add("--completion", choices=["bash", "zsh"], help="print what completes options in this shell")
     for section in OPTIONS.split("\n\n"):
-        title, *lines = section.split("\n", 1)
+        title, _, rows = section.partition("\n")
         group = parser.add_argument_group(title)
-        for names, text in re.findall(r"(?m)^(-.*?)  +(.*(?:\n +.*)*)", lines[0]):
+        for names, text in re.findall(r"(?m)^(-.*?)  +(.*(?:\n +.*)*)", rows):
             _add_option(group, names, " ".join(text.split()))
     return parser
 
@@ -285,11 +284,8 @@ _MORE: dict[str, dict[str, Any]] = {
     "--message": {"type": utf8, **_LIST},
     "--ipv4": {"action": "store_const", "dest": "source", "const": "0.0.0.0"},
     "--ipv6": {"action": "store_const", "dest": "source", "const": "::"},
-    "--max-size": {"default": 1 << 20},
-    "--timeout": {"type": limit, "default": 10.0},
-    "--close-timeout": {"default": 10.0},
-    "--ping-interval": {"default": 20.0},
-    "--ping-timeout": {"type": limit, "default": 20.0},
+    "--timeout": {"type": limit},
+    "--ping-timeout": {"type": limit},
     "--count": {"default": 0},
     "--close-code": {"default": 1000},
     "--close-reason": {"type": close_reason, "default": ""},
@@ -390,8 +386,8 @@ def _check_formats(args: Namespace) -> None:
                 raise ValueError(f"--{name} needs the json module: {exc}") from exc
 
 
-def connect_options(args: Namespace) -> ConnectOptions:
-    """Translate *args* into options of ``connect()``.
+def connect_options(args: Namespace) -> dict[str, Any]:
+    """Translate *args* into options of ``connect()``, whose defaults hold for what isn't given.
 
     Raises:
         ValueError, OSError, ImportError: if they can't be.
@@ -399,48 +395,18 @@ def connect_options(args: Namespace) -> ConnectOptions:
     headers: list[tuple[str, str | None]] = [h for text in args.header for h in _headers(text)]
     if args.cookie:
         headers.append(("Cookie", "; ".join(args.cookie)))
-    options: ConnectOptions = {
+    options: dict[str, Any] = {
         "additional_headers": headers,
-        "origin": args.origin,
-        "subprotocols": args.subprotocol,
         "compression": None if args.no_compression else "deflate",
         "ssl": _context(args),
-        "server_hostname": args.server_name,
-        "unix_path": args.unix,
         "host": _resolved(args),
-        "open_timeout": _limit(args.timeout),
-        "close_timeout": _limit(args.close_timeout),
-        "ping_interval": _limit(args.ping_interval) or None,
-        "ping_timeout": _limit(args.ping_timeout),
-        "max_size": args.max_size or None,
         "auth": _credentials(args),
     }
-    _add_given(args, options)
+    for name, (option, translate) in _TRANSLATIONS.items():
+        value = getattr(args, name)
+        if value is not None:
+            options[option] = translate(value)
     return options
-
-
-def _add_given(args: Namespace, options: ConnectOptions) -> None:
-    """Add what has no default here."""
-    for name in ("max_redirects", "max_queue", "happy_eyeballs_delay", "busy_poll"):
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
-    if args.cookie_jar is not None:
-        options["cookies"] = _cookie_jar(args.cookie_jar)
-    if args.proxy_server_name is not None:
-        options["proxy_server_hostname"] = args.proxy_server_name
-    if args.proxy_cafile is not None:
-        options["proxy_ssl"] = _trusting(args.proxy_cafile, "--proxy-cafile")
-    if args.user_agent is not None:
-        options["user_agent_header"] = args.user_agent or None
-    if args.source is not None:
-        options["source_address"] = (args.source, 0)
-    if args.proxy is not None:
-        options["proxy"] = None if args.proxy == "none" else args.proxy
-
-
-def _limit(value: float) -> float | None:
-    """Seconds, or ``None`` where a wait takes that for infinity."""
-    return None if value == float("inf") else value
 
 
 def _headers(text: str) -> Iterator[tuple[str, str]]:
@@ -581,3 +547,36 @@ def _identify(context: SSLContext, args: Namespace) -> None:
         context.post_handshake_auth = True  # some servers ask for it after the request
     except OSError as exc:
         raise ValueError(f"--cert: no certificate with its key in {args.cert}: {exc}") from exc
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _or_none(value: Any) -> Any:
+    """*value*; ``None`` where it is 0 or empty, which stands for no limit, or no header, here."""
+    return value or None
+
+
+# Argument -> the option that it gives, and how.
+_TRANSLATIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "origin": ("origin", _as_it_is),
+    "subprotocol": ("subprotocols", _as_it_is),
+    "user_agent": ("user_agent_header", _or_none),
+    "cookie_jar": ("cookies", _cookie_jar),
+    "max_redirects": ("max_redirects", _as_it_is),
+    "unix": ("unix_path", _as_it_is),
+    "source": ("source_address", lambda address: (address, 0)),
+    "happy_eyeballs_delay": ("happy_eyeballs_delay", _as_it_is),
+    "proxy": ("proxy", lambda url: None if url == "none" else url),
+    "proxy_cafile": ("proxy_ssl", lambda path: _trusting(path, "--proxy-cafile")),
+    "proxy_server_name": ("proxy_server_hostname", _as_it_is),
+    "server_name": ("server_hostname", _as_it_is),
+    "timeout": ("open_timeout", _as_it_is),
+    "close_timeout": ("close_timeout", _as_it_is),
+    "ping_interval": ("ping_interval", _or_none),
+    "ping_timeout": ("ping_timeout", _as_it_is),
+    "max_size": ("max_size", _or_none),
+    "max_queue": ("max_queue", _as_it_is),
+    "busy_poll": ("busy_poll", _as_it_is),
+}
