@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 
 import pytest
 
 from wsmini import cli
 from wsmini.cli import benchmark
+from wsmini.cli.output import note
 from wsmini.testing import echo_server, scripted_server
 
 PERCENTILES = {
@@ -57,3 +60,31 @@ def test_a_server_that_leaves(capfdbinary):
 
     with scripted_server(script) as server:
         assert cli.main([server.url, "--bench=0.1"]) == 6
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        raise OSError("there is no terminal behind it")
+
+
+def test_a_note_takes_the_place_of_the_bar(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Screen())
+    bar = benchmark._Bar(60.0)
+    bar.next = 0.0
+    bar.draw()
+    note("the server is gone")
+    shown, rest = output_of_screen()
+    assert shown == f"  0% [{'':30}]"
+    assert rest == "wsmini: the server is gone\n"
+    bar.draw()  # too early for another picture
+    bar.end()
+    assert output_of_screen() == (shown, rest)
+
+
+def output_of_screen():
+    """The line that was drawn, and what came when it was wiped out."""
+    _, _, shown, _, rest = sys.stderr.getvalue().split("\r")
+    return shown, rest

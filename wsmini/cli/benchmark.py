@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from time import monotonic
 
-from .output import is_terminal, overwrite
+from .output import Progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 _PATIENCE = 5.0  # seconds for a pong, or for the first echo
 _WINDOW = 64  # messages under way at once while the throughput is measured
 _WIDTH = 30  # of the bar
-_STEP = 0.1  # seconds between two pictures of it
 
 
 def measure(ws: Connection, seconds: float, size: int) -> list[str]:
@@ -99,20 +97,13 @@ def _row(name: str, cells: list[str], more: str = "") -> str:
     return (f"{name:<5}" + "".join(f"{cell:>10}" for cell in cells) + more).rstrip()
 
 
-class _Bar:
-    """A line on standard error that shows how much of the time is over, if that is a terminal."""
+class _Bar(Progress):
+    """How much of the time is over."""
 
     def __init__(self, seconds: float) -> None:
-        self.start, self.seconds, self.next = monotonic(), seconds, 0.0
-        self.on = is_terminal(sys.stderr)
+        super().__init__()
+        self.seconds = seconds
 
-    def draw(self) -> None:
-        now = monotonic()
-        if self.on and now >= self.next:
-            self.next = now + _STEP
-            done = min(1.0, (now - self.start) / self.seconds) if self.seconds else 1.0
-            overwrite(f"{done:4.0%} [{'#' * int(done * _WIDTH):<{_WIDTH}}]")
-
-    def end(self) -> None:
-        if self.on:
-            overwrite("")
+    def text(self, took: float) -> str:
+        done = min(1.0, took / self.seconds)
+        return f"{done:4.0%} [{'#' * int(done * _WIDTH):<{_WIDTH}}]"

@@ -228,19 +228,57 @@ class Screen(Output):
 
 
 class Progress:
-    """A line on standard error, if that is a terminal, about a large input that is being sent.
+    """A line on standard error, if that is a terminal, that is drawn anew as something goes on.
 
-    The input thread draws it; the writer of a line on the terminal removes it before.
+    One thread draws it; the writer of another line on the terminal removes it before.
     """
 
     active: Progress | None = None  # what the terminal shows now
     _drawing = allocate_lock()
 
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self) -> None:
         self.on = is_terminal(sys.stderr)
+        self.started = monotonic()
+        self.next = self.started + _PROGRESS
+
+    def text(self, took: float) -> str:
+        """The line, after so many seconds."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Draw the line, unless it was drawn a moment ago."""
+        now = monotonic()
+        if self.on and now >= self.next:
+            self.next = now + _PROGRESS
+            with Progress._drawing:
+                if self.on:
+                    Progress.active = self
+                    overwrite(self.text(now - self.started))
+
+    def end(self) -> None:
+        """Remove it, for good."""
+        self.on = False
+        with Progress.out_of_the_way():
+            pass
+
+    @staticmethod
+    @contextmanager
+    def out_of_the_way() -> Iterator[None]:
+        """Keep it off the screen in this block, in which a line is written."""
+        with Progress._drawing:
+            if Progress.active is not None:
+                Progress.active = None
+                overwrite("")
+            yield
+
+
+class InputProgress(Progress):
+    """How much of a large input was read, and so is being sent; the input thread draws it."""
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__()
         self.whole = args.binary or args.text
-        self.count, self.size = 0, 0
-        self.started = self.next = 0.0
+        self.count = self.size = 0
 
     def begin(self, descriptor: int) -> None:
         """Count what is read from *descriptor* from now on, if it is worth a line.
@@ -260,34 +298,12 @@ class Progress:
     def add(self, count: int) -> None:
         """So many bytes more were read."""
         self.count += count
-        now = monotonic()
-        if self.on and now >= self.next:
-            self.next = now + _PROGRESS
-            self.draw(now - self.started)
+        self.draw()
 
-    def draw(self, took: float) -> None:
+    def text(self, took: float) -> str:
         done, size = self.count / 1e6, self.size / 1e6
         part = f" of {size:.1f} MB sent, {min(1.0, done / size):.0%}" if size else " MB sent"
-        with Progress._drawing:
-            if self.on:
-                Progress.active = self
-                overwrite(f"{done:.1f}{part}, {done / took:.1f} MB/s ")
-
-    def end(self) -> None:
-        """Remove it, for good."""
-        self.on = False
-        with Progress.out_of_the_way():
-            pass
-
-    @staticmethod
-    @contextmanager
-    def out_of_the_way() -> Iterator[None]:
-        """Keep it off the screen in this block, in which a line is written."""
-        with Progress._drawing:
-            if Progress.active is not None:
-                Progress.active = None
-                overwrite("")
-            yield
+        return f"{done:.1f}{part}, {done / took:.1f} MB/s "
 
 
 def overwrite(text: str) -> None:

@@ -22,7 +22,7 @@ from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .commands import History, run_command
 from .formats import READ_SIZE, close_record, parser_for, reading_for
-from .output import OutputError, Progress, described, note, output_failed
+from .output import InputProgress, OutputError, described, note, output_failed
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal
 
@@ -125,7 +125,7 @@ class Session:
         self.expired = False  # whether the wait for replies is over
         self.failure: Exception | None = None  # what ended the input, if not its end
         self.finished = Event()  # set when the main thread is done
-        self.progress = Progress(args)
+        self.progress = InputProgress(args)
 
     def run(self) -> int:
         """Send and receive until something ends it; return the exit status."""
