@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import select
 import signal
@@ -46,6 +47,7 @@ from wsmini.exceptions import (
 from wsmini.opening import writebuffer
 from wsmini.opening.readsizes import CHUNK
 from wsmini.opening.streams import SocketStream
+from wsmini.opening.waiting import READ, WRITE
 from wsmini.opening.writebuffer import WriteBuffer
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode
@@ -1364,7 +1366,7 @@ def test_who_steps_in_looks_for_room_when_it_has_become_the_receiver(monkeypatch
         called = []
         with monkeypatch.context() as patch:
             patch.setattr(Receiver, "_may_step_in", lambda receiver: next(room))
-            assert ws._receiver.as_receiver(called.append, 1) is None
+            assert ws._receiver.step_in(called.append, 1) is None
         assert not called
         assert not list(room)
 
@@ -1473,3 +1475,172 @@ def test_a_close_frame_left_to_a_writer_is_written_when_it_stops(monkeypatch, ho
         peer.send_frame(CLOSE, b"\x03\xe8")
         with pytest.raises((KeyboardInterrupt, ConnectionClosed)):
             writing.result()
+
+
+# -- what is left to others --
+
+
+def test_a_frame_that_had_no_room_is_written_in_the_background_when_there_is_some(monkeypatch):
+    with pair(ping_interval=PATIENCE * 4) as (ws, peer):  # not by the tick
+        count = stuff(ws)
+        ws.ping(b"!")
+        for _ in range(count):
+            peer.recv_frame()
+        assert peer.recv_frame()[:2] == (PING, b"!")
+
+
+def test_the_background_thread_waits_for_room_for_the_last_frame():
+    """Not only for what the server says, or for the time to look again."""
+    with pair(ping_interval=None, close_timeout=PATIENCE * 4) as (ws, peer):
+        stuff(ws)
+        ws._transport.change(ws._protocol.close, 1000)
+        peer.send_raw(closing(1000))
+        eventually(lambda: select.select([ws], [], [], 0)[0])
+        ws._receiver.service()
+        events, _ = ws._receiver.service()
+        assert events == READ | WRITE
+        peer.sock.close()
+
+
+class Renegotiating(SocketStream):
+    """As TLS 1.2: once the peer has begun to negotiate again, nothing is sent until it has ended.
+
+    For that it says "begin" and "end", by themselves.
+    """
+
+    def __init__(self, sock):
+        super().__init__(sock)
+        self.begun = self.unsent = False
+        self.recv, self.send, self.flush = self._recv, self._send, self._flush
+
+    def _recv(self, size, flags=0):
+        data = self.sock.recv(size, flags)
+        if data not in (b"begin", b"end"):
+            return data
+        self.begun = self.unsent = data == b"begin"
+        raise BlockingIOError(errno.EAGAIN, "only a part of a record")
+
+    def _flush(self, flags=0):
+        self.unsent = False
+        return True
+
+    def _send(self, data, flags=0):
+        if self.begun:
+            self.unsent = True
+            raise BlockingIOError(errno.EAGAIN, "it has to read first")
+        return self.sock.send(data, flags)
+
+
+@pytest.fixture
+def renegotiating(monkeypatch):
+    """(connection, peer) in the middle of that; nobody may wait for room then."""
+    ours, theirs = socket.socketpair()
+    stream, wait = Renegotiating(ours), transport.wait
+
+    def wait_unless_pointless(sockets, timeout):
+        assert not (stream.begun and sockets[ours] & WRITE and timeout > 0)
+        return wait(sockets, timeout)
+
+    monkeypatch.setattr(transport, "wait", wait_unless_pointless)
+    ws, peer = connection(stream, ping_interval=None, close_timeout=0.1), peer_of(theirs)
+    peer.send_raw(b"begin")
+    with pytest.raises(TimeoutError):
+        ws.recv(timeout=0)
+    assert stream.begun
+    yield ws, peer
+    theirs.close()
+    ws.close()
+
+
+@pytest.mark.parametrize("other", [None, "receives", "steps in"])
+def test_a_send_that_has_to_wait_for_tls_to_read(renegotiating, other):
+    ws, peer = renegotiating
+    others = []
+    if other is not None:
+        others.append(Task(ws.recv if other == "receives" else ws.ping(b"!").wait))
+        receiving(ws)
+    sending = Task(ws.send, "x")
+    eventually(lambda: ws._transport.buffer.needs_read)
+    peer.send_raw(b"end")
+    sending.result()
+    received = [peer.recv_frame() for _ in range(1 + (other == "steps in"))]
+    assert "x" in [each.data.decode() for each in received]
+    peer.send_raw(frame(PONG, b"!") + frame(TEXT, "y"))
+    for task in others:
+        task.result()
+
+
+def test_a_ping_that_has_to_wait_for_tls_to_read(renegotiating):
+    ws, peer = renegotiating
+    waiting = Task(lambda: ws.ping(b"!").wait())
+    eventually(lambda: ws._transport.buffer.needs_read and is_receiving(ws)())
+    assert ws._transport.unwritten() == 0
+    peer.send_raw(b"end")
+    assert peer.recv_frame()[:2] == (PING, b"!")
+    peer.send_raw(frame(PONG, b"!"))
+    assert waiting.result() >= 0
+
+
+@pytest.mark.parametrize("call", [lambda ws: ws.send(bytes(LARGE)), lambda ws: ws.ping().wait()],
+                         ids=["send", "ping"])  # fmt: skip
+def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(monkeypatch, call):
+    monkeypatch.setattr(background, "watch", lambda receiver: None)  # no more threads
+    with pair(ping_interval=0.1, ping_timeout=0.1, max_queue=1) as (ws, peer):
+        peer.send_raw(frame(TEXT, "1"))
+        with pytest.raises(TimeoutError):
+            ws.ping().wait(timeout=0.001)
+        eventually(lambda: ws._receiver.receive_now() or len(ws._receiver.queue))
+        with pytest.raises(ConnectionClosedError) as caught:
+            call(ws)
+        assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_failing_leaves_what_has_landed_to_the_receiver():
+    """Which may be about to take it."""
+    with pair(ping_interval=None, close_timeout=0.1) as (ws, peer):
+        landed = ws._receiver._read_not_fed
+        landed.append(frame(TEXT, "behind a gap"))
+        Task(ws._receiver.fail, KeyboardInterrupt()).result()
+        assert landed
+        with pytest.raises(ConnectionClosed):
+            ws.recv(timeout=PATIENCE)
+        assert not landed
+
+
+def test_a_ping_of_a_handler_that_is_refused_later_says_so():
+    with pair(ping_interval=None) as (ws, peer):
+        pings = [ws.ping(b"x")]
+        with ws._transport.mutex:
+            pings.append(ws.ping(b"x"))  # as in a handler: it is left to who has the mutex
+        assert pings[1]._refused is None
+        ws._transport.carry_out_requests()
+        with pytest.raises(ValueError, match="isn't answered yet"):
+            pings[1].wait()
+        peer.send_raw(frame(PONG, b"x"))
+        assert pings[0].wait() >= 0
+
+
+def test_a_close_frame_that_another_thread_is_about_to_write_is_not_lost(monkeypatch):
+    with pair(ping_interval=None) as (ws, peer):
+        hold = Hold(monkeypatch, ClientProtocol, "data_to_send")
+        closer = Task(ws.close)
+        assert hold.entered.wait(PATIENCE)
+        acquire = ws._transport.sending.acquire
+
+        class Lock:
+            """The lock of the writer, which goes on when it is waited for."""
+
+            def acquire(self, blocking=True, timeout=-1):
+                if blocking:
+                    hold.released.set()
+                return acquire(blocking, timeout)
+
+            def __getattr__(self, name):
+                return getattr(lock, name)
+
+        lock, ws._transport.sending = ws._transport.sending, Lock()
+        peer.send_raw(closing(1000))
+        with pytest.raises(ConnectionClosedOK):
+            ws.recv(timeout=PATIENCE)
+        assert [f.opcode for f in until_close(peer)] == [CLOSE]
+        closer.result()

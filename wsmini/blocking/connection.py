@@ -22,7 +22,7 @@ from ..sansio.messages import chunk_decoder, decode_message, encode_whole
 from ..sansio.protocol import ClientProtocol, State
 from .receiver import IN_A_HANDLER, Receiver
 from .sender import Sender
-from .transport import BlockingTransport
+from .transport import REFUSALS, BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,18 +87,28 @@ def open_connection(settings: Options) -> Connection:
 class Ping:
     """A ping that was sent."""
 
-    __slots__ = ("_receiver", "_round_trip")
+    __slots__ = ("_receiver", "_refused", "_round_trip")
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._round_trip: Optional[float] = None
+        self._refused: Optional[Exception] = None
+
+    def _send(self, data: Optional[bytes], now: float) -> None:
+        """Under the mutex; for a signal handler, when that has returned."""
+        try:
+            self._receiver.protocol.ping(data, now, self._receive_pong)
+        except REFUSALS as exc:
+            self._refused = exc
+            raise
 
     def _receive_pong(self, round_trip: float) -> None:
         self._round_trip = round_trip
         self._receiver.transport.waiters.notify()
 
     def _is_over(self) -> bool:
-        return self._round_trip is not None or self._receiver.transport.closed
+        answered = self._round_trip is not None or self._refused is not None
+        return answered or self._receiver.transport.closed
 
     def wait(self, timeout: Optional[float] = None) -> float:
         """Wait for the pong. Thread-safe.
@@ -111,6 +121,8 @@ class Ping:
         Raises:
             TimeoutError: if it didn't come within *timeout* seconds; call again to wait on.
             ConnectionClosed: if the connection was closed before.
+            ValueError, SendBufferFull: as ``Connection.ping``, if a signal handler called that and
+                couldn't be told.
             ConcurrencyError: in a signal handler that has interrupted a call of this connection.
         """
         receiver = self._receiver
@@ -120,7 +132,7 @@ class Ping:
         if not receiver.wait_until(self._is_over, deadline):
             raise TimeoutError(f"no pong within {timeout} s")
         if self._round_trip is None:
-            raise receiver.protocol.close_exc()
+            raise self._refused or receiver.protocol.close_exc()
         return self._round_trip
 
 
@@ -391,13 +403,13 @@ class Connection(ConnectionInfo):
             if not written:
                 written = sender.wait_written(deadline)
             self._release_sending()
+            if not written:
+                raise sender.why_not_written()
+            if protocol.has_output:
+                self._receiver.flush_or_wait(deadline)
         except BaseException as exc:
             transport.stop_writing(exc, busy)
             raise
-        if not written:
-            raise sender.why_not_written()
-        if protocol.has_output:
-            self._receiver.flush_or_wait(deadline)
 
     # -- control --
 
@@ -417,7 +429,7 @@ class Connection(ConnectionInfo):
         """
         waiter = Ping(self._receiver)
         payload = data.encode() if isinstance(data, str) else data
-        self._send_control(self._protocol.ping, payload, monotonic(), waiter._receive_pong)
+        self._send_control(waiter._send, payload, monotonic())
         return waiter
 
     def pong(self, data: Union[str, bytes] = b"") -> None:
@@ -466,10 +478,7 @@ class Connection(ConnectionInfo):
     def _close(self, code: int, reason: str = "") -> None:
         transport = self._transport
         transport.change(self._protocol.close, code, reason)
-        if transport.closed:
-            return
-        transport.flush()
-        if not transport.is_interrupted():
+        if not transport.closed and not transport.is_interrupted():
             self._receiver.wait_closed()
 
     def __enter__(self) -> Connection:

@@ -13,18 +13,19 @@ from ..clock import NEVER, lock_timeout
 from ..exceptions import ConcurrencyError
 from ..opening.readsizes import CHUNK, LARGE, MAX_READ_SIZE, READ_SIZE, next_read_size
 from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, WAITALL
-from ..opening.waiting import HEED, READ, WRITE
+from ..opening.waiting import HEED, READ
 from ..sansio.protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, List, Optional, Tuple
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple, TypeVar
 
     from ..options import Options
     from ..sansio.messages import Message
     from .transport import BlockingTransport
 
     Chunk = Tuple[Message, bool]  # and whether it ends the message
+    T = TypeVar("T")
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
 READS = 64  # in a row, of a connection that the background thread looks after
@@ -200,19 +201,25 @@ class Receiver:
         finally:
             self.wanted = False
 
-    def as_receiver(self, work: Callable[..., object], *args: object) -> object:
-        """What *work* returns, called as the receiver; ``None`` if a thread is that now.
+    def step_in(self, work: Callable[..., T], *args: object) -> Optional[T]:
+        """What *work* returns, called as the receiver, to read; ``None`` if a thread is that now.
 
         Also if there is no room for messages, or a consumer wants to be it.
         """
+        if not self._may_step_in():
+            return None
+        # Another look: who was it just now may have filled the queue.
+        return self.as_receiver(lambda: work(*args) if self._may_step_in() else None)
+
+    def as_receiver(self, work: Callable[..., T], *args: object) -> Optional[T]:
+        """What *work* returns, called as the receiver; ``None`` if a thread is that now."""
         transport, receiving = self.transport, self.transport.receiving
-        if receiving._is_owned() or transport.mutex._is_owned() or not self._may_step_in():
+        if receiving._is_owned() or transport.mutex._is_owned():
             return None
         try:
             if not receiving.acquire(False):
                 return None
-            # Another look: who was it just now may have filled the queue.
-            result = work(*args) if self._may_step_in() else None
+            result = work(*args)
             receiving.release()
         except BaseException as exc:
             self.stop_receiving(exc)
@@ -239,6 +246,7 @@ class Receiver:
                 self._unstored = False
                 self.fail(exc)
             transport.receiving.release()
+        transport.carry_out_requests()
         transport.waiters.notify()
 
     def fail(self, exc: BaseException) -> None:
@@ -247,7 +255,6 @@ class Receiver:
         for _ in self.ready:
             pass  # an iteration may have this iterator in its hands
         self.queue.dropping = True
-        self._read_not_fed.clear()
         transport.fail(exc)
         transport.change(self._abandon, exc)
 
@@ -483,8 +490,9 @@ class Receiver:
         """
         transport = self.transport
         while not done():
-            in_time = self.as_receiver(self._step_in, done, deadline)
+            in_time = self.step_in(self._read_once, done, deadline)
             if in_time is None:
+                self.tick_if_due(monotonic())
                 blocked = transport.buffer.waits and not transport.closed
                 if blocked and transport.as_writer(self._wait_for_room, deadline) is not None:
                     transport.flush()
@@ -499,9 +507,9 @@ class Receiver:
 
     def _has_no_receiver(self) -> bool:
         """Whether this thread may step in now."""
-        return self.as_receiver(bool) is not None
+        return self.step_in(bool) is not None
 
-    def _step_in(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+    def _read_once(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Read once as the receiver, keeping the messages; ``False`` if *deadline* passed first."""
         protocol = self.protocol
         if done():
@@ -514,11 +522,22 @@ class Receiver:
             return False
         return True
 
+    def tick_if_due(self, now: float) -> None:
+        """Let the keepalive tick if nobody receives, perhaps for want of room for messages."""
+        if now >= self.transport.tick_at:
+            self.as_receiver(self._tick, now)
+
+    def _tick(self, now: float) -> None:
+        if self.stream.buffered() or self.transport.poll(READ, 0.0):
+            self.protocol.heard(now)  # a peer whose bytes wait unread isn't dead
+        self.transport.tick(now)
+
     def _wait_for_room(self, deadline: Optional[float]) -> bool:
         """Wait for room to write a moment, as the writer; ``True``."""
         transport, soon = self.transport, monotonic() + GLANCE
         if not transport.closed:
-            if transport.poll(WRITE, soon if deadline is None else min(soon, deadline)):
+            until = soon if deadline is None else min(soon, deadline)
+            if transport.poll(transport.unwritten(), until):
                 self.protocol.heard(monotonic())
         return True
 
@@ -543,30 +562,17 @@ class Receiver:
             For which events of the socket to wait, and when to look again in any case.
         """
         now = monotonic()
-        found = None if self.wanted else self._as_background_receiver(now)
+        found = None if self.wanted else self.as_receiver(self._look, now)
         if found is not None:
             return found
         if now >= self.transport.tick_at + CHECK:
             self._tick_for_receiver(now)
         return 0, now + CHECK
 
-    def _as_background_receiver(self, now: float) -> Optional[Tuple[int, float]]:
-        receiving = self.transport.receiving
-        if receiving._is_owned():
-            return None
-        try:
-            if not receiving.acquire(False):
-                return None
-            found = self._look(now)
-            receiving.release()
-        except BaseException as exc:
-            self.stop_receiving(exc)
-            raise
-        self.transport.waiters.notify()
-        return found
-
     def _look(self, now: float) -> Tuple[int, float]:
         protocol, transport = self.protocol, self.transport
+        if transport.buffer.waits:
+            transport.flush()
         more = self._read_ahead()
         unread = not more and self._has_unread()
         if unread:
@@ -577,13 +583,14 @@ class Receiver:
             if self.end(now):
                 return 0, NEVER
             lost = protocol.state is CLOSED  # its socket would be readable all the time
-            return 0 if lost else READ, min(transport.closing_deadline(), now + CHECK)
+            events = 0 if lost else READ | transport.unwritten()
+            return events, min(transport.closing_deadline(), now + CHECK)
         at = transport.tick_at
         if protocol.state is not OPEN:
             at = min(at, transport.closing_deadline())
         if unread or more:
             return 0, now if more else min(at, now + CHECK)  # there may be room then
-        return READ | WRITE if transport.buffer.waits else READ, at
+        return READ | transport.unwritten(), at
 
     def _read_ahead(self) -> bool:
         """Keep what is there, as far as there is room; whether to go on, after the others."""
@@ -670,10 +677,9 @@ class Receiver:
             until = transport.tick_at if deadline is None else min(deadline, transport.tick_at)
             if protocol.state is not OPEN:
                 until = min(until, transport.closing_deadline())
-            waits = transport.buffer.waits
             ahead = now - monotonic()  # of a clock that a test has stopped
-            ready = transport.poll(READ | WRITE if waits else READ, until - ahead)
-            if waits:
+            ready = transport.poll(READ | transport.unwritten(), until - ahead)
+            if transport.buffer.waits:
                 transport.flush()
             if ready:
                 return True
@@ -705,6 +711,8 @@ class Receiver:
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise
+            if self.transport.buffer.needs_read:
+                self.transport.flush()  # TLS may have read what it wanted
             return False
         except OSError as exc:
             self._lost(exc)
@@ -753,32 +761,26 @@ class Receiver:
                 break
         if until < close_by and not self._is_over():
             return False
-        self._stop_talking()
         return self._close_socket(deadline)
 
     def _stop_talking(self) -> None:
-        """End our side of TCP, and take what has come: unread, it would make the kernel reset the
-        connection, and the server might lose our Close frame."""
-        transport = self.transport
-        if self.protocol.state is CLOSED or transport.closed:
+        """End our side of TCP, as the writer, too, and take what has come: unread, it would make
+        the kernel reset the connection, and the server might lose our Close frame."""
+        buffer = self.transport.buffer
+        if self.protocol.state is CLOSED:
             return
-        if transport.as_writer(self._say_goodbye) is not None:
-            for _ in repeat(None, READS):
-                if not self._receive_some(READ_SIZE, DONTWAIT) or not self._read_not_fed:
-                    break
-                if not self._read_not_fed.pop():
-                    break
-
-    def _say_goodbye(self) -> bool:
-        transport = self.transport
-        if not transport.buffer.waits and transport.buffer.error is None:
+        if not buffer.waits and buffer.error is None:
             self.stream.say_goodbye()
             try:
                 self.stream.sock.shutdown(socket.SHUT_WR)
             except OSError as exc:
                 if exc.errno is None:
                     raise  # a signal handler's; else it isn't connected any more
-        return True
+        for _ in repeat(None, READS):
+            if not self._receive_some(READ_SIZE, DONTWAIT) or not self._read_not_fed:
+                break
+            if not self._read_not_fed.pop():
+                break
 
     def _is_over(self) -> bool:
         protocol, transport = self.protocol, self.transport
@@ -795,7 +797,7 @@ class Receiver:
             if self._read_not_fed and not self._read_not_fed.pop():
                 self._lost(EOFError(NO_CLOSE))
             return
-        transport.poll(READ | WRITE if transport.buffer.waits else READ, until)
+        transport.poll(READ | transport.unwritten(), until)
 
     def _close_socket(self, deadline: Optional[float]) -> bool:
         """Close the socket, as the receiver; ``False`` if the writer isn't back by *deadline*."""
@@ -803,10 +805,9 @@ class Receiver:
         if transport.closed or sending._is_owned():
             return True  # the call that this one has interrupted goes on with it
         try:
-            if not sending.acquire(False):
-                transport.shut_down()  # a blocked writer comes back
-                if not sending.acquire(True, lock_timeout(deadline)):
-                    return False
+            if not self._become_last_writer(deadline):
+                return False
+            self._stop_talking()
             transport.change(self._closed)
             sending.release()
         except BaseException as exc:
@@ -815,10 +816,21 @@ class Receiver:
         transport.waiters.notify()
         return True
 
+    def _become_last_writer(self, deadline: Optional[float]) -> bool:
+        transport, sending = self.transport, self.transport.sending
+        if sending.acquire(False):
+            return True
+        # Who writes now may have our Close frame in its hands.
+        if not transport.buffer.waits and sending.acquire(True, GLANCE):
+            return True
+        transport.shut_down()  # a blocked writer comes back
+        return sending.acquire(True, lock_timeout(deadline))
+
     def _closed(self) -> None:
         """Under all locks."""
         transport = self.transport
         self.protocol.connection_lost(transport.buffer.error)
+        self._read_not_fed.clear()
         transport.buffer.clear()
         self.stream.close()
         transport.closed = True

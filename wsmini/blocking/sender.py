@@ -93,6 +93,7 @@ class Sender:
         """Wait a while for the end of another thread's fragmented message."""
         if deadline is not None and monotonic() >= deadline:
             raise TimeoutError("another thread's fragmented message didn't end in time")
+        self._receiver.tick_if_due(monotonic())
         timeout = HEED if deadline is None else min(HEED, lock_timeout(deadline))
         self.transport.waiters.wait(self._between_messages, timeout)
 
@@ -134,22 +135,24 @@ class Sender:
             ``False`` if *deadline* passed, or the connection has ended.
         """
         transport, protocol = self.transport, self.protocol
-        events, until = WRITE, min(transport.tick_at, NEVER if deadline is None else deadline)
-        progress = self._receiver.as_receiver(self._receiver.receive_now)
+        events = 0 if transport.buffer.needs_read else WRITE
+        until = NEVER if deadline is None else deadline
+        progress = self._receiver.step_in(self._receiver.receive_now)
         if progress is None:
             until = min(until, monotonic() + GLANCE)
         else:
-            events |= READ
+            events, until = events | READ, min(until, transport.tick_at)
         if protocol.state is CLOSED:
             return False
         if protocol.state is not OPEN:
             until = min(until, transport.closing_deadline())
         progress = progress or transport.poll(events, until)
         now = monotonic()
-        if transport.poll(WRITE, 0.0):  # there was no room before: the peer's TCP has taken some
+        # There was no room before: the peer's TCP has taken some.
+        if not transport.buffer.needs_read and transport.poll(WRITE, 0.0):
             protocol.heard(now)
-        if not progress and now >= transport.tick_at:
-            self._receiver.as_receiver(self._tick, now)
+        if not progress:
+            self._receiver.tick_if_due(now)
             if protocol.abort:
                 return False
         if protocol.state is not OPEN and now >= transport.closing_deadline():
@@ -158,14 +161,6 @@ class Sender:
             )
             return False
         return deadline is None or now < deadline
-
-    def _tick(self, now: float) -> None:
-        """Let the keepalive tick, as nobody receives; not while bytes of the peer wait unread."""
-        transport = self.transport
-        if transport.stream.buffered() or transport.poll(READ, 0.0):
-            transport.tick_at = now + GLANCE
-        else:
-            transport.tick(now)
 
     def why_not_written(self) -> ConnectionClosed:
         """The exception for who has stopped being the writer, as writing has failed.
@@ -263,14 +258,14 @@ class Sender:
             if fin:
                 self._fragments_by = 0
             transport.sending.release()
+            if not written:
+                raise self.why_not_written()
+            if fin:
+                transport.waiters.notify()
+            self._receiver.flush_or_wait(deadline)
         except BaseException as exc:
             transport.stop_writing(exc, busy)
             raise
-        if not written:
-            raise self.why_not_written()
-        if fin:
-            transport.waiters.notify()
-        self._receiver.flush_or_wait(deadline)
 
     def _abandon_message(self, exc: BaseException) -> None:
         """A message that began and can't be completed: nothing else can be sent any more."""
@@ -283,7 +278,6 @@ class Sender:
             return
         if not isinstance(exc, Exception):
             transport.shorten_close()  # the program is leaving
-        transport.flush()
         self._receiver.wait_closed()
 
 

@@ -40,7 +40,7 @@ from ..clock import NEVER
 from ..exceptions import WebSocketException
 from ..interrupts import Waiters, new_lock
 from ..opening.streams import DONTWAIT
-from ..opening.waiting import HEED, set_receive_timeout, wait
+from ..opening.waiting import HEED, WRITE, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.protocol import State
 
@@ -123,6 +123,12 @@ class BlockingTransport:
 
     # -- waiting --
 
+    def unwritten(self) -> int:
+        """The event to wait for, besides others, because of what isn't written yet; 0 if none."""
+        buffer = self.buffer
+        # While TLS has to read first, there is room all the time.
+        return WRITE if buffer.waits and not buffer.needs_read else 0
+
     def poll(self, events: int, until: float) -> bool:
         """Poll the socket until then, or a while: the caller looks at the time, and comes again.
 
@@ -151,9 +157,10 @@ class BlockingTransport:
         return self.receiving._is_owned() or self.sending._is_owned() or self.mutex._is_owned()
 
     def change(self, change: Callable[..., None], *args: object) -> None:
-        """Call *change* of the protocol, under the mutex. Raises what it raises.
+        """Call *change* of the protocol, under the mutex, and write what that has to say.
 
-        If a signal handler has interrupted this thread under the mutex, it is left to that.
+        Raises what it raises. If a signal handler has interrupted this thread under the mutex, it
+        is left to that.
         """
         mutex = self.mutex
         if mutex._is_owned():
@@ -167,25 +174,31 @@ class BlockingTransport:
             except REFUSALS as exc:
                 refused = exc  # and nothing was changed
             mutex.release()
+            if self.requests or self.protocol.has_output:
+                self.carry_out_requests()
         except BaseException as exc:
             if mutex._is_owned():
                 mutex.release()
                 self.fail(exc)
-            raise
-        if self.requests:
             self.carry_out_requests()
+            raise
         if refused is not None:
             raise refused
 
     def carry_out_requests(self) -> None:
-        """Do what signal handlers have left to who had the mutex."""
+        """Do what was left to who had the mutex, or was writing. Behind an exception, too."""
+        while self.requests and not self.mutex._is_owned():
+            self.change(self._carry_out)
+        self.flush()
+
+    def _carry_out(self) -> None:
+        """Under the mutex: an exception on the way from the list fails the connection."""
         while self.requests:
             change, args = self.requests.pop(0)
             try:
-                self.change(change, *args)
+                change(*args)
             except REFUSALS:
                 pass  # whoever asked for it has returned, and it isn't this call's
-        self.flush()
 
     def fail(self, exc: BaseException) -> None:
         """End the connection for good: *exc* came in the middle of something."""
@@ -214,7 +227,6 @@ class BlockingTransport:
     def tick(self, now: float) -> bool:
         """Let the keepalive do what is due, as the receiver; whether to go on."""
         self.change(self._tick, now)
-        self.flush()
         return not self.protocol.finished
 
     def _tick(self, now: float) -> None:
@@ -224,7 +236,6 @@ class BlockingTransport:
     def probe(self, now: float) -> None:
         """Ping at once, and look soon whether that is answered. For any thread."""
         self.change(self._probe, now)
-        self.flush()
 
     def _probe(self, now: float) -> None:
         again = self.protocol.probe(now)
@@ -271,14 +282,22 @@ class BlockingTransport:
             self.sending.release()
             if busy:
                 self.fail(exc)
-            else:
-                self.flush()  # what others have left to the writer meanwhile
+        self.flush()  # what others have left to the writer meanwhile
 
     def flush(self) -> None:
         """Write what waits, unless another thread is writing: it will then."""
-        while self.as_writer(self.flush_as_writer):
-            if not self.protocol.has_output and (not self._deferred or self.protocol.sending):
-                break
+        sending, room = self.sending, True
+        if sending._is_owned():
+            return
+        try:
+            while room and sending.acquire(False):
+                room = self.flush_as_writer()
+                sending.release()
+                if not self.protocol.has_output and (not self._deferred or self.protocol.sending):
+                    break
+        except BaseException as exc:
+            self.stop_writing(exc)
+            raise
 
     def flush_as_writer(self) -> bool:
         """Write what waits, the protocol's own frames included; whether there was room for all."""

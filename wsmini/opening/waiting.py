@@ -63,7 +63,7 @@ def _wait_once(sockets: dict[socket.socket, int], timeout: float | None) -> list
 def _wait_select(sockets: dict[socket.socket, int], timeout: float | None) -> list[socket.socket]:
     readers = [sock for sock, events in sockets.items() if events & READ]
     writers = [sock for sock, events in sockets.items() if events & WRITE]
-    if not sockets:  # Windows refuses to select nothing.
+    if not readers and not writers:  # Windows refuses to select nothing.
         time.sleep(3600.0 if timeout is None else timeout)
         return []
     # A failed connection attempt is an exceptional condition on Windows.
