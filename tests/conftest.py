@@ -22,7 +22,7 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite("helpers", "pairs", "programs.terminals")
+pytest.register_assert_rewrite("helpers", "pairs", "programs.terminals", "programs.worlds")
 
 import helpers  # noqa: E402  (assertions of helpers must be rewritten first, or -O removes them)
 

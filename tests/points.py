@@ -1,9 +1,9 @@
 """Interrupt a call at each point at which this Python can run a signal handler.
 
 ``run(function, at, action)`` calls *function* and, at its point number *at* within the package,
-runs
-*action* in the same thread, as a handler would be: it may call anything, or raise. Which points
-there are depends on the version of CPython, as its source says:
+runs *action* in the same thread, as a handler would be: it may call anything, or raise. With more
+actions, each runs *gap* points behind the one before it. Which points there are depends on the
+version of CPython, as its source says:
 
 * 3.8 and 3.9 look for signals in front of nearly each opcode, but not behind those that end with
   ``FAST_DISPATCH``, nor in front of those that begin a ``try`` or a ``with``;
@@ -19,6 +19,7 @@ stand outside of the ``try``.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import inspect
 import os
@@ -73,12 +74,21 @@ def is_point(code, before, now):
 
 
 class Points:
-    """Counts points, and runs *action* at number *at*."""
+    """Counts points, and runs the first of *actions* at number *at*, the others *gap* later.
 
-    def __init__(self, at=None, action=None):
-        self.at, self.action = at, action
+    Attributes:
+        where: the place of the last one that was run.
+    """
+
+    def __init__(self, at, actions, gap):
+        self.at, self.gap, self.actions = at, gap, list(actions)
         self.count, self.where = 0, None
         self._last = {}
+
+    def start(self):
+        sys.settrace(self.trace)
+        if VERSION >= (3, 11):
+            sys.setprofile(self.profile)
 
     def trace(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(PACKAGE):
@@ -106,10 +116,14 @@ class Points:
     def reach(self, frame):
         self.count += 1
         if self.count - 1 == self.at:
-            self._last.clear()
             self.where = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
             stop()
-            self.action()
+            self.actions.pop(0)()
+            if self.actions:
+                self.at += self.gap
+                self.start()
+            else:
+                self._last.clear()
 
 
 def stop():
@@ -117,13 +131,21 @@ def stop():
     sys.settrace(None)
 
 
-def run(function, at=None, action=None):
+@contextlib.contextmanager
+def not_interrupted():
+    """Something of the test's within a call that is interrupted."""
+    trace, profile = sys.gettrace(), sys.getprofile()
+    stop()
+    yield
+    sys.settrace(trace)
+    sys.setprofile(profile)
+
+
+def run(function, at, *actions, gap=0):
     """Call *function*, interrupted at that point; (what it returns, what it raises, the points)."""
-    points = Points(at, action)
+    points = Points(at, actions, gap)
     result = error = None
-    sys.settrace(points.trace)
-    if VERSION >= (3, 11):
-        sys.setprofile(points.profile)
+    points.start()
     try:
         result = function()
     except BaseException as exc:

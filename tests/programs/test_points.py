@@ -8,39 +8,32 @@ the gap. ``make interrupts`` takes every point; else it's every so manieth, anot
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
-import re
-import socket
-import ssl
 import threading
-import zlib
 from functools import partial
 
 import pytest
 from certificates import client_context, server_context
 from helpers import PATIENCE, SEED
-from pairs import connection, pair
-from points import VERSION, run
+from pairs import eventually, pair
+from points import not_interrupted, run
+from programs.worlds import ACTIONS, CLIENT, CLOSED_BY_SERVER, LAST, Calling, World
 
-from wsmini import Client, ConcurrencyError, ConnectionClosed
-from wsmini.opening.streams import SocketStream
-from wsmini.opening.tls import TLSStream
-from wsmini.sansio.deflate import PerMessageDeflate
-from wsmini.sansio.frames import Opcode, mask
+from wsmini import ConcurrencyError, ConnectionClosed
+from wsmini.blocking import transport
+from wsmini.blocking.connection import connect
+from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
-from wsmini.testing import frame
+from wsmini.testing import echo_server, frame
 
-TEXT, BINARY, CONT, CLOSE, PING, PONG = (
-    Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.CLOSE, Opcode.PING, Opcode.PONG,
-)  # fmt: skip
+TEXT, PING, PONG = Opcode.TEXT, Opcode.PING, Opcode.PONG
 
 # Of all points, one in so many, beginning at random; 1 in `make interrupts`.
 STEP = int(os.environ.get("WSMINI_POINTS_STEP") or 40)
 
-# CPython 3.8 and 3.9 look for signals in front of a `return` or `yield`, too, and in the caller in
-# front of the opcode that stores it: the one message that is handed over is lost in either case.
-HANDS_OVER = re.compile(r"connection\.py:\d+ (recv|recv_into|_chunks)$|receiver\.py:\d+ handed_on$")
+KINDS = ["plain", "deflate", "TLS"]
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="signals need POSIX"),
@@ -48,288 +41,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-
-class Handler(Exception):
-    """None of those that mean something to wsmini."""
-
-
-# -- what a handler does --
-
-
-class Raising:
-    def __init__(self, kind):
-        self.kind = kind
-
-    def __call__(self, world):
-        world.raised = self.kind("from the handler")
-        raise world.raised
-
-
-class Calling:
-    """Calls the connection; it may say that this can't be done here, and nothing else."""
-
-    refusals = (ConnectionClosed, ConcurrencyError)
-
-    def __init__(self, call):
-        self.call = call
-
-    def __call__(self, world):
-        with contextlib.suppress(*self.refusals):
-            self.call(world)
-
-
-def send_one(world):
-    world.ws.send("from the handler")
-    world.sent.append("from the handler")
-
-
-def receive_one(world):
-    with contextlib.suppress(TimeoutError):
-        world.received.append(world.ws.recv(timeout=0))
-
-
-def close(world):
-    world.closed = True
-    world.ws.close(1001)
-
-
-def fork(world):
-    """In the child, a connection of its own works: no lock that it needs was held."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            ours, theirs = socket.socketpair()
-            own = connection(SocketStream(ours))
-            theirs.sendall(frame(TEXT, "child"))
-            if own.recv(timeout=PATIENCE) == "child":
-                own.send("parent")
-                status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-
-
-def end_tls(world):
-    other, _ = secure_pair()
-    other.close()
-
-
-def send_by_client(world):
-    world.client.send("kept")
-
-
-ACTIONS = {
-    "KeyboardInterrupt": Raising(KeyboardInterrupt),
-    "TimeoutError": Raising(TimeoutError),
-    "OSError": Raising(OSError),
-    "Handler": Raising(Handler),
-    "close": Calling(close),
-    "send": Calling(send_one),
-    "recv": Calling(receive_one),
-    "Client.send": Calling(send_by_client),
-    "fork": Calling(fork),
-    "end of TLS": Calling(end_tls),
-}
-
-
-# -- a connection and its peer, in one thread --
-
-
-class TLSPeer:
-    """The server's side of TLS over a socket, without waiting."""
-
-    def __init__(self, sock):
-        self.sock = sock
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = SERVER.wrap_bio(self.incoming, self.outgoing, server_side=True)
-
-    def pump(self):
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            self.incoming.write(self.sock.recv(1 << 20, socket.MSG_DONTWAIT))
-
-    def shake_hands(self, stream):
-        steps, done = stream.handshake(), False
-        while not done:
-            done = next(steps, None) is None
-            self.pump()
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self.tls.do_handshake()
-            self.sock.sendall(self.outgoing.read())
-
-    def send(self, data):
-        self.tls.write(data)
-        self.sock.sendall(self.outgoing.read())
-
-    def read(self):
-        self.pump()
-        found = b""
-        with contextlib.suppress(ssl.SSLError):
-            while True:
-                data = self.tls.read(1 << 20)
-                if not data:
-                    break
-                found += data
-        return found
-
-
-class PlainPeer:
-    def __init__(self, sock):
-        self.sock = sock
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def read(self):
-        found = b""
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            while True:
-                data = self.sock.recv(1 << 20, socket.MSG_DONTWAIT)
-                if not data:
-                    break
-                found += data
-        return found
-
-
-SERVER, TRUSTING = server_context(), client_context()
-
-
-def secure_pair():
-    ours, theirs = socket.socketpair()
-    for sock in (ours, theirs):
-        sock.setblocking(False)
-    stream, peer = TLSStream(SocketStream(ours), TRUSTING, "localhost", 443), TLSPeer(theirs)
-    peer.shake_hands(stream)
-    return stream, peer
-
-
-class World:
-    """A connection with messages on their way to it, and what has become of them."""
-
-    def __init__(self, kind, incoming, rest=()):
-        self.kind = kind
-        extensions = [PerMessageDeflate()] if kind == "deflate" else []
-        if kind == "TLS":
-            stream, self.peer = secure_pair()
-        else:
-            ours, theirs = socket.socketpair()
-            theirs.setblocking(False)
-            stream, self.peer = SocketStream(ours), PlainPeer(theirs)
-        self.ws = connection(stream, extensions, ping_interval=None, close_timeout=0.05)
-        self.client = CLIENT
-        self.deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
-        self.expected, self.received, self.sent = [], [], []
-        self.parts = []  # of a message that is streamed
-        self.raised, self.closed = None, False
-        self.server_closes = any(each is CLOSED_BY_SERVER for each in incoming)
-        for message in incoming:
-            self.say(message)
-
-    def say(self, message):
-        """Let the server send *message*."""
-        if isinstance(message, bytes):  # a frame that is made already
-            self.peer.send(message)
-            return
-        self.expected.append(message)
-        data = message.encode()
-        if self.kind == "deflate":
-            data = self.deflater.compress(data) + self.deflater.flush(zlib.Z_SYNC_FLUSH)
-            data = data[:-4]
-        rsv1 = self.kind == "deflate"
-        if len(message) % 3 == 0:  # in fragments
-            half = len(data) // 2
-            self.peer.send(frame(TEXT, data[:half], fin=False, rsv1=rsv1))
-            self.peer.send(frame(CONT, data[half:]))
-        else:
-            self.peer.send(frame(TEXT, data, rsv1=rsv1))
-
-    # -- afterwards --
-
-    def check(self, error, where):
-        transport = self.ws._transport
-        if self.raised is not None:
-            assert error is self.raised, (where, error)
-        for name in ("receiving", "sending", "mutex"):
-            assert repr(getattr(transport, name)).startswith("<unlocked"), (name, where)
-        assert not self.ws._receiver._consumer, where
-        assert not transport.waiters.locks, where
-        self.check_received(where)
-        self.check_sent(where)
-
-    def check_received(self, where):
-        """All of it, or up to a gap, and then nothing."""
-        if self.parts:  # what is left of a message that was left is skipped
-            begun = self.expected[len(self.received)]
-            assert begun.startswith("".join(self.parts)), where
-            self.received.append(begun)
-        intact = self.is_open()
-        if intact and not self.server_closes:
-            self.say("the last one")
-        with contextlib.suppress(ConnectionClosed, TimeoutError):
-            while True:
-                self.received.append(self.ws.recv(timeout=PATIENCE if intact else 0))
-                if self.received[-1] == "the last one":
-                    break
-        order = [self.expected.index(message) for message in self.received]
-        if where.startswith("recv "):  # a handler's own may come before what it interrupts
-            order.sort()
-        gap = min(set(range(len(order) + 1)) - set(order))
-        if gap < len(order) and VERSION < (3, 10) and HANDS_OVER.search(where):
-            order.insert(gap, gap)
-        assert order == list(range(len(order))), (where, self.received)
-        if intact:
-            assert len(order) == len(self.expected), (where, self.received)
-
-    def is_open(self):
-        return self.ws.state is State.OPEN
-
-    def check_sent(self, where):
-        """Each message that was accepted is there, whole and in order, or nothing behind a gap."""
-        intact = self.is_open()
-        if intact:
-            self.ws.send("the end")
-            self.sent.append("the end")
-        found = messages(self.peer.read(), self.kind == "deflate", intact)
-        if intact:
-            found = [each for each in found if each in self.sent]
-            if where.startswith("send "):  # a handler's may have to go behind what it interrupts
-                found.sort(key=self.sent.index)
-            assert found == self.sent, where
-        else:
-            assert len(set(found)) == len(found), where
-
-    def end(self):
-        self.peer.sock.close()
-        self.ws.close()
-
-
-def messages(data, deflated, whole):
-    """The text messages among frames of a client; with *whole*, no frame may be cut."""
-    inflater, at, found, parts, coded = zlib.decompressobj(-15), 0, [], b"", False
-    while at < len(data):
-        assert data[at + 1 : at + 2] == b"" or data[at + 1] & 0x80, "frames are mixed"
-        n, begin = data[at + 1] & 0x7F if len(data) > at + 1 else 0, at + 2
-        if n > 125:
-            size = 2 if n == 126 else 8
-            n, begin = int.from_bytes(data[begin : begin + size], "big"), begin + size
-        key, payload = data[begin : begin + 4], data[begin + 4 : begin + 4 + n]
-        if len(key) < 4 or len(payload) < n:
-            assert not whole, "a frame is cut"
-            break
-        opcode = data[at] & 0x0F
-        assert opcode in list(Opcode), "frames are mixed"
-        plain = mask(payload, key)
-        if opcode < 8:
-            coded = bool(data[at] & 0x40) if opcode else coded
-            parts += plain
-            if data[at] & 0x80:
-                if coded:
-                    parts = inflater.decompress(parts + b"\0\0\xff\xff")
-                found.append(parts.decode("latin-1"))
-                parts = b""
-        at = begin + 4 + n
-    return found
 
 
 # -- what is interrupted --
@@ -367,9 +78,9 @@ def into(world):
         world.received.append(buffer[:n].decode())
 
 
-def send(message, name=None):
+def send(message, name=None, timeout=None):
     def call(world):
-        world.ws.send(message() if callable(message) else message)
+        world.ws.send(message() if callable(message) else message, timeout=timeout)
         world.sent.append(name or message)
 
     return call
@@ -377,6 +88,13 @@ def send(message, name=None):
 
 def pong(world):
     world.ws.ping(b"!").wait(PATIENCE)
+
+
+def answered(world):
+    ping = world.ws.ping(b"!")
+    with not_interrupted(), contextlib.suppress(ConnectionError):  # a handler has closed it
+        world.say(frame(PONG, b"!"))
+    ping.wait(PATIENCE)
 
 
 def closing(world):
@@ -390,7 +108,13 @@ def leaving(world):
         pass
 
 
-CLOSED_BY_SERVER = frame(CLOSE, b"\x03\xe8")
+def leaving_with_an_error(world):
+    world.closed = True
+    with contextlib.suppress(LookupError), world.ws:
+        raise LookupError
+
+
+ENDING = ["zero", CLOSED_BY_SERVER]
 CALLS = {
     "recv": (receive(lambda ws: ws.recv()), INCOMING),
     "recv(timeout)": (receive(lambda ws: ws.recv(timeout=PATIENCE)), INCOMING),
@@ -398,39 +122,138 @@ CALLS = {
     "iteration": (iterate, INCOMING),
     "recv_streaming": (stream, INCOMING),
     "recv_into": (into, INCOMING),
-    "recv of what closes": (receive(lambda ws: ws.recv()), ["zero", CLOSED_BY_SERVER]),
+    "recv of what closes": (receive(lambda ws: ws.recv()), ENDING),
     "send": (send("small"), ["zero"]),
-    "send(timeout)": (lambda world: send("small")(world), ["zero"]),
+    "send(timeout)": (send("small", timeout=PATIENCE), ["zero"]),
     "send of much": (send("x" * 5000), ["zero"]),
     "send of fragments": (send(lambda: iter(["a", "b"]), "ab"), ["zero"]),
     "ping().wait": (pong, ["zero", "one", frame(PONG, b"!"), "two"]),
-    "close": (closing, ["zero", CLOSED_BY_SERVER]),
-    "with": (leaving, ["zero", CLOSED_BY_SERVER]),
+    "close": (closing, ENDING),
+    "with": (leaving, ENDING),
+    "with, an error": (leaving_with_an_error, ENDING),
 }
 
-CLIENT = Client("ws://localhost", outbox=1 << 30)
+
+def some(names, *values):
+    """All combinations of *values*, or a sample of a tenth, another one in each run."""
+    cases = list(itertools.product(*values))
+    if STEP > 1:
+        cases = random.Random(f"{SEED} {names}").sample(cases, len(cases) // 10)
+    return pytest.mark.parametrize(names, cases)
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("kind", ["plain", "deflate", "TLS"])
-@pytest.mark.parametrize("call", CALLS)
-def test_a_handler_may_come_at_each_point(call, kind, action):
-    function, incoming = CALLS[call]
-    act = ACTIONS[action]
+def interrupt(name, make_world, function, *actions, gap=0):
+    """Interrupt *function* of a new world, again and again, each time at a later point."""
     threads = threading.active_count()
-    at = random.Random(f"{SEED} {call} {kind} {action}").randrange(STEP)
-    reached = True
+    rng = random.Random(f"{SEED} {name}")
+    at, reached = rng.randrange(STEP), True
     while reached:
-        world = World(kind, incoming)
-        _, error, points = run(partial(function, world), at, partial(act, world))
+        world = make_world()
+        acts = [partial(act, world) for act in actions]
+        behind = rng.randint(1, gap) if gap else 0
+        _, error, points = run(partial(function, world), at, *acts, gap=behind)
         if error is not world.raised:
             assert isinstance(error, (ConnectionClosed, ConcurrencyError)), (points.where, error)
         reached = points.where is not None
         if reached:
-            world.check(error, f"{action} at {points.where}")
+            world.check(error, f"{name} at {points.where}, {behind}")
         world.end()
         at += STEP
-    assert threading.active_count() <= threads
+    eventually(lambda: threading.active_count() <= threads)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_handler_may_come_at_each_point(call, kind, action):
+    function, incoming = CALLS[call]
+    interrupt(action, partial(World, kind, incoming), function, ACTIONS[action])
+
+
+# -- while another thread is in the connection, too --
+
+
+def receives(world):
+    with contextlib.suppress(ConnectionClosed):
+        while world.received_by_second[-1:] != [LAST]:
+            with contextlib.suppress(ConcurrencyError):  # a handler receives just now
+                world.received_by_second.append(world.ws.recv())
+
+
+def sends(world):
+    with contextlib.suppress(ConnectionClosed):
+        for number in range(4):
+            message = f"{number} " + "x" * (number % 2 * 5000)
+            world.ws.send(message)
+            world.sent_by_second.append(message)
+
+
+TWO = {
+    "recv while another thread sends": (*CALLS["recv"], sends),
+    "recv(timeout) while another thread sends": (*CALLS["recv(timeout)"], sends),
+    "iteration while another thread sends": (*CALLS["iteration"], sends),
+    "recv_streaming while another thread sends": (*CALLS["recv_streaming"], sends),
+    "recv_into while another thread sends": (*CALLS["recv_into"], sends),
+    "ping().wait while another thread sends": (answered, ["zero"], sends),
+    "send while another thread sends": (*CALLS["send"], sends),
+    "send of fragments while another thread sends": (*CALLS["send of fragments"], sends),
+    "close while another thread sends": (*CALLS["close"], sends),
+    "send while another thread receives": (send("small"), INCOMING, receives),
+    "send of much while another thread receives": (send("x" * 5000), INCOMING, receives),
+    "send of fragments while another thread receives": (
+        send(lambda: iter(["a", "b"]), "ab"), INCOMING, receives,
+    ),
+    "ping().wait while another thread receives": (answered, INCOMING, receives),
+    "close while another thread receives": (closing, [*INCOMING, CLOSED_BY_SERVER], receives),
+    "with while another thread receives": (leaving, [*INCOMING, CLOSED_BY_SERVER], receives),
+}  # fmt: skip
+
+
+@some("calls, kind, action", TWO, KINDS, ACTIONS)
+def test_a_handler_may_come_at_each_point_beside_another_thread(calls, kind, action):
+    function, incoming, second = TWO[calls]
+    make_world = partial(World, kind, incoming, second)
+    interrupt(action, make_world, function, ACTIONS[action])
+
+
+# -- while the peer doesn't read --
+
+LARGE = "".join(random.Random(1).choices("0123456789abcdef", k=9000))
+
+
+def nothing(world):
+    pass
+
+
+def say(message):
+    return lambda world: world.say(message)
+
+
+BLOCKED = {
+    "send": send(LARGE),
+    "send(timeout)": send(LARGE, timeout=PATIENCE),
+    "send of fragments": send(lambda: iter([LARGE, LARGE[::-1]]), LARGE + LARGE[::-1]),
+}
+MEANWHILE = {
+    "silent": [nothing, nothing],
+    "talking": [
+        say("zero"), nothing, say(frame(PING, b"?")), lambda world: world.read(5000), say("one"),
+    ],
+}  # fmt: skip
+
+
+@some("call, meanwhile, interval, kind, action", BLOCKED, MEANWHILE, [None, 0.001], KINDS, ACTIONS)
+def test_a_handler_may_come_at_each_point_of_a_blocked_send(
+    monkeypatch, call, meanwhile, interval, kind, action
+):
+    def make_world():
+        options = {"ping_interval": interval, "ping_timeout": None, "close_timeout": 1}
+        world = World(kind, [], None, MEANWHILE[meanwhile], **options)
+        monkeypatch.setattr(transport, "wait", world.wait)
+        return world
+
+    with pair():  # so that the background thread is there before and after
+        interrupt(action, make_world, BLOCKED[call], ACTIONS[action])
 
 
 def each_point(function_of, act):
@@ -445,6 +268,84 @@ def each_point(function_of, act):
             reached = points.where is not None
             yield ws, error, points.where
         at += STEP
+
+
+# -- two handlers, one soon after the other --
+
+
+def ping_from_handler(world):
+    world.ws.ping(b"from the handler")
+
+
+LEAVING_WORK = {
+    "close": ACTIONS["close"],
+    "send": ACTIONS["send"],
+    "ping": Calling(ping_from_handler),
+}
+SOON = 40  # points from the one to the other, at most
+
+
+@pytest.mark.parametrize("left", LEAVING_WORK)
+@pytest.mark.parametrize("call", CALLS)
+def test_what_a_handler_leaves_to_a_call_is_done_though_another_one_ends_that(call, left):
+    function, incoming = CALLS[call]
+    acts = LEAVING_WORK[left], ACTIONS["Handler"]
+    interrupt(left, partial(World, "plain", incoming), function, *acts, gap=SOON)
+
+
+# -- opening --
+
+
+def open_and_echo(world):
+    world.ws = connect(world.url, ssl=world.context, compression=None)
+
+
+class Opening:
+    """A connection that is being opened, to a server that echoes."""
+
+    def __init__(self, server, context=None):
+        self.url, self.context, self.client = server.url, context, CLIENT
+        self.raised = self.ws = None
+
+    def check(self, error, where):
+        if self.raised is not None:
+            assert error is self.raised, (where, error)
+        if self.ws is not None:
+            self.ws.send("x")
+            assert self.ws.recv(timeout=PATIENCE) == "x", where
+
+    def end(self):
+        if self.ws is not None:
+            self.ws.close()
+
+
+def open_another(world):
+    with connect(world.url, ssl=world.context) as ws:
+        ws.send("y")
+        assert ws.recv(timeout=PATIENCE) == "y"
+
+
+BEFORE = {name: act for name, act in ACTIONS.items() if name not in ("close", "send", "recv")}
+BEFORE["connect"] = Calling(open_another)
+
+
+def descriptors():
+    return len(os.listdir("/dev/fd"))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # it is closed, at once
+@some("secure, action", [False, True], BEFORE)
+def test_a_handler_may_come_at_each_point_of_the_opening(secure, action):
+    context = server_context() if secure else None
+    with echo_server(ssl=context) as server, pair():
+        open_another(Opening(server, client_context() if secure else None))
+        before = descriptors()
+        make_world = partial(Opening, server, client_context() if secure else None)
+        interrupt(action, make_world, open_and_echo, BEFORE[action])
+        eventually(lambda: descriptors() <= before)
+
+
+# -- what a handler does in the middle of something else --
 
 
 def ping_again(ws, peer=None):
