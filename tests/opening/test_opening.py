@@ -187,7 +187,7 @@ def test_what_an_opening_results_in():
     assert opened.request.headers["Host"] == f"127.0.0.1:{server.port}"
     assert server.requests[0].headers["Origin"] == "https://o.example"
     assert opened.response.status_code == 101
-    assert (opened.subprotocol, opened.extensions) == ("b", [])
+    assert (opened.subprotocol, opened.extensions) == ("b", ())
     assert list(opened.timings) == ["dns", "tcp", "upgrade"]
     assert all(0 <= seconds < PATIENCE for seconds in opened.timings.values())
 
