@@ -24,7 +24,7 @@ from test_layers import MAY_IMPORT
 import wsmini
 import wsmini.aio
 from wsmini import exceptions
-from wsmini.options import Options
+from wsmini.options import TABLE
 from wsmini.testing import Opcode, echo_server, frame, scripted_server
 
 README = ROOT / "README.md"
@@ -120,7 +120,7 @@ def spans(text):
 
 def test_everything_public_is_mentioned():
     text = "".join(read(page) for page in [README, *USERS] if page.stem != "migrating")
-    names = {*Options.__init__.__kwdefaults__, *wsmini.__all__} - {"__version__"}
+    names = {*TABLE, *wsmini.__all__} - {"__version__"}
     for kind in (wsmini.Connection, wsmini.Client, wsmini.Loop, wsmini.Ping):
         names |= {name for name in vars(kind) if not name.startswith("_")}
     assert len(names) > 100
@@ -324,7 +324,7 @@ class Checker(ast.NodeVisitor):
             parameters = inspect.signature(function).parameters
             accepted = {*parameters}
             if "options" in parameters:  # **options of connect()
-                accepted |= set(Options.__init__.__kwdefaults__)
+                accepted |= set(TABLE)
             unknown = [keyword.arg for keyword in node.keywords if keyword.arg not in accepted]
             assert not unknown, f"{ast.dump(node.func)} doesn't take {unknown}"
         for child in (*node.args, *node.keywords):
@@ -377,7 +377,7 @@ def test_names_to_move_to_exist(connections):
 
 def check_code(span, known):
     known["exc"].response = known["ws"].response
-    if span in Options.__init__.__kwdefaults__ or span in ("Client", "str", "bytes", "__cause__"):
+    if span in TABLE or span in ("Client", "str", "bytes", "__cause__"):
         return
     if span.startswith("python -m wsmini"):
         from wsmini.cli.arguments import make_parser

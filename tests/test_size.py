@@ -23,7 +23,6 @@ EXCEPTIONS = {
     "opening.writebuffer.WriteBuffer.flush": "once for each message of a loop; a call costs 1%",
     "callbacks.loop.Loop._turn": "once for each wake-up; each call costs 1% of a short round trip",
     "sansio.messages.MessageReader._plain_messages": "one loop; nothing is called for a frame",
-    "options.Options.__init__": "a line for each option in its signature, for editors and mypy",
 }
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
