@@ -8,6 +8,7 @@ the gap. ``make interrupts`` takes every point; else it's every so manieth, anot
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -158,7 +159,9 @@ def interrupt(name, make_world, function, *actions, gap=0):
         if reached:
             world.check(error, f"{name} at {points.where}, {behind}")
         world.end()
+        world.raised = error = None
         at += STEP
+    gc.collect()  # tracebacks, with frames that have sockets
     eventually(lambda: threading.active_count() <= threads)
 
 
