@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import selectors
 import socket
 import sys
 
@@ -20,6 +21,8 @@ from joined import End, handshake, parsed
 
 from wsmini.callbacks.client import Client
 from wsmini.callbacks.loop import Loop
+from wsmini.callbacks.outbox import Outbox
+from wsmini.exceptions import ConnectionClosed, InvalidState
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import NoReconnect
 from wsmini.sansio.frames import Opcode
@@ -29,6 +32,7 @@ from wsmini.testing import frame
 TEXT, PING = Opcode.TEXT, Opcode.PING
 WHERE = ("wsmini/events", "wsmini/callbacks", "writebuffer.py", "opening/tls.py")
 IN = [b"%d" % number for number in range(4)]
+LARGE = "x" * 300_000  # more than the socket takes at once
 
 
 class Interrupt(BaseException):
@@ -65,6 +69,13 @@ class Scenario:
         client.send(message)
         self.accepted.append(message)
 
+    def say(self, message):
+        self.accepted.append(message)
+        try:
+            self.client.send(message)
+        except (ConnectionClosed, InvalidState):
+            self.accepted.remove(message)
+
     def run(self):
         yield self.peer.send, frame(TEXT, IN[0])
         yield self.loop.run_once, 0
@@ -76,14 +87,18 @@ class Scenario:
         self.loop.call_soon_threadsafe(int)
         for _ in range(3):
             yield self.loop.run_once, 0
+        yield self.say, LARGE
+        for _ in range(6):
+            yield self.loop.run_once, 0
+            yield self.peer.take, 65536
         yield self.peer.send, frame(TEXT, IN[3])
         for _ in range(3):
             yield self.loop.run_once, 0
 
     def settle(self):
-        for _ in range(12):
+        for _ in range(20):
             self.loop.run_once(0)
-            self.peer.take(65536)
+            self.peer.take(1 << 20)
 
     def check(self, where):
         expected = [data.decode() for data in IN]
@@ -126,7 +141,7 @@ def interrupted_at(number, tls):
 
     for function, argument in scenario.run():
         try:
-            if getattr(function, "__self__", None) is scenario.loop:
+            if function in (scenario.loop.run_once, scenario.say):
                 sys.setprofile(profile)
             function(argument)
         except Interrupt:
@@ -148,6 +163,51 @@ def interrupted_at(number, tls):
             assert len(set(sent + unsent)) == len(sent + unsent), (where, sent, unsent)
     scenario.end()
     return where
+
+
+def test_what_is_left_half_dropped_is_dropped_though_more_was_sent_since():
+    class Interrupted(Outbox):
+        def settle(self):
+            if self._dropping is not None and len(self.messages) == 1:
+                raise Interrupt
+            super().settle()
+
+    outbox = Interrupted()
+    outbox.messages.append((1, b"a", None))
+    outbox.ends.append(7)
+    with pytest.raises(Interrupt):
+        outbox.drop_written(7)
+    outbox.messages.append((1, b"b", None))
+    outbox.ends.append(14)
+    outbox.drop_written(7)
+    assert (outbox.messages, outbox.ends) == ([(1, b"b", None)], [14])
+
+
+@pytest.mark.parametrize("selector", [None, selectors.SelectSelector, selectors.PollSelector])
+def test_a_descriptor_that_is_left_half_added_or_removed(selector):
+    with Loop(selector=selector and selector()) as loop:
+        ours, theirs = socket.socketpair()
+        theirs.send(b"x")
+        got = []
+        for handlers in (loop._readers, loop._writers):
+            for add in (loop.add_reader, loop.add_writer):
+                loop.add_reader(ours, got.append, "readable")
+                loop.add_writer(ours, got.append, "writable")
+                del handlers[ours.fileno()]  # the selector hasn't heard of that
+                add(ours, got.append, "added")
+                got.clear()
+                loop.run_once(0)
+                loop.run_once(0)
+                assert got.count("added") == 2
+                loop.remove_reader(ours)
+                loop.remove_writer(ours)
+        loop.add_writer(ours, got.append, "writable")
+        del loop._writers[ours.fileno()]
+        loop.run_once(0)  # which finds out
+        got.clear()
+        assert loop._selector.poll(0, 5) == []
+        ours.close()
+        theirs.close()
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

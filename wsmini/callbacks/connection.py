@@ -301,6 +301,10 @@ class ClientConnection:
         self._ended = True
         self._deliver()
 
+    def _recover(self) -> None:
+        """For the loop: an exception has come out of a callback of its own."""
+        self.transport._recover()  # and come back
+
     def _on_recover(self) -> None:
         """A signal handler's exception may have come in the middle of anything."""
         self._outbox.settle()

@@ -144,18 +144,18 @@ class Loop:
         self._old_wakeup = -1
         self._sleep_handlers: dict[Callback, None] = {}
         self._slept = suspend_detector(clock(), wall)
-        # What is watched by descriptor, with its reader and its writer; and, to be found at once,
-        # the handle of what has but one of them.
-        self._files: dict[int, tuple[File, Handle | None, Handle | None]] = {}
-        self._alone: dict[int, Handle] = {}
+        # What is watched, by its descriptor; and the objects, to find those that are closed.
+        self._readers: dict[int, Handle] = {}
+        self._writers: dict[int, Handle] = {}
+        self._objects: dict[int, File] = {}
         self._selector: select.epoll | _Selector = _new_selector(selector)
         self._waker, self._woken_by = socket.socketpair()
         self._waker.setblocking(False)
         self._woken_by.setblocking(False)
         self._awake = False
         self._clients: set[Any] = set()  # which haven't ended
-        self._selector.register(self._woken_by.fileno(), READ)
-        self._files[self._woken_by.fileno()] = self._woken_by, None, None
+        self._hears = self._woken_by.fileno()
+        self._selector.register(self._hears, READ)
 
     def __enter__(self) -> Loop:
         return self
@@ -233,15 +233,16 @@ class Loop:
 
     def _add(self, file: File, event: int, handle: Handle) -> None:
         self._check()
-        fd = self._descriptor(file)
-        _, reader, writer = self._files.get(fd, (file, None, None))
-        if event == READ:
-            old, reader = reader, handle
-        else:
-            old, writer = writer, handle
+        fd, handlers = self._descriptor(file), self._handlers(event)
+        before = self._events(fd)
+        if not before & event:
+            self._watch(fd, before, before | event)
+        if not isinstance(file, int):
+            self._objects.setdefault(fd, file)
+        old = handlers.get(fd)
+        handlers[fd] = handle
         if old is not None:
             old.cancel()
-        self._watch(fd, file, reader, writer)
 
     def _remove(self, file: File, event: int) -> bool:
         if self._closed:
@@ -251,16 +252,40 @@ class Loop:
             fd = self._descriptor(file)
         except ValueError:
             return False  # closed, and not watched
-        _, reader, writer = self._files.get(fd, (file, None, None))
-        old = reader if event == READ else writer
-        if old is None:
+        handle = self._handlers(event).pop(fd, None)
+        if handle is None:
             return False
-        old.cancel()
-        if event == READ:
-            self._watch(fd, file, None, writer)
-        else:
-            self._watch(fd, file, reader, None)
+        handle.cancel()
+        after = self._events(fd)
+        if not after:
+            self._objects.pop(fd, None)
+        self._watch(fd, after | event, after)
         return True
+
+    def _handlers(self, event: int) -> dict[int, Handle]:
+        return self._readers if event == READ else self._writers
+
+    def _events(self, fd: int) -> int:
+        """What *fd* is to be watched for."""
+        return READ * (fd in self._readers) | WRITE * (fd in self._writers)
+
+    def _watch(self, fd: int, before: int, after: int) -> None:
+        """Have the selector watch *fd* for the events *after*, instead of *before*.
+
+        A call that was interrupted may have left it with more than is known; never with less.
+        """
+        if not after:
+            try:
+                self._selector.unregister(fd)
+            except OSError:
+                pass  # closed before
+        elif before:
+            self._selector.modify(fd, after)
+        else:
+            try:
+                self._selector.register(fd, after)
+            except FileExistsError:
+                self._selector.modify(fd, after)
 
     def _descriptor(self, file: File) -> int:
         """The descriptor of *file*; if it is closed, the one by which it was watched.
@@ -274,30 +299,10 @@ class Loop:
             fd = -1
         if fd >= 0:
             return fd
-        for fd, watched in self._files.items():
-            if watched[0] is file:
+        for fd, watched in self._objects.items():
+            if watched is file:
                 return fd
         raise ValueError(f"there is no descriptor to watch: {file!r}")
-
-    def _watch(self, fd: int, file: File, reader: Handle | None, writer: Handle | None) -> None:
-        """Watch *fd* for these, instead of what it was watched for."""
-        old = self._files.pop(fd, None)
-        self._alone.pop(fd, None)
-        events = _events(reader, writer)
-        if not events:
-            try:
-                self._selector.unregister(fd)
-            except OSError:
-                pass  # closed before
-            return
-        if old is None:
-            self._selector.register(fd, events)
-        elif _events(old[1], old[2]) != events:
-            self._selector.modify(fd, events)
-        self._files[fd] = file if old is None else old[0], reader, writer
-        handle = reader or writer
-        if handle is not None and (reader is None or writer is None):
-            self._alone[fd] = handle
 
     # -- signals --
 
@@ -467,8 +472,9 @@ class Loop:
         self._selector.close()
         self._waker.close()
         self._woken_by.close()
-        self._files.clear()
-        self._alone.clear()
+        self._readers.clear()
+        self._writers.clear()
+        self._objects.clear()
         self._ready.clear()
         for _, _, timer in self._timers:
             timer._loop = None
@@ -524,7 +530,7 @@ class Loop:
         """
         if self._forks != _forks:
             self._check()
-        ready, timers, get_time, alone = self._ready, self._timers, self.time, self._alone
+        ready, timers, get_time, readers = self._ready, self._timers, self.time, self._readers
         start = get_time()
         limit = LONGEST_WAIT if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))
         self._awake = False  # before the look at the queue: see above
@@ -536,9 +542,10 @@ class Loop:
             left = timers[0][0] - start if timers else limit
             if left < limit:
                 limit = left if left > 0.0 else 0.0
-        for fd, events in self._selector.poll(limit, len(self._files)):
-            if fd in alone:
-                ready.append(alone[fd])
+        # With more than that, the others come next time.
+        for fd, events in self._selector.poll(limit, len(readers) + 1):
+            if events == READ and fd in readers:
+                ready.append(readers[fd])
             else:
                 self._take_events(fd, events)
         self._awake = True
@@ -583,14 +590,18 @@ class Loop:
         return True
 
     def _take_events(self, fd: int, events: int) -> None:
-        """Make ready what is to be called for *events* of *fd*, the wake-up's or one with two."""
-        _, reader, writer = self._files.get(fd, (fd, None, None))
-        if reader is None and writer is None:
+        """Make ready what is to be called for *events* of *fd*."""
+        if fd == self._hears:
             self._hear()
-        if reader is not None and events & ~WRITE:
+            return
+        reader = self._readers.get(fd) if events & ~WRITE else None
+        writer = self._writers.get(fd) if events & ~READ else None
+        if reader is not None:
             self._ready.append(reader)
-        if writer is not None and events & ~READ:
+        if writer is not None:
             self._ready.append(writer)
+        if reader is None and writer is None:  # a call was interrupted that added or removed it
+            self._watch(fd, events, self._events(fd))
 
     def _drop_cancelled(self) -> None:
         """Drop cancelled timers that would be the next ones."""
@@ -624,10 +635,6 @@ def check_callback(name: str, callback: object) -> None:
         raise TypeError(f"{name} is an async function: wsmini.aio has an API for those")
 
 
-def _events(reader: Handle | None, writer: Handle | None) -> int:
-    return (READ if reader is not None else 0) | (WRITE if writer is not None else 0)
-
-
 class _Selector:
     """A selector that looks as epoll does, which the loop uses without one in between."""
 
@@ -636,6 +643,8 @@ class _Selector:
         self.close, self.unregister = selector.close, selector.unregister
 
     def register(self, fd: int, events: int) -> None:
+        if fd in self.selector.get_map():
+            raise FileExistsError(fd)  # as epoll does
         self.selector.register(fd, _swapped(events))
 
     def modify(self, fd: int, events: int) -> None:

@@ -87,8 +87,8 @@ class Outbox:
         self.ends: list[int] = []
         self.waiting = 0
         # Half done, where a signal handler's exception came: the first message that is to be
-        # dropped, how many are, and the ends of those behind them.
-        self._dropping: tuple[Item, int, list[int]] | None = None
+        # dropped, its end, and how many are.
+        self._dropping: tuple[Item, int, int] | None = None
 
     def drop_next(self) -> list[Item]:
         """Drop the first message that isn't given, which has failed."""
@@ -106,17 +106,18 @@ class Outbox:
         ends = self.ends
         count = len(ends) if ends and ends[-1] <= written else _count_up_to(ends, written)
         if count:
-            self._dropping = self.messages[0], count, ends[count:]
+            self._dropping = self.messages[0], ends[0], count
             self.settle()
         return not self.ends
 
     def settle(self) -> None:
         """Complete ``drop_written``, which may have been interrupted."""
         if self._dropping is not None:
-            first, count, ends = self._dropping
+            first, end, count = self._dropping
             if self.messages and self.messages[0] is first:
                 del self.messages[:count]
-            self.ends[:] = ends
+            if self.ends and self.ends[0] == end:
+                del self.ends[:count]
             self._dropping = None
 
     def take_back(self, room: int) -> list[Item]:

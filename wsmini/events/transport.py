@@ -604,8 +604,12 @@ class EventTransport:
         self._process_soon()  # and flush
         if self._reading:
             self._loop.add_reader(self._fd, self._on_readable)
+        else:
+            self._loop.remove_reader(self._fd)
         if self._writing:
             self._loop.add_writer(self._fd, self._on_writable)
+        else:
+            self._loop.remove_writer(self._fd)
         self._timers.discard(self._timer_at, self)
         self._timer_at = NEVER
         self._set_timer()
