@@ -247,6 +247,8 @@ def test_none_stands_for_none_of_them(name):
 
 UNKNOWN = {  # of other clients, or of none
     "extra_headers": "use additional_headers",
+    "verify": "use ssl=wsmini.unverified_context()",
+    "ip": "use host",
     "timeout": "use open_timeout",
     "sslopt": "use ssl, with",
     "on_message": r"help\(wsmini.options.Options\) lists",

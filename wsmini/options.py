@@ -75,6 +75,7 @@ FOREVER = 1e6  # seconds: what waits so long may wait on, and the clocks of syst
 _DEFLATE = Deflate()
 
 # What other clients call an option.
+_UNVERIFIED = "ssl=wsmini.unverified_context() to verify nothing"
 _ELSEWHERE = {
     "extra_headers": "additional_headers",
     "header": "additional_headers",
@@ -83,7 +84,14 @@ _ELSEWHERE = {
     "timeout": "open_timeout, and the timeouts of recv() and send()",
     "ssl_context": "ssl",
     "sslopt": "ssl, with an ssl.SSLContext",
+    "verify": _UNVERIFIED,
+    "verify_ssl": _UNVERIFIED,
     "subprotocol": "subprotocols",
+    "protocols": "subprotocols",
+    "heartbeat": "ping_interval",
+    "max_msg_size": "max_size",
+    "sockopt": "socket_options",
+    "ip": "host",
     "http_proxy_host": "proxy, with a URL",
 }
 

@@ -572,7 +572,7 @@ FAULTS = [
     *(Refuse(503), Refuse(404), Refuse(503, retry_after=0), Redirect(), WrongAccept()),
     *(Garbage(), EndlessHeader(), Challenge("a", "b"), Drip(size=9, handshake=True)),
     *(Cut(), Cut(handshake=True), Cut(after=3), Reset(), Reset(after=20, handshake=True)),
-    *(Stall(), Stall(after=40, handshake=True), Bomb(), IgnoreClose(), Send(b"\x83\0")),
+    *(Stall(), Stall(after=40, handshake=True), Bomb(1 << 22), IgnoreClose(), Send(b"\x83\0")),
     *(CloseWith(code) for code in (1000, 1001, 1008, 1012, 4000)),
 ]
 
