@@ -15,6 +15,7 @@ from wsmini.callbacks.loop import Loop
 from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
 from wsmini.policies import NoReconnect
+from wsmini.sansio.frames import mask
 
 
 def joined(tcp=False, **options):
@@ -154,7 +155,7 @@ class Joined:
 
     def take(self):
         """All that the client has sent, and sends when there is room."""
-        data, turns = b"", 0
+        data, turns = bytearray(), 0  # which grows in linear time
         while turns < 5:
             try:
                 data += self.peer.recv(65536)
@@ -162,7 +163,7 @@ class Joined:
             except BlockingIOError:
                 turns += 1
             self.loop.run_once(0)
-        return data
+        return bytes(data)
 
 
 def parsed(data):
@@ -175,6 +176,6 @@ def parsed(data):
             n = int.from_bytes(data[at + 2 : begin], "big")
         key, begin = data[begin : begin + 4], begin + 4
         payload = data[begin : begin + n]
-        found.append((data[at] & 15, bytes(x ^ key[i % 4] for i, x in enumerate(payload))))
+        found.append((data[at] & 15, mask(payload, key)))
         at = begin + n
     return found

@@ -100,11 +100,11 @@ def test_the_next_fragment_is_asked_for_when_there_is_room():
         it.client.send("behind")
         it.spin(50)
         assert len(asked) < 50 and it.client.buffered_amount < 200000
-        data = it.take()
+        data = bytearray(it.take())
         while len(asked) < 200 or it.client.buffered_amount:
             data += it.take()
         data += it.take()
-        found = fragments(data)
+        found = fragments(bytes(data))
         assert len(found) == 202 and found[-1] == (TEXT, b"behind", True)
 
 
