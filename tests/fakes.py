@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import selectors
 from types import SimpleNamespace
+
+from wsmini.opening.streams import SocketStream
 
 
 class Clock:
@@ -40,6 +43,35 @@ class Selector(selectors.DefaultSelector):
         if not ready and timeout:
             self.clock.now += timeout
         return ready
+
+
+class Fruitless(SocketStream):
+    """As TLS is whose peer sends records without data: it has read all, and looks at it bit by bit.
+
+    Args:
+        count: how often ``recv`` finds nothing in front of what has come.
+    """
+
+    __slots__ = ("count", "kept")
+
+    def __init__(self, sock, count):
+        super().__init__(sock)
+        self.count, self.kept, self.recv = count, b"", self._recv
+
+    def _recv(self, size, flags=0):
+        self.kept = self.kept or self.sock.recv(1 << 16, flags)
+        if self.kept and self.count:
+            self.count -= 1
+            raise BlockingIOError(errno.EAGAIN, "no data")
+        data, self.kept = self.kept[:size], self.kept[size:]
+        return data
+
+    @property
+    def unread(self):
+        return bool(self.kept)
+
+    def buffered(self):
+        return self.unread
 
 
 def opened(stream, rest=b"", extensions=()):

@@ -53,10 +53,10 @@ def closing(code, reason=""):
 
 
 @contextlib.contextmanager
-def pair(extensions=(), rest=b"", *, tcp=False, **options):
+def pair(extensions=(), rest=b"", *, tcp=False, stream=SocketStream, **options):
     """(connection, peer); the peer is gone when it ends."""
     ours, theirs = tcp_pair() if tcp else socket.socketpair()
-    ws = connection(SocketStream(ours), extensions, rest, **options)
+    ws = connection(stream(ours), extensions, rest, **options)
     try:
         yield ws, peer_of(theirs)
     finally:

@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 
+import fakes
 import pytest
 from helpers import PROMPT
 from pairs import (
@@ -1644,3 +1645,42 @@ def test_a_close_frame_that_another_thread_is_about_to_write_is_not_lost(monkeyp
             ws.recv(timeout=PATIENCE)
         assert [f.opcode for f in until_close(peer)] == [CLOSE]
         closer.result()
+
+
+# -- TLS whose peer sends records without data --
+
+
+def fruitless(count):
+    return lambda sock: fakes.Fruitless(sock, count)
+
+
+@pytest.mark.parametrize("timeout", [None, PROMPT])
+def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket(timeout):
+    with pair(stream=fruitless(5)) as (ws, peer):
+        peer.send_message("x")
+        assert Task(ws.recv, timeout).result() == "x"
+
+
+def test_the_background_does_not_wait_for_the_socket_either():
+    with pair(stream=fruitless(5)) as (ws, peer):
+        peer.send_frame(Opcode.PING, b"?")
+        assert peer.recv_frame().data == b"?"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_flood_without_data_does_not_go_on_behind_the_deadline(timeout):
+    with pair(stream=fruitless(1 << 60)) as (ws, peer):
+        peer.send_raw(b"x")
+        with pytest.raises(TimeoutError, match="nothing is lost"):
+            Task(ws.recv, timeout).result()
+        ws._transport.stream.count = 0  # it lets the connection close
+
+
+def test_a_flood_without_data_does_not_go_on_behind_the_closing_deadline():
+    with pair(stream=fruitless(1 << 60), close_timeout=0.01) as (ws, peer):
+        peer.send_raw(b"x")
+        receiver = Task(ws.recv)
+        receiving(ws)
+        Task(ws.close).result()
+        with pytest.raises(ConnectionClosedError, match="close_timeout"):
+            receiver.result()

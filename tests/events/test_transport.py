@@ -58,12 +58,12 @@ class Stream(SocketStream):
 
 
 @contextlib.contextmanager
-def join(send=None, gather=False, rest=b"", **options):
+def join(send=None, gather=False, rest=b"", stream=Stream, **options):
     """A transport over a socket pair, in a loop whose clock moves when there is nothing to do."""
     clock = fakes.Clock()
     ours, theirs = socket.socketpair()
     with theirs, Loop(clock=clock, wall=clock.wall, selector=fakes.Selector(clock)) as loop:
-        handler, stream = Handler(), Stream(ours)
+        handler, stream = Handler(), stream(ours)
         if send is not None:
             stream.send = send
         opened = fakes.opened(stream, rest=rest)
@@ -481,3 +481,14 @@ def test_a_connection_that_was_left_paused_ends_after_close_timeout():
         joined.transport.close(1000, "")
         run_until_the_end(joined)
         assert joined.clock.now - start == pytest.approx(3)
+
+
+def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket():
+    with join(stream=lambda sock: fakes.Fruitless(sock, 3)) as joined:
+        joined.peer.sendall(frame(Opcode.TEXT, b"x"))
+        for left in (2, 1, 0):
+            joined.loop.run_once(0)  # others have a turn in between
+            assert joined.stream.count == left
+            assert joined.seen == []
+        joined.loop.run_once(0)
+        assert joined.seen == ["x"]

@@ -231,7 +231,8 @@ def trace(data):
 class Stream:
     """Has received all of *data* already, which comes in pieces of *size*, and then the end."""
 
-    sock, unsent, busy, cut = None, False, False, False
+    sock = None
+    unsent = unread = busy = cut = False
 
     def __init__(self, data, size=1 << 16):
         self.pieces, self.sent, self.closed = cut(data, size)[::-1], b"", False

@@ -203,7 +203,7 @@ class Stream:
     """A stream on which a proxy says *chunks*. It blocks before each call that does something."""
 
     sock = "the socket"
-    unsent = False
+    unsent = unread = False
 
     def __init__(self, chunks):
         self.chunks = list(chunks)

@@ -8,6 +8,7 @@ import threading
 import types
 from errno import ECONNRESET
 
+import fakes
 import pytest
 from helpers import PATIENCE, splits
 from listeners import finish
@@ -94,7 +95,7 @@ def test_sending_nothing(pair):
 class Shy:
     """A stream that takes and gives one byte at a time, and has to be asked twice."""
 
-    unsent = cut = False
+    unsent = unread = cut = False
 
     def __init__(self, incoming=()):
         self.sock = object()
@@ -277,3 +278,11 @@ def test_an_error_without_a_number_is_a_signal_handlers(kind, make):
     with pytest.raises(kind) as caught:
         next(make(Interrupted()))
     assert caught.value is raised
+
+
+def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket(pair):
+    ours, theirs = pair
+    ours.setblocking(False)
+    theirs.sendall(b"x")
+    stream = fakes.Fruitless(ours, 3)
+    assert run_blocking(receive_some(stream)) == b"x"

@@ -18,6 +18,7 @@ from errno import EAGAIN, ECONNRESET, EPIPE
 
 import pytest
 from certificates import client_context, server_context
+from forging import CERTIFICATE_REQUEST, NEW_SESSION_TICKET, Forger, forges, forging_context
 from helpers import CERTS, PATIENCE, SEED, splits
 
 from wsmini.opening import tls, tls_context
@@ -51,6 +52,7 @@ class Lower:
     """
 
     sock = None
+    unread = False
     closed = 0
 
     def __init__(self, context=None, room=1 << 30, most=1 << 30):
@@ -1111,23 +1113,96 @@ def test_a_certificate_that_is_asked_for_after_the_request():
     assert seen[0]["subject"]
 
 
-@pytest.mark.skipif(not hasattr(ssl.SSLContext, "num_tickets"), reason="no tickets to count")
-def test_a_flood_of_tickets_comes_back_to_the_caller():
-    flood = server_context(version=ssl.TLSVersion.TLSv1_3, num_tickets=2000)
-    stream, lower = opened(lower=Lower(flood))
-    for _ in range(2):
-        here = len(lower.incoming)
-        assert here > 2 * tls.READ_SIZE
-        with pytest.raises(BlockingIOError, match="brought no data") as caught:
-            stream.recv(100)
-        assert caught.value.errno == EAGAIN
-        assert here - len(lower.incoming) <= tls.READ_SIZE  # one read, and then a look at the time
-    lower.say(b"x")
-    data = b""
-    while not data:
+class Flood(Lower):
+    """A lower stream of a server that sends whatever it likes.
+
+    Attributes:
+        forger: makes its records, from the end of the handshake on.
+    """
+
+    def __init__(self, folder):
+        context = server_context()
+        self._log = forging_context(context, folder)
+        super().__init__(context)
+
+    def begin(self):
+        self.work()
+        self.forger = Forger(self._log, self.server.cipher()[0])
+
+
+def flooded(folder, wishes=False):
+    """A stream to such a server; *wishes* for certificates are allowed."""
+    context = client_context(certificate="client" if wishes else None)
+    context.post_handshake_auth = wishes
+    stream, lower = opened(context, Flood(folder))
+    lower.begin()
+    assert lower.forger is not None and not lower.incoming
+    return stream, lower
+
+
+SHORT_SLICE = 1500
+FLOODS = {  # name -> what makes a record, and how many bytes a call takes at most
+    "tickets": (lambda f: f.messages(NEW_SESSION_TICKET, [f.ticket()] * 3), SHORT_SLICE),
+    "key updates": (lambda f: f.key_update(), SHORT_SLICE),
+    "key updates to be answered": (lambda f: f.key_update(answered=True), SHORT_SLICE),
+    "wishes": (
+        lambda f: f.messages(CERTIFICATE_REQUEST, [f.certificate_request(0)]), tls.WISHES,
+    ),
+    "a byte between key updates": (
+        lambda f: f.key_update() + f.record(b"x") + f.key_update(), SHORT_SLICE,
+    ),
+}  # fmt: skip
+
+
+@forges
+@pytest.mark.parametrize("make, most", FLOODS.values(), ids=FLOODS)
+@pytest.mark.parametrize("flags", [0, WAITALL])
+def test_a_flood_of_records_without_data_comes_back_to_the_caller(
+    make, most, flags, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tls, "RECORD", 1000)  # to make thousands of records takes seconds
+    monkeypatch.setattr(tls, "SLICE", SHORT_SLICE)
+    stream, lower = flooded(tmp_path, wishes=most == tls.WISHES)
+    flood = b"".join(make(lower.forger) for _ in range(2 * most // 20))
+    assert len(flood) > 2 * most
+    lower.incoming += flood + lower.forger.record(b"y" * 100)
+
+    def left():
+        return len(lower.incoming) + sum(map(len, stream._landed)) + stream._incoming.pending
+
+    data, here, calls = b"", left(), 0
+    while not data.endswith(b"y" * 100):
+        calls += 1
         with contextlib.suppress(BlockingIOError):
-            data = stream.recv(100)
-    assert data == b"x"
+            data += stream.recv(1 << 16, flags)
+        assert here - left() <= 2 * most
+        assert left() == 0 or stream.unread or lower.incoming
+        here = left()
+        if stream.unsent:
+            stream.flush()
+    assert calls >= 2
+    assert data.strip(b"x") == b"y" * 100
+    assert not stream.unread
+
+
+@forges
+def test_answers_that_the_server_does_not_take_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(tls, "MAX_ANSWERS", 1000)
+    stream, lower = flooded(tmp_path)
+    lower.incoming += b"".join(lower.forger.key_update(answered=True) for _ in range(60))
+    with pytest.raises(ConnectionAbortedError, match="more answers of TLS"):
+        stream.recv(100)
+    with pytest.raises(ConnectionAbortedError, match="more answers of TLS"):
+        stream.recv(100)  # and nothing else
+
+
+@forges
+def test_a_wish_for_a_certificate_that_is_not_allowed_is_an_error(tmp_path):
+    stream, lower = flooded(tmp_path)
+    forger = lower.forger
+    lower.incoming += forger.messages(CERTIFICATE_REQUEST, [forger.certificate_request(0)])
+    with pytest.raises(ssl.SSLError, match="(?i)unexpected.message"):
+        stream.recv(100)
 
 
 def test_a_handshake_without_an_end_is_given_up(monkeypatch):

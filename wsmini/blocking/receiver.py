@@ -595,8 +595,10 @@ class Receiver:
     def _read_ahead(self) -> bool:
         """Keep what is there, as far as there is room; whether to go on, after the others."""
         for _ in repeat(None, READS):
-            if self.wanted or self._is_full() or not self.receive_now():
+            if self.wanted or self._is_full():
                 return False
+            if not self.receive_now():
+                return self.stream.unread
         return True
 
     def _is_full(self) -> bool:
@@ -629,7 +631,7 @@ class Receiver:
         """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes.
 
         Returns:
-            ``False`` if *deadline* passed first.
+            ``False`` if *deadline* passed first. ``True`` may be for nothing.
         """
         protocol, transport = self.protocol, self.transport
         missing, size, flags = protocol.missing, self._size, 0
@@ -663,7 +665,12 @@ class Receiver:
             if self._receive_some(size, DONTWAIT):
                 self._feed(missing)
                 return True
-            poll = not spin_until or monotonic() >= spin_until
+            # Records of TLS that bring no data may want answers, and may go on for ever: whoever
+            # calls looks at the time, and at what others have done to the connection.
+            self._answer()
+            if poll or self.stream.unread:
+                return True
+            poll = monotonic() >= spin_until
 
     def _wait_readable(self, deadline: Optional[float]) -> Optional[bool]:
         """Wait until there may be something to read.
@@ -681,7 +688,7 @@ class Receiver:
             ready = transport.poll(READ | transport.unwritten(), until - ahead)
             if transport.buffer.waits:
                 transport.flush()
-            if ready:
+            if ready and (protocol.state is OPEN or monotonic() < transport.closing_deadline()):
                 return True
             now = max(monotonic(), now + min(until - now, HEED))
             if now >= transport.tick_at and not transport.tick(now):
@@ -797,7 +804,8 @@ class Receiver:
             if self._read_not_fed and not self._read_not_fed.pop():
                 self._lost(EOFError(NO_CLOSE))
             return
-        transport.poll(READ | transport.unwritten(), until)
+        if not self.stream.unread:
+            transport.poll(READ | transport.unwritten(), until)
 
     def _close_socket(self, deadline: Optional[float]) -> bool:
         """Close the socket, as the receiver; ``False`` if the writer isn't back by *deadline*."""

@@ -251,6 +251,8 @@ class EventTransport:
             raise exc
         if not isinstance(exc, (BlockingIOError, InterruptedError)):
             self._lost(exc)
+        else:
+            self._more = self.stream.unread
 
     def _process(self) -> None:
         """Hand over what has come, and write what protocol and handler say to it."""

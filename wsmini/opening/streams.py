@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         cut: bool
 
         @property
+        def unread(self) -> bool: ...
+        @property
         def recv(self) -> Callable[..., bytes]: ...
         @property
         def send(self) -> Callable[..., int]: ...
@@ -62,6 +64,7 @@ class SocketStream:
 
     unsent = False  # whether accepted bytes wait for flush(): never here
     busy = False  # whether recv() was left with bytes in its hands: never here
+    unread = False  # whether recv() shall be called again without a wait: never here
     cut = False  # whether the peer ended without a goodbye that takes bytes: there's none here
 
     def __init__(self, sock: socket.socket) -> None:
@@ -126,7 +129,9 @@ def receive_some(
         # TLS may have to answer before more comes: a renegotiation, or a late wish for a
         # certificate. (RFC 8446, 4.6.2)
         flushed = stream.flush()
-        yield Wait({stream.sock: READ if flushed else READ | WRITE}, deadline)
+        # With more to look at, there is room to write nearly always: this is for others' sake.
+        waits = READ if flushed and not stream.unread else READ | WRITE
+        yield Wait({stream.sock: waits}, deadline)
     return b""
 
 

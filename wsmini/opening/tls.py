@@ -47,9 +47,15 @@ READ_SIZE = 131000  # asked of the lower stream; with more, short messages take 
 MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
 MAX_HANDSHAKE = 1 << 20  # bytes from the server; OpenSSL accepts 100 KB of certificates
 
-# Bytes that a record is complete after. If more come without data, they are of records that bring
-# none (session tickets, key updates), which may go on for ever.
-FRUITLESS = RECORD + 2048
+# What has landed goes to the engine in slices, behind each of which a record is complete. One that
+# brings no data is of records that bring none (session tickets, key updates), which may go on for
+# ever: the caller has a look at the time, and at others. A slice of such takes some 20 ms; but of
+# wishes for certificates, each of which is signed for, much less has to do (RFC 8446, 4.6.2).
+SLICE = RECORD + 2048
+WISHES = 512
+OTHERS = 16  # times as much as the data of a slice, other things may be of it to go on at once
+ANSWERS = 4096  # bytes of the engine's own to send, after which the caller shall do so
+MAX_ANSWERS = 1 << 18  # bytes of them that the server lets wait, and wants more
 
 # Of a long message, decrypted at once: bytes, and in proportion to the bytes that are here.
 MAX_GATHERED, GATHERED = 1 << 21, 16
@@ -76,7 +82,7 @@ class TLSStream:
 
     __slots__ = (
         "busy", "cut", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
-        "_out", "_outgoing", "_resumes", "_server", "_session", "_tls", "sock", "unsent",
+        "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls", "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +109,8 @@ class TLSStream:
         # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
         self._failure: OSError | None = None
         self._ended = False
-        self._landed: list[bytes] = []  # ciphertext that was read and isn't in _incoming yet
+        self._landed: list[Data] = []  # ciphertext that was read and isn't in _incoming yet
+        self._slice = WISHES if getattr(context, "post_handshake_auth", False) else SLICE
         self.busy = self.cut = False
         self.unsent = False
 
@@ -170,7 +177,7 @@ class TLSStream:
     def _receive_ciphertext(self) -> Steps[bytes]:
         while True:
             try:
-                data = self._lower.recv(READ_SIZE)
+                data = self._lower.recv(self._slice)  # behind its messages, others may come
                 break
             except BlockingIOError as exc:
                 if exc.errno is None:
@@ -203,7 +210,8 @@ class TLSStream:
 
         Raises:
             BlockingIOError: if there are none, and the lower stream doesn't wait; or if records
-                came that brought none, so that the caller can look at the time.
+                came that brought none, so that the caller can look at the time. If there is more
+                to look at, it is ``unread``.
         """
         received: list[bytes] = []
         self.recv_onto(received, size, flags)
@@ -215,12 +223,15 @@ class TLSStream:
         CPython 3.8 and 3.9 look for signals in front of a ``return``, too: what it would return is
         lost then.
         """
-        landed, fruitless = self._landed, 0
+        landed, fed = self._landed, 0
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
-        at_first = min(size, RECORD) if flags & WAITALL and GATHERS else size
+        gathers = flags & WAITALL and GATHERS and self._slice > RECORD
+        at_first = min(size, RECORD) if gathers else size
         while True:
+            if landed:
+                fed += min(len(landed[0]), self._slice)
             try:
                 data = self._locked(self._decrypt, at_first)
             except OSError as exc:
@@ -233,8 +244,10 @@ class TLSStream:
             self.busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return
-            if fruitless > FRUITLESS:
+            if fed >= SLICE or self._outgoing.pending > ANSWERS:
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
+            if landed:
+                continue
             # In one step, so that an exception of a signal handler can't lose what was read.
             landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
             if not landed[0]:
@@ -242,13 +255,26 @@ class TLSStream:
                 self.cut = True
                 received.append(b"")  # without TLS's goodbye: WebSocket has its own
                 return
-            fruitless += len(landed[0])
+
+    @property
+    def unread(self) -> bool:
+        """Whether ``recv`` has more to look at, and shan't wait for the socket."""
+        return bool(self._landed) or self._lower.unread
+
+    def _feed(self) -> int:
+        """Pass a slice of what has landed to the engine; how many bytes."""
+        data: Data = self._landed.pop()
+        if len(data) > self._slice:
+            view = memoryview(data)
+            self._landed.append(view[self._slice :])
+            data = view[: self._slice]
+        return self._incoming.write(data)
 
     def _decrypt(self, size: int) -> bytes | None:
         """What has landed, decrypted; ``None`` if more is needed, ``b""`` at the end."""
         self.busy = True
         if self._landed:
-            self._incoming.write(self._landed.pop())
+            self._feed()
         # The connection may have failed behind a record of which only a part was asked for so far.
         if self._failure is not None and not self._tls.pending():
             raise self._failure
@@ -256,18 +282,38 @@ class TLSStream:
         try:
             data = self._tls.read(min(size, RECORD))
             size -= len(data)
-            if not data or size <= 0 or not (self._incoming.pending or self._tls.pending()):
+            more = self._incoming.pending or self._landed or self._tls.pending()
+            if not data or size <= 0 or not more:
                 return data
             chunks.append(data)
             self._decrypt_more(chunks, size)
         except ssl.SSLError as exc:
             self._stop(exc)
             if not chunks:
-                if self._failure is not None:
+                if self._failure is exc:
                     raise
+                if self._failure is not None:
+                    raise self._failure from None
                 return b"" if self._ended else None
+        if self._landed:
+            self._decrypt_slices(chunks, size + len(chunks[0]))
         # What ended it is told by the next call.
         return b"".join(chunks)
+
+    def _decrypt_slices(self, chunks: list[bytes], size: int) -> None:
+        """Go on with what has landed, up to *size* bytes, while it is data for the most part."""
+        brought = sum(map(len, chunks))
+        while brought * OTHERS >= SLICE and self._landed and self._failure is None:
+            size -= brought
+            if size <= 0 or self._ended:
+                break
+            here = len(chunks)
+            self._feed()
+            try:
+                self._decrypt_more(chunks, size)
+            except ssl.SSLError as exc:
+                self._stop(exc)
+            brought = sum(map(len, chunks[here:]))
 
     def _decrypt_more(self, chunks: list[bytes], size: int) -> None:
         """Append what else is here, *size* bytes at most; what is before an exception, too."""
@@ -287,6 +333,9 @@ class TLSStream:
             self._ended = True
         elif not isinstance(exc, ssl.SSLWantReadError):
             self._failure = exc
+        elif self._outgoing.pending > MAX_ANSWERS:
+            text = "the server wants more answers of TLS than it takes"
+            self._failure = ConnectionAbortedError(ECONNABORTED, text)
 
     def _gather(self, first: bytes, size: int) -> bytes:
         """*first*, and what else is here: *size* bytes at most. For ``recv``, being ``busy``.
@@ -295,19 +344,24 @@ class TLSStream:
         that it is given back and taken again for each, which takes as long as decrypting it.
         """
         incoming = self._incoming
-        if incoming.pending <= RECORD and not self._fetch() and not incoming.pending:
+        count = self._fetch() if incoming.pending <= RECORD else 0
+        if not count and not incoming.pending:
             return first
         # In proportion to what is here: of a slow server's message, little is here at a time.
-        size = min(size, MAX_GATHERED, len(first) + GATHERED * incoming.pending)
+        here = incoming.pending + sum(map(len, self._landed))
+        size = min(size, MAX_GATHERED, len(first) + GATHERED * here)
         file = BytesIO(bytes(size))  # of all writable buffers, the one that becomes bytes uncopied
         start = file.write(first)
         with file.getbuffer() as whole:
             end = self._locked(self._decrypt_into, whole, start)
-            # As long as there is more, and it brings something.
-            while start < end < size and not self._ended and self._failure is None:
-                if not self._fetch():
+            # As long as there is more, and it is data for the most part.
+            fed = 0 if (end - start) * OTHERS >= count else count
+            while end < size and fed < SLICE and not self._ended and self._failure is None:
+                count = self._fetch()
+                if not count:
                     break
                 start, end = end, self._locked(self._decrypt_into, whole, end)
+                fed = 0 if (end - start) * OTHERS >= count else fed + count
         file.truncate(end)
         return file.getvalue()
 
@@ -326,17 +380,21 @@ class TLSStream:
             self._stop(exc.with_traceback(None))  # which has a part of the buffer
         return end
 
-    def _fetch(self) -> bool:
-        """Pass on what the lower stream has without waiting; whether there was something."""
-        try:
-            data = self._lower.recv(READ_SIZE, DONTWAIT)
-        except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
-            if not isinstance(exc, BlockingIOError):
-                self._failure = exc
-            return False
-        return self._locked(self._incoming.write, data) > 0
+    def _fetch(self) -> int:
+        """Pass on a slice of what the lower stream has without waiting; how many bytes."""
+        if not self._landed:
+            try:
+                data = self._lower.recv(READ_SIZE, DONTWAIT)
+            except OSError as exc:
+                if exc.errno is None:
+                    raise  # a signal handler's
+                if not isinstance(exc, BlockingIOError):
+                    self._failure = exc
+                return 0
+            if not data:
+                return 0
+            self._landed.append(data)
+        return self._locked(self._feed)
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
