@@ -39,6 +39,7 @@ from wsmini.aio.selector_thread import host_loop
 from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode
+from wsmini.sansio.messages import BATCH
 from wsmini.testing import echo_server, frame, scripted_server
 
 LARGE = bytes(1 << 19)  # more than the system takes with this option, if the peer doesn't read
@@ -1521,5 +1522,36 @@ def test_the_end_does_not_wait_for_the_server_s_end_of_tcp(run):
                     await ws.recv()
             assert (ws.state, ws.fileno(), ws.close_code) == (State.CLOSED, -1, 1000)
             peer.close()
+
+    run(main())
+
+
+# -- fairness --
+
+
+def test_others_run_while_one_receives_what_a_read_has_brought(run):
+    """Counted in messages: a read may have brought thousands, and each may take its time."""
+    count = 100 * BATCH // 50
+
+    async def main():
+        ws, peer = joined(max_queue=count)
+        ws._protocol.receive_data(frame(Opcode.TEXT, b"x" * 48) * count, 0.0)
+        received, turns = 0, []
+
+        async def others():
+            while received < count:
+                turns.append(received)
+                await asyncio.sleep(0)
+
+        running = asyncio.ensure_future(others())
+        for _ in range(count):
+            assert await ws.recv() == "x" * 48
+            received += 1
+        await running
+        most = (aio.MAX_PUMPED + 1) * (BATCH // 50 + 1)
+        assert all(later - earlier <= most for earlier, later in zip(turns, turns[1:]))
+        assert len(turns) < 3 * count * 50 / BATCH
+        peer.close()
+        await ws.close()
 
     run(main())

@@ -9,9 +9,10 @@ for its turn, else the loop sends the message to its end; a fragmented message t
 completed ends the connection with 1011. A cancelled ``close``, or opening, drops the connection.
 Where ``async with`` is cancelled, the server is told, and has half a second to answer.
 
-Fairness: ``recv`` doesn't suspend while there are messages that came with one read, which are
-bounded by its size; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits for a message
-goes on as soon as it comes alone, in front of what else the loop has to do: see ``future``.
+Fairness: ``recv`` doesn't suspend while there are messages that came with one read, but once in
+``MAX_PUMPED`` batches of them; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits
+for a message goes on as soon as it comes alone, in front of what else the loop has to do: see
+``future``.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
+MAX_PUMPED = 4  # batches, which the reader bounds
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
@@ -117,6 +119,7 @@ class Connection(ConnectionInfo):
         self._receiver: EagerFuture | None = None
         self._paused = self._dropping = False
         self._senders: list[asyncio.Future[None]] = []  # which wait for room,
+        self._pumped = 0  # batches since recv() has let others run
         self._turn: asyncio.Future[None] | None = None  # or for a fragmented message
         self._turn_of: asyncio.Task[Any] | None = None
         self._sent = 0
@@ -279,7 +282,8 @@ class Connection(ConnectionInfo):
         if self._paused:
             self._paused = False
             self._transport.resume()
-        self._transport.pump()
+        self._pumped = (self._pumped + 1) % MAX_PUMPED
+        self._transport.pump(soon=not self._pumped)
         if queue:
             return None
         if self._transport.closed:

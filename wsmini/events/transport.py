@@ -357,10 +357,13 @@ class EventTransport:
         else:
             self._on_readable()
 
-    def pump(self) -> None:
-        """Hand over what is received and not parsed yet, from here."""
+    def pump(self, soon: bool = False) -> None:
+        """Hand over what is received and not parsed yet, from here; or *soon*, from the loop."""
         if self.protocol.reader.pending or self._events:
-            self._process()
+            if soon:
+                self._process_soon()
+            else:
+                self._process()
 
     def skip(self) -> None:
         """Leave the rest of the message that comes in chunks."""
