@@ -88,6 +88,29 @@ def test_a_jar_that_cannot_be_written(tmp_path):
     assert re.fullmatch(r"wsmini: cannot write: .*No such file.*\n", stderr)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes and links are POSIX's")
+def test_a_jar_is_for_its_user_alone(tmp_path):
+    jar, link = tmp_path / "jar", tmp_path / "link"
+    link.symlink_to(jar)
+    with scripted_server(setting("session=hunter2")) as server:
+
+        def ask(path):
+            status, stdout, stderr = run(server.url, "-c", str(path), "--wait=inf")
+            assert stdout == b"none\n"
+            return status, stderr.replace(str(tmp_path), "")
+
+        assert ask(link)[0] == 1
+        assert not jar.exists()
+        jar.touch(0o666)
+        jar.chmod(0o666)
+        assert ask(jar) == (
+            1, "wsmini: cannot write: others own '/jar' or may write to it: it isn't used\n",
+        )  # fmt: skip
+        jar.chmod(0o644)
+        assert ask(jar) == (0, "")
+    assert jar.stat().st_mode & 0o77 == 0
+
+
 # -- ways to the server --
 
 

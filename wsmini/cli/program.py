@@ -26,6 +26,7 @@ from .output import (
     described,
     displayed,
     note,
+    open_private,
     output_failed,
     write,
 )
@@ -126,9 +127,9 @@ def _cookies(args: Namespace) -> list[str]:
 
 
 def _save_cookies(args: Namespace) -> bool:
-    """Write the jar to its file, for its user alone if there was none; whether that worked."""
+    """Write the jar to its file, which is for its user alone; whether that worked."""
     try:
-        os.close(os.open(args.cookie_jar, os.O_WRONLY | os.O_CREAT, 0o600))
+        open_private(args.cookie_jar, os.O_APPEND).close()
         args.options["cookies"].save(ignore_discard=True)
     except OSError as exc:
         note(f"cannot write: {exc}")
