@@ -67,8 +67,8 @@ DEFAULTS = {
 
 
 def test_defaults():
-    for name, (default, _) in module.TABLE.items():
-        assert default == DEFAULTS.get(name, default)
+    for name, (default, check) in module.TABLE.items():
+        assert default == DEFAULTS.get(name, default) == check(name, default)
         if name not in DEFAULTS:
             assert default in (None, ())
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -322,7 +322,7 @@ class _Table:
     subprotocols = _option((), _subprotocols)
     extensions = _option((), _extensions)
     compression = _option("deflate", _compression)
-    additional_headers = _option(None, _additional_headers)
+    additional_headers = _option((), _additional_headers)
     user_agent_header = _option(USER_AGENT, _header("User-Agent"))
     auth: Credentials | None = _option(None, _as_it_is)
     cookies: CookieJar | None = _option(
@@ -420,7 +420,9 @@ class Options(_Table):
                 raise TypeError(f"there is no option {name!r}: {advice}")
         self.uri = parse_uri(url)
         for name, (default, check) in TABLE.items():
-            setattr(self, name, check(name, given.get(name, default)))
+            # A default is as its check leaves it.
+            value = check(name, given.get(name)) if name in given else default
+            setattr(self, name, value)
         if self.unix_path is None:
             self.unix_path = self.uri.unix_path
         proxy = self.proxy
