@@ -62,7 +62,6 @@ examples/README
 OTHER_NAMES = {
     "BytesLike": "Data",
     "ConnectOptions": "Options",
-    "AnyFault": "Fault",
     "HasFileno": "File",
     "Part": "Data",
     "PerMessageDeflate": "Extension",
