@@ -104,5 +104,7 @@ class ConnectionInfo:
 def _name(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except OSError:
+    except OSError as exc:
+        if exc.errno is None:
+            raise  # a signal handler's
         return None  # gone already; receiving will tell

@@ -12,7 +12,8 @@ import pytest
 from helpers import COUNTS_REFERENCES, PATIENCE
 
 import wsmini
-from wsmini.testing import scripted_server
+from wsmini.opening import steps
+from wsmini.testing import echo_server, scripted_server
 
 NOW = wsmini.Fixed(0)
 
@@ -377,3 +378,15 @@ def test_each_attempt_has_a_token_of_its_own():
             with contextlib.suppress(wsmini.ConnectionClosed):
                 ws.recv()
     assert sent == ["a", "b", "c"]
+
+
+def test_a_signal_handlers_timeout_in_an_opening_leaves_the_loop(monkeypatch):
+    errors = [error := TimeoutError("from the handler")]
+
+    def wait(*args):
+        raise errors.pop()
+
+    monkeypatch.setattr(steps, "wait", wait)
+    with echo_server() as server, pytest.raises(TimeoutError) as caught:
+        next(wsmini.reconnect(server.url, policy=wsmini.Fixed(0)))
+    assert caught.value is error

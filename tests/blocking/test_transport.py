@@ -1263,7 +1263,7 @@ def test_busy_polling_keeps_a_short_timeout():
 def test_the_receive_timeout_may_be_unsupported(monkeypatch):
     class Socket(socket.socket):
         def setsockopt(self, *args):
-            raise OSError("not here")
+            raise OSError(errno.ENOPROTOOPT, "not here")
 
     ours, theirs = socket.socketpair()
     sock = Socket(fileno=ours.detach())

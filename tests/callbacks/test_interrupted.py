@@ -168,7 +168,7 @@ def interrupted_at(number, tls):
 def test_what_is_left_half_dropped_is_dropped_though_more_was_sent_since():
     class Interrupted(Outbox):
         def settle(self):
-            if self._dropping is not None and len(self.messages) == 1:
+            if self.dropping is not None and len(self.messages) == 1:
                 raise Interrupt
             super().settle()
 
@@ -219,6 +219,22 @@ def test_the_loop_and_the_client_may_be_interrupted_anywhere(tls):
     numbers = range(1, places) if every else rng.sample(range(1, places), min(60, places - 1))
     for number in numbers:
         interrupted_at(number, tls)
+
+
+def test_what_is_dropped_in_part_is_not_given_again():
+    """As where a handler's exception comes between the two steps of that."""
+    scenario = Scenario(False)
+    for _ in range(2):
+        scenario.client.send("written")
+        scenario.loop.run_once(0)
+    outbox = scenario.client._outbox
+    outbox.dropping = outbox.messages[0], outbox.ends[0], len(outbox.messages)
+    outbox.messages.clear()
+    scenario.client.send("next")
+    scenario.settle()
+    sent = [data for opcode, data in parsed(scenario.peer.wire) if opcode == TEXT]
+    assert sent == [b"written", b"written", b"next"]
+    scenario.end()
 
 
 def count_places(tls):

@@ -137,8 +137,9 @@ class Background:
     def _rouse(self) -> None:
         try:
             self._waker.send(b"!")
-        except OSError:
-            pass  # it is awake, or has ended
+        except OSError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's; else it is awake, or has ended
 
     def close(self) -> None:
         self._waker.close()

@@ -88,6 +88,8 @@ class ClientConnection:
     def give(self) -> None:
         """Have the transport send what the client has accepted."""
         messages, ends, outbox = self._messages, self._ends, self._outbox
+        if outbox.dropping is not None:
+            outbox.settle()
         size, outbox.waiting = outbox.waiting, 0
         try:
             self.transport.send_messages(messages, ends)

@@ -78,17 +78,17 @@ class Outbox:
         ends: of those that are given: how many bytes will be written when each is.
         waiting: bytes of the others, and one for each; not exact while threads send at the same
             time.
+        dropping: half done, where a signal handler's exception came: the first message that is to
+            be dropped, its end, and how many are.
     """
 
-    __slots__ = ("_dropping", "ends", "messages", "waiting")
+    __slots__ = ("dropping", "ends", "messages", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[Item] = []
         self.ends: list[int] = []
         self.waiting = 0
-        # Half done, where a signal handler's exception came: the first message that is to be
-        # dropped, its end, and how many are.
-        self._dropping: tuple[Item, int, int] | None = None
+        self.dropping: tuple[Item, int, int] | None = None
 
     def drop_next(self) -> list[Item]:
         """Drop the first message that isn't given, which has failed."""
@@ -106,19 +106,19 @@ class Outbox:
         ends = self.ends
         count = len(ends) if ends and ends[-1] <= written else _count_up_to(ends, written)
         if count:
-            self._dropping = self.messages[0], ends[0], count
+            self.dropping = self.messages[0], ends[0], count
             self.settle()
         return not self.ends
 
     def settle(self) -> None:
         """Complete ``drop_written``, which may have been interrupted."""
-        if self._dropping is not None:
-            first, end, count = self._dropping
+        if self.dropping is not None:
+            first, end, count = self.dropping
             if self.messages and self.messages[0] is first:
                 del self.messages[:count]
             if self.ends and self.ends[0] == end:
                 del self.ends[:count]
-            self._dropping = None
+            self.dropping = None
 
     def take_back(self, room: int) -> list[Item]:
         """The connection has ended: none is given any more. What has no *room* isn't kept.

@@ -253,7 +253,9 @@ def _has_authorities() -> bool:
     paths = ssl.get_default_verify_paths()
     try:
         return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
-    except OSError:
+    except OSError as exc:
+        if exc.errno is None:
+            raise  # a signal handler's
         return False
 
 

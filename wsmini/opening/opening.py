@@ -613,7 +613,9 @@ class _closed_on_error:
 def _peer(sock: socket.socket) -> str:
     try:
         return shown_address(sock.getpeername())
-    except OSError:
+    except OSError as exc:
+        if exc.errno is None:
+            raise  # a signal handler's
         return ""  # it has hung up already, which is told by what comes next
 
 

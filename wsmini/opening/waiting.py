@@ -79,7 +79,9 @@ def set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
         try:
             value = struct.pack(layout, whole, part)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        except OSError:
+        except OSError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
             continue
         return True
     return False
