@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         request: Request
         response: Response
         subprotocol: str | None
-        timings: dict[str, float]
         ssl_object: ssl.SSLObject | None
         stream: Any
+
+        @property
+        def timings(self) -> dict[str, float]: ...
 
 
 class ConnectionInfo:

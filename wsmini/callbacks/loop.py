@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     Callback = Callable[..., object]
 
 LONGEST_WAIT = 86400.0  # seconds; poll and epoll count milliseconds in an int
+MOST_EVENTS = 64  # descriptors of one iteration; with more than that, others come in the next one
 MIN_CANCELLED = 64  # timers that may lie cancelled in the heap, however short it is
 
 _COROUTINE = 0x80 | 0x200  # inspect's CO_COROUTINE and CO_ASYNC_GENERATOR; inspect is large
@@ -542,8 +543,7 @@ class Loop:
             left = timers[0][0] - start if timers else limit
             if left < limit:
                 limit = left if left > 0.0 else 0.0
-        # With more than that, the others come next time.
-        for fd, events in self._selector.poll(limit, len(readers) + 1):
+        for fd, events in self._selector.poll(limit, MOST_EVENTS):
             if events == READ and fd in readers:
                 ready.append(readers[fd])
             else:

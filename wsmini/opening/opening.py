@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from itertools import chain
 
 from ..exceptions import (
     InvalidHandshake,
@@ -88,8 +89,8 @@ class Opened:
     """
 
     __slots__ = (
-        "extensions", "request", "response", "rest", "ssl_object", "stream", "subprotocol",
-        "timings",
+        "_phases", "extensions", "request", "response", "rest", "ssl_object", "stream",
+        "subprotocol",
     )  # fmt: skip
 
     def __init__(
@@ -106,7 +107,13 @@ class Opened:
         self.stream, self.rest = stream, rest
         self.request, self.response = request, response
         self.extensions, self.subprotocol = extensions or (), subprotocol
-        self.timings, self.ssl_object = timings, ssl_object
+        # A dictionary would take twice the memory, of each idle connection.
+        self._phases: Sequence[Any] = tuple(chain(*timings.items()))
+        self.ssl_object = ssl_object
+
+    @property
+    def timings(self) -> dict[str, float]:
+        return dict(zip(self._phases[::2], self._phases[1::2]))
 
 
 class Journal:
@@ -256,7 +263,6 @@ class Opening:
                     continue
                 raise
             if opened is not None:
-                self._journal.enter("done")
                 return opened
             stream.close()
             self._journal.enter("dns")
@@ -485,6 +491,7 @@ class Opening:
         extensions, subprotocol = check_response(
             response, key, options.offers, options.subprotocols
         )
+        journal.enter("done")
         return Opened(
             stream, parser.rest, request, response, extensions, subprotocol, journal.timings,
             getattr(stream, "ssl_object", None) if uri.secure else None,

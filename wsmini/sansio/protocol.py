@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     Frames = bytes | bytearray | Iterator[bytearray]
     MaxSize = int | tuple[int | None, int | None] | None
 
+    Answered = Callable[[float], None]  # gets the round trip in seconds
+
     class Listener(Protocol):
         def on_control(self, opcode: int, data: bytes) -> None: ...
 
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
 MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other control frames
 EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
+
+_NO_PINGS: dict[bytes, tuple[float, Answered | None]] = {}  # which all the idle share
 
 
 class State(enum.IntEnum):
@@ -215,7 +219,7 @@ class ClientProtocol:
         # Lists: each empty deque would take 600 bytes of an idle connection.
         self._pongs: list[bytes | bytearray] = []
         self._output: list[bytes | bytearray] = []
-        self._pings: dict[bytes, tuple[float, Callable[[float], None] | None]] = {}
+        self._pings = _NO_PINGS
         self.latency = 0.0
         self.listener: Listener | None = None
 
@@ -362,7 +366,7 @@ class ClientProtocol:
             for payload in payloads[: payloads.index(data) + 1]:
                 answered.append(self._pings.pop(payload))
             if not self._pings:
-                self._pings = {}  # a dictionary that was emptied keeps its size
+                self._pings = _NO_PINGS
         for sent_at, callback in answered:
             self.latency = self._now - sent_at
             if callback is not None:
@@ -385,7 +389,7 @@ class ClientProtocol:
         """Nothing more can come."""
         self.finished = True
         self.reader.stop()
-        self._pings.clear()
+        self._pings = _NO_PINGS
 
     def _fail(self, exc: Exception) -> None:
         """Fail the connection (RFC 6455, 7.1.7)."""
@@ -513,7 +517,12 @@ class ClientProtocol:
         if len(self._pings) >= MAX_PINGS:
             raise SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
         self._queue_control(Opcode.PING, data)
-        self._pings[data] = (now, callback)
+        self._expect_pong(data, now, callback)
+
+    def _expect_pong(self, data: bytes, now: float, callback: Answered | None) -> None:
+        if self._pings is _NO_PINGS:
+            self._pings = {}
+        self._pings[data] = now, callback
 
     def _new_ping_data(self) -> bytes:
         # Printable: some servers take payloads for C strings, and lose one with a NUL.
@@ -614,7 +623,7 @@ class ClientProtocol:
             data = self._new_ping_data()
             self._queue_control(Opcode.PING, data)
             if len(self._pings) < MAX_PINGS:
-                self._pings[data] = (now, None)
+                self._expect_pong(data, now, None)
 
     # -- how it ended --
 
