@@ -6,6 +6,7 @@ that a program gets, exceptions with their causes, traces, logs, ``-v``, ``-vv``
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.cookiejar
 import io
@@ -16,6 +17,7 @@ import pytest
 
 import wsmini
 from wsmini import cli
+from wsmini.aio import connect as aio_connect
 from wsmini.exceptions import InvalidProxy, InvalidStatus, InvalidURI
 from wsmini.options import Options
 from wsmini.sansio.redaction import tag
@@ -139,7 +141,7 @@ def assert_no_secret(texts, place=""):
             assert form not in text, place
 
 
-def outputs(user, end, options, does, outcome):
+def outputs(front_end, user, end, options, does, outcome):
     """All that is shown while a connection is opened and ends, or isn't opened."""
     told, texts = Told(), []
     site = Site(**does, **outcome)
@@ -153,21 +155,71 @@ def outputs(user, end, options, does, outcome):
         options.update(trace=told.events.append, logger=told.logger)
         texts += shown(Options(url, **options), Options(url, **options).uri)
         try:
-            with wsmini.connect(url, **options) as ws:
-                texts += shown(ws, ws.request, ws.response, ws.request_headers, ws.response_headers)
-                with pytest.raises(wsmini.ConnectionClosed) as info:
-                    ws.recv(timeout=10)
-                texts += of_exception(info.value)
+            texts += FRONT_ENDS[front_end](url, options)
         except (wsmini.WebSocketException, OSError) as exc:
             texts += of_exception(exc)
     return texts + told.everything()
 
 
+def of_connection(ws):
+    return shown(ws, ws.request, ws.response, ws.request_headers, ws.response_headers)
+
+
+def blocking(url, options):
+    with wsmini.connect(url, **options) as ws:
+        with pytest.raises(wsmini.ConnectionClosed) as info:
+            ws.recv(timeout=10)
+        return of_connection(ws) + of_exception(info.value)
+
+
+def reconnecting(url, options):
+    texts = []
+    tell = {"on_reconnect": lambda attempt, delay, exc: texts.extend(of_exception(exc))}
+    policy = wsmini.Fixed(0, attempts=1)
+    try:
+        for ws in wsmini.reconnect(url, policy=policy, **tell, **options):
+            list(ws)
+            texts += of_connection(ws)
+            break
+    except (wsmini.WebSocketException, OSError) as exc:
+        texts += of_exception(exc)
+    return texts
+
+
+def callbacks(url, options):
+    texts = []
+    client = wsmini.Client(
+        url, reconnect=wsmini.Fixed(0, attempts=1),
+        on_open=lambda client: texts.extend(of_connection(client)),
+        on_error=lambda client, exc: texts.extend(of_exception(exc)),
+        on_reconnect=lambda client, attempt, delay, exc: texts.extend(of_exception(exc)),
+        **options,
+    )  # fmt: skip
+    texts += shown(client)
+    client.on_close = lambda client, code, reason: client.close()
+    client.run_forever()
+    return texts + shown(client)
+
+
+def on_asyncio(url, options):
+    async def main():
+        async with aio_connect(url, **options) as ws:
+            with pytest.raises(wsmini.ConnectionClosed) as info:
+                await ws.recv(timeout=10)
+            return of_connection(ws) + of_exception(info.value)
+
+    return asyncio.run(main())
+
+
+FRONT_ENDS = {f.__name__: f for f in (blocking, reconnecting, callbacks, on_asyncio)}
+
+
 # Not a test for each place: the thread that looks after connections ends with the test.
 @pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOMES)
-def test_nothing_shows_a_secret(outcome):
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_nothing_shows_a_secret(front_end, outcome):
     for name, place in PLACES.items():
-        texts = outputs(*place, outcome)
+        texts = outputs(front_end, *place, outcome)
         assert len("".join(texts)) > 500, name
         assert_no_secret(texts, name)
 
@@ -209,6 +261,43 @@ def test_the_command_line_shows_no_secret(flags, accept, tmp_path, capfd):
     assert_no_secret([out, err, recorded])
     if flags and accept:
         assert tag(S) in err  # so that feeds can be told apart
+
+
+def arguments(user, end, options, does):
+    """A place's options for the command line; ``None`` if it can't have them."""
+    options = dict(options)
+    argv = [
+        part for name, value in options.pop("additional_headers", {}).items()
+        for part in ("-H", f"{name}: {value}")
+    ]  # fmt: skip
+    if isinstance(options.get("auth"), tuple):
+        argv += ["--user", ":".join(options.pop("auth"))]
+    if "proxy" in options:
+        argv += ["--proxy", options.pop("proxy")]
+    return None if options else argv
+
+
+@pytest.mark.parametrize("flag", ["-n1", "-v", "-vv"])
+@pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOMES)
+def test_the_command_line_shows_the_secret_of_no_place(flag, outcome, tmp_path, capfd):
+    record, jar, count = tmp_path / "record", tmp_path / "jar", 0
+    for name, place in PLACES.items():
+        user, end, _, does = place
+        argv = arguments(*place)
+        if argv is None:
+            continue
+        site = Site(**does, **outcome)
+        with scripted_server(site) as server:
+            port = 1 if outcome["accept"] is None else server.port
+            site.location = site.location.replace("PORT", str(server.port))
+            argv = [text.replace("PORT", str(server.port)) for text in argv]
+            argv += ["--record", str(record), "-c", str(jar)]
+            argv += ["-m", "x", "--idle", "0", flag]
+            cli.main([f"ws://{user}127.0.0.1:{port}{end}", *argv])
+        out, err = capfd.readouterr()
+        assert_no_secret([out, err, record.read_text()], name)
+        count += len(err)
+    assert count or flag == "-n1"
 
 
 def test_the_attributes_keep_what_was_sent():
