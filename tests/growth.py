@@ -21,20 +21,29 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__":
     sys.path.insert(0, ROOT)
 
+from wsmini.cli.formats import dumped, from_base64, indented  # noqa: E402
+from wsmini.cli.output import _NOTE, printable  # noqa: E402
 from wsmini.cli.tracing import FrameScanner  # noqa: E402
-from wsmini.exceptions import InvalidHeader, InvalidMessage, InvalidStatus, InvalidURI  # noqa: E402
+from wsmini.exceptions import (  # noqa: E402
+    InvalidHeader,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    ProtocolError,
+)
 from wsmini.opening.cookies import MAX_COOKIES, cookie_header, store_cookies  # noqa: E402
 from wsmini.policies import retry_after  # noqa: E402
 from wsmini.sansio.auth import Challenge, digest, parse_challenges  # noqa: E402
 from wsmini.sansio.deflate import PerMessageDeflate  # noqa: E402
 from wsmini.sansio.extensions import parse_extensions  # noqa: E402
-from wsmini.sansio.frames import header  # noqa: E402
+from wsmini.sansio.frames import header, read_close  # noqa: E402
 from wsmini.sansio.handshake import tokens  # noqa: E402
 from wsmini.sansio.http11 import Headers, Response  # noqa: E402
 from wsmini.sansio.protocol import ClientProtocol  # noqa: E402
 from wsmini.sansio.redaction import redacted_header, redacted_uri  # noqa: E402
 from wsmini.sansio.response import ResponseParser  # noqa: E402
 from wsmini.sansio.uri import join, parse_uri  # noqa: E402
+from wsmini.testing.peer import parse_request  # noqa: E402
 
 MOST = 2.2  # times the work for twice the input
 MARK = "getppid"  # the function of libc between whose calls instructions are counted
@@ -170,6 +179,18 @@ def digest_of(value):
     return digest(Challenge("digest", params, None), ("u", "p"), "GET", "/", "c")
 
 
+def refusal(n):
+    return InvalidStatus(Response(403, "", (), b"\xff <a>" * n))
+
+
+def reason(n):
+    return b"\x03\xe8" + b"\xff" * n
+
+
+def notes(n):
+    return "wsmini:\n" * n
+
+
 OK = b"HTTP/1.1 403 No\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -250,6 +271,17 @@ CASES = {  # name -> how often at first, what then is prepared and run
     ),
     "deflated: one message of final blocks": (
         10000, lambda n: receive(b"", frame(FIN | RSV1 | TEXT, b"\3\0\3\0" * n), True)(1),
+    ),
+    "a refusal's text": (4000, call(str, refusal)),
+    "a Close frame's reason": (60, call(lambda data: str(read_close(data)), reason)),
+    "on a terminal: invisible": (2000, call(printable, lambda n: "\u200b" * n)),
+    "on a terminal: notes": (2000, call(lambda text: _NOTE.sub("  ", text), notes)),
+    "on a terminal: bytes": (4000, call(dumped, bytes)),
+    "--json: numbers": (2000, call(indented, lambda n: "[" + "1," * n + "1]")),
+    "--json: open brackets": (20000, call(indented, lambda n: "[" * n)),
+    "--base64": (4000, call(from_base64, lambda n: b"QUJD" * n + b"Q", UnicodeError)),
+    "served: a request": (
+        1000, call(parse_request, lambda n: b"GET / HTTP/1.1" + b"\r\nA: b" * n, ProtocolError),
     ),
     "-vv: empty frames": (2000, trace(frame(FIN | TEXT))),
     "-vv: long frames": (500, trace(frame(FIN | BINARY, bytes(300)))),
