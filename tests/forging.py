@@ -28,14 +28,16 @@ class Forger:
     Args:
         key_log: the ``keylog_filename`` of the server's context, which sends no tickets.
         cipher: its name, such as ``"TLS_AES_256_GCM_SHA384"``.
+        sent: how many records the engine has sent since the handshake.
     """
 
-    def __init__(self, key_log, cipher):
+    def __init__(self, key_log, cipher, sent=0):
         self._hash = hashlib.sha384 if cipher.endswith("SHA384") else hashlib.sha256
         self._key_size = 32 if "256_GCM" in cipher else 16
         with open(key_log, encoding="ascii") as file:
             secrets = [line.split()[2] for line in file if line.startswith("SERVER_TRAFFIC_SE")]
         self._use(bytes.fromhex(secrets[-1]))
+        self._sequence = sent
 
     def _use(self, secret):
         self._secret, self._sequence = secret, 0
