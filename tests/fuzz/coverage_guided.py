@@ -10,6 +10,7 @@ isn't there for each Python and machine, ``all`` says so and does nothing.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -29,9 +30,12 @@ def run_all(seconds):
                 pathlib.Path(folder, f"word{n}").write_bytes(word)
             limits = [f"-max_total_time={seconds}", "-max_len=400", "-verbosity=0"]
             command = [sys.executable, __file__, name, *limits, folder]
+            # libFuzzer ends the process without Python's own end: what that leaves goes, too.
+            environment = {**os.environ, "TMPDIR": folder}
             run = subprocess.run(
-                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
+                command, cwd=folder, env=environment, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
         print(f"{name}: {'FAILED' if run.returncode else 'no failure'}", flush=True)
         if run.returncode:
             failed = True
