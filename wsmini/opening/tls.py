@@ -246,15 +246,20 @@ class TLSStream:
                 return
             if fed >= SLICE or self._outgoing.pending > ANSWERS:
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
-            if landed:
-                continue
-            # In one step, so that an exception of a signal handler can't lose what was read.
-            landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
-            if not landed[0]:
-                landed.clear()
-                self.cut = True
-                received.append(b"")  # without TLS's goodbye: WebSocket has its own
+            if not landed and not self._land(flags):
+                received.append(b"")
                 return
+
+    def _land(self, flags: int) -> bool:
+        """Read ciphertext; ``False`` at the end, without TLS's goodbye: WebSocket has its own."""
+        landed = self._landed
+        # In one step, so that an exception of a signal handler can't lose what was read.
+        landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
+        if not landed[0]:
+            landed.clear()
+            self.cut = True
+            return False
+        return True
 
     @property
     def unread(self) -> bool:
