@@ -16,7 +16,7 @@ import doc_servers
 import pytest
 from helpers import CERTS, PATIENCE, ROOT
 
-from wsmini import Backoff, Fixed
+from wsmini import Backoff, Fixed, policies
 
 DOCS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -69,6 +69,7 @@ def test_python_blocks_run(code, servers, monkeypatch):
     monkeypatch.chdir(CERTS)
     for policy in (Backoff, Fixed):  # the servers here close with 1000: that is to end loops
         monkeypatch.setitem(policy.__init__.__kwdefaults__, "after_normal_close", False)
+    monkeypatch.setattr(policies._USUAL, "after_normal_close", False)
     with through_proxies(code, proxies):
         exec(compile(real(code, names), "block", "exec"), {"__name__": "block"})
 
