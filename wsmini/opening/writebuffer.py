@@ -29,8 +29,9 @@ OPEN = State.OPEN
 
 _BUFFERS = (bytes, bytearray)
 
-# All the idle ones share these.
-_NO_BYTES, _NO_PIECES = memoryview(b""), iter(())
+# All the idle ones share these. (One by one: Nuitka can't compile a memoryview within a tuple.)
+_NO_BYTES = memoryview(b"")
+_NO_PIECES = iter(())
 _NO_ITEMS: list[tuple[Frames, int]] = []
 
 
