@@ -60,8 +60,9 @@ MAX_ANSWERS = 1 << 18  # bytes of them that the server lets wait, and wants more
 # Of a long message, decrypted at once: bytes, and in proportion to the bytes that are here.
 MAX_GATHERED, GATHERED = 1 << 21, 16
 
-# Whether the engine decrypts to where it is told to: PyPy's takes no part of a buffer.
-GATHERS = sys.implementation.name == "cpython"
+# The flag with which a message is decrypted to where it stays, if the engine does so: PyPy's takes
+# no part of a buffer.
+GATHERS = WAITALL if sys.implementation.name == "cpython" else 0
 
 
 class TLSStream:
@@ -227,8 +228,7 @@ class TLSStream:
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
-        gathers = flags & WAITALL and GATHERS and self._slice > RECORD
-        at_first = min(size, RECORD) if gathers else size
+        at_first = min(size, RECORD) if flags & GATHERS and self._slice > RECORD else size
         while True:
             if landed:
                 fed += min(len(landed[0]), self._slice)
@@ -241,9 +241,9 @@ class TLSStream:
                 data = self._gather(data, size)
             if data is not None:
                 received += (data,)  # which isn't a call, either
-            self.busy = False  # behind the lock, so that nothing is called before the return
-            if data is not None:
+                self.busy = False  # behind the lock, so that nothing is called before the return
                 return
+            self.busy = False
             if fed >= SLICE or self._outgoing.pending > ANSWERS:
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
             if not landed and not self._land(flags):
