@@ -460,7 +460,8 @@ class TLSStream:
 
         What is in a record that went out in part doesn't count: the peer can't decrypt it.
         """
-        left, whole = len(self._out), memoryview(self._out.obj).nbytes
+        left = len(self._out)
+        whole = memoryview(self._out.obj).nbytes
         records = -(-taken // RECORD)
         extra = (whole - taken) // records if records else 0  # bytes that each record adds
         return min(taken, (whole - left) // (RECORD + extra) * RECORD) if left else taken

@@ -29,7 +29,7 @@ OPEN = State.OPEN
 
 _BUFFERS = (bytes, bytearray)
 
-# All the idle ones share these. (One by one: Nuitka can't compile a memoryview within a tuple.)
+# All the idle ones share these. (Nuitka can't compile a tuple with a memoryview: one by one.)
 _NO_BYTES = memoryview(b"")
 _NO_PIECES = iter(())
 _NO_ITEMS: list[tuple[Frames, int]] = []
@@ -96,7 +96,8 @@ class WriteBuffer:
             return True
         self.accepted += size
         self._count(sent)
-        self.view, self.cost = memoryview(frames)[sent:], size - sent
+        self.view = memoryview(frames)[sent:]
+        self.cost = size - sent
         self.waits = True
         return False
 
@@ -123,7 +124,8 @@ class WriteBuffer:
                         self.written += sent
                         self.busy = self.waits = False
                         return True
-                    self.view, self.cost = memoryview(tail)[sent:], size - sent
+                    self.view = memoryview(tail)[sent:]
+                    self.cost = size - sent
                     self._count(sent)
                 if not stream.unsent:
                     done = self._write_all()
