@@ -60,9 +60,8 @@ MAX_ANSWERS = 1 << 18  # bytes of them that the server lets wait, and wants more
 # Of a long message, decrypted at once: bytes, and in proportion to the bytes that are here.
 MAX_GATHERED, GATHERED = 1 << 21, 16
 
-# The flag with which a message is decrypted to where it stays, if the engine does so: PyPy's takes
-# no part of a buffer.
-GATHERS = WAITALL if sys.implementation.name == "cpython" else 0
+# Whether the engine decrypts to where it is told to: PyPy's takes no part of a buffer.
+GATHERS = sys.implementation.name == "cpython"
 
 
 class TLSStream:
@@ -82,8 +81,9 @@ class TLSStream:
     """
 
     __slots__ = (
-        "busy", "cut", "_context", "_ended", "_failure", "_incoming", "_landed", "_lock", "_lower",
-        "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls", "sock", "unsent",
+        "busy", "cut", "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_landed",
+        "_lock", "_lower", "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls",
+        "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,8 @@ class TLSStream:
         self._ended = False
         self._landed: list[Data] = []  # ciphertext that was read and isn't in _incoming yet
         self._slice = WISHES if getattr(context, "post_handshake_auth", False) else SLICE
+        self._gathers = GATHERS and self._slice > RECORD
+        self._fed = 0  # bytes that the engine got from this recv()
         self.busy = self.cut = False
         self.unsent = False
 
@@ -224,14 +226,12 @@ class TLSStream:
         CPython 3.8 and 3.9 look for signals in front of a ``return``, too: what it would return is
         lost then.
         """
-        landed, fed = self._landed, 0
+        landed, self._fed = self._landed, 0
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
-        at_first = min(size, RECORD) if flags & GATHERS and self._slice > RECORD else size
+        at_first = min(size, RECORD) if flags & WAITALL and self._gathers else size
         while True:
-            if landed:
-                fed += min(len(landed[0]), self._slice)
             try:
                 data = self._locked(self._decrypt, at_first)
             except OSError as exc:
@@ -241,25 +241,20 @@ class TLSStream:
                 data = self._gather(data, size)
             if data is not None:
                 received += (data,)  # which isn't a call, either
-                self.busy = False  # behind the lock, so that nothing is called before the return
+            self.busy = False  # behind the lock, so that nothing is called before the return
+            if data is not None:
                 return
-            self.busy = False
-            if fed >= SLICE or self._outgoing.pending > ANSWERS:
+            if self._fed >= SLICE or self._outgoing.pending > ANSWERS:
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
-            if not landed and not self._land(flags):
-                received.append(b"")
+            if landed:
+                continue
+            # In one step, so that an exception of a signal handler can't lose what was read.
+            landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
+            if not landed[0]:
+                landed.clear()
+                self.cut = True
+                received.append(b"")  # without TLS's goodbye: WebSocket has its own
                 return
-
-    def _land(self, flags: int) -> bool:
-        """Read ciphertext; ``False`` at the end, without TLS's goodbye: WebSocket has its own."""
-        landed = self._landed
-        # In one step, so that an exception of a signal handler can't lose what was read.
-        landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
-        if not landed[0]:
-            landed.clear()
-            self.cut = True
-            return False
-        return True
 
     @property
     def unread(self) -> bool:
@@ -273,6 +268,7 @@ class TLSStream:
             view = memoryview(data)
             self._landed.append(view[self._slice :])
             data = view[: self._slice]
+        self._fed += len(data)
         return self._incoming.write(data)
 
     def _decrypt(self, size: int) -> bytes | None:
