@@ -32,11 +32,6 @@ HANDSHAKE = {
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def linger(monkeypatch, seconds):
-    for module in (peer, servers):
-        monkeypatch.setattr(module, "LINGER", seconds)
-
-
 class Client:
     """Says exactly what it is told to, and knows frames and heads of responses."""
 
@@ -481,7 +476,7 @@ def test_close_ends_connections_and_threads_at_once():
 
 def test_close_ends_a_connection_whose_client_does_not_read(monkeypatch):
     monkeypatch.setattr(peer, "LINGER", 0.1)
-    monkeypatch.setattr(servers, "LINGER", PATIENCE)  # for its thread, which has been told to end
+    monkeypatch.setattr(servers, "_STUCK", PATIENCE)  # for its thread, which has been told to end
     with echo_server() as server, Client(server) as client:
         client.open()
         client.sock.settimeout(0.2)
@@ -811,7 +806,7 @@ def test_a_script_that_waits_for_its_client_loses_it_where_the_block_ends():
 
 
 def test_a_script_that_does_not_end_is_an_error(monkeypatch):
-    linger(monkeypatch, 0.05)
+    monkeypatch.setattr(servers, "_STUCK", 0.05)
     end = threading.Event()
     with pytest.raises(RuntimeError, match="still runs"):
         run(lambda peer: end.wait(PATIENCE), lambda client: None)

@@ -12,7 +12,6 @@ from ..exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
 from ..sansio.deflate import PerMessageDeflate
 from ..sansio.frames import MAX_CONTROL, Opcode
 from .peer import (
-    LINGER,
     VERSION_HEADER,
     Peer,
     handshake_problem,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ..sansio.http11 import Request
 
 _GRACE = 0.2  # seconds for scripts to end by themselves when the server closes
+_STUCK = 10.0  # seconds until a script that has lost its client, and still runs, is reported
 _RETRY = 0.05  # seconds until what did not interrupt a script is tried again
 _BACKLOG = 128  # connections waiting to be accepted
 
@@ -99,9 +99,9 @@ class Server:
         still run some seconds later are reported in ``errors``.
         """
         self._waker.close()
-        self._acceptor.join(LINGER)
+        self._acceptor.join(_STUCK)
         self._join(self._grace)
-        deadline = time.monotonic() + LINGER
+        deadline = time.monotonic() + _STUCK
         # A script may be between two calls that wait: it is interrupted again until its thread
         # ends.
         while self._running() and time.monotonic() < deadline:
