@@ -19,7 +19,7 @@ import pytest
 from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE
 from joined import joined
-from pairs import TRANSCRIPT, eventually, reset
+from pairs import TRANSCRIPT, eventually, frames_of, reset
 
 from wsmini import (
     ConcurrencyError,
@@ -512,6 +512,84 @@ def test_a_cancelled_message_in_fragments_ends_the_connection(run):
 
     with serving(script) as url:
         run(main(url))
+
+
+def test_a_send_with_a_timeout_accepts_a_message_whole_or_not_at_all(run):
+    async def main():
+        ws, peer = joined()
+        peer.setblocking(False)
+        accepted = 0
+        with contextlib.suppress(TimeoutError):
+            while True:  # into the socket, and up to MAX_BUFFER bytes behind that
+                await ws.send(bytes(50000), timeout=0)
+                accepted += 1
+        with pytest.raises(TimeoutError, match="no room"):
+            await ws.send("never", timeout=0.01)
+        late = asyncio.ensure_future(ws.send("late", timeout=PATIENCE))
+        data = b""
+        while not (late.done() and len(data) >= ws._transport.buffer.accepted):
+            await asyncio.sleep(0)
+            with contextlib.suppress(BlockingIOError):
+                data += peer.recv(1 << 20)
+        await late
+        sizes = [len(payload) for _, payload in frames_of(data)]
+        assert sizes == [50000] * accepted + [4]
+        ws._transport.abort()
+        await ws.wait_closed()
+        peer.close()
+
+    run(main())
+
+
+def test_a_send_with_a_timeout_waits_no_longer_for_its_turn(run):
+    async def parts(go):
+        yield "a"
+        await go.wait()
+
+    async def main():
+        ws, peer = joined()
+        go = asyncio.Event()
+        first = asyncio.ensure_future(ws.send(parts(go)))
+        while not ws._protocol.sending:
+            await asyncio.sleep(0)
+        for timeout in (0, 0.01):
+            with pytest.raises(TimeoutError):
+                await ws.send("never", timeout=timeout)
+        go.set()
+        await first
+        await ws.send("b", timeout=0)
+        data = b""
+        while len(data) < ws._transport.buffer.accepted:
+            data += peer.recv(100)
+            await asyncio.sleep(0)
+        assert [payload for _, payload in frames_of(data)] == [b"a", b"", b"b"]
+        ws._transport.abort()
+        await ws.wait_closed()
+        peer.close()
+
+    run(main())
+
+
+def test_a_message_in_fragments_that_has_no_room_in_time_ends_the_connection(run):
+    async def main():
+        ws, peer = joined(close_timeout=0)
+        with pytest.raises(ConnectionClosedError) as caught:
+            await ws.send([bytes(1 << 20)] * 3, timeout=0.01)
+        assert caught.value.sent.code == 1011
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        await ws.wait_closed()
+        peer.close()
+
+    run(main())
+
+
+def test_the_timeout_of_a_send_is_a_number(run, url):
+    async def main():
+        async with connect(url) as ws:
+            with pytest.raises(TypeError, match="timeout is a number of seconds or None, not 'x'"):
+                await ws.send("a", timeout="x")
+
+    run(main())
 
 
 @pytest.mark.parametrize("code, fails", [(1000, False), (1001, True), (1011, True)])

@@ -245,11 +245,7 @@ class Connection(ConnectionInfo):
     async def _wait_for_message(self, timeout: float) -> None:
         """Wait until there is a message; not by ``asyncio.wait_for``, so that a cancellation ends
         the task that waits."""
-        loop, waited = self._loop, False
-        try:
-            deadline = loop.time() + timeout
-        except TypeError:
-            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+        loop, waited, deadline = self._loop, False, self._deadline(timeout)
         while True:
             waiter = self._waiter_for(self._unread)
             if waiter is None:
@@ -395,10 +391,12 @@ class Connection(ConnectionInfo):
         *,
         text: bool | None = None,
         compress: bool | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Send a message. Any number of tasks may: each message goes out whole.
 
-        It waits while more than ``MAX_BUFFER`` bytes are to be sent yet.
+        It waits while more than ``MAX_BUFFER`` bytes are to be sent yet; with a *timeout*, only in
+        front of the message, which is accepted as a whole then, or not at all.
 
         Args:
             message: ``str`` is sent as text, bytes-like as binary. Anything else that can be
@@ -409,13 +407,18 @@ class Connection(ConnectionInfo):
                 closed when this returns.
             text: ``True`` or ``False`` to send as text or as binary whatever the type.
             compress: ``False`` to leave this message out of compression.
+            timeout: seconds until there has to be room for it, ``None`` for no limit; for all
+                fragments of one that can be iterated over.
 
         Raises:
             ConnectionClosed: if the connection is closed, or closing.
+            TimeoutError: if the timeout passes before anything of it was accepted. If fragments
+                were, the connection can't go on, and this is a ``ConnectionClosedError``.
             TypeError: if *message* is none of these.
             ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
         """
         data: Data
+        deadline = None if timeout is None else self._deadline(timeout)
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
@@ -424,7 +427,7 @@ class Connection(ConnectionInfo):
             try:
                 view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
             except TypeError:
-                await self._send_fragments(message, text, compress)
+                await self._send_fragments(message, text, compress, deadline)
                 return
             opcode, data = encode_message(view, text)
         if get_ident() != self._thread or not self._loop.is_running():
@@ -433,37 +436,45 @@ class Connection(ConnectionInfo):
         self._sent += 1
         waiting = buffer.accepted - buffer.written
         if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
-            await self._wait_for_turn()
+            await self._wait_for_turn(deadline)
         try:
             # What isn't masked at once must not change until it is.
             transport.send(opcode, data if type(data) is bytes else bytes(data), compress)
         except ConnectionClosed:
             raise await self._close_exc_when_known() from self._protocol.failure
         if buffer.error is not None or buffer.accepted - buffer.written > MAX_BUFFER:
-            await self._wait_for_room()
+            if deadline is None or buffer.error is not None:
+                await self._wait_for_room()
 
-    async def _wait_for_turn(self) -> None:
-        """Let others go first."""
+    def _deadline(self, timeout: float) -> float:
+        try:
+            return self._loop.time() + timeout
+        except TypeError:
+            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+
+    async def _wait_for_turn(self, deadline: float | None = None) -> None:
+        """Let others go first. Raises as ``_wait_for_room``."""
         if self._sent >= MAX_TURN:
             self._sent = 0
             await asyncio.sleep(0)
         while True:
-            await self._wait_for_room()
+            await self._wait_for_room(deadline)
             if self._turn is None:
                 break
             if self._turn_of is asyncio.current_task():
                 raise ConcurrencyError("this task is in the middle of sending a fragmented message")
-            await asyncio.shield(self._turn)
+            await self._wait_until(self._turn, deadline)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, deadline: float | None = None) -> None:
         """Wait until the stream has taken what waits.
 
         Raises:
             ConnectionClosed: if the connection is lost.
+            TimeoutError: if *deadline* passes first.
         """
         transport = self._transport
         while transport.buffered > MAX_BUFFER and not transport.gone:
-            await self._wait_among(self._senders)
+            await self._wait_among(self._senders, deadline)
         if transport.gone:
             raise await self._close_exc_when_known() from self._protocol.failure
 
@@ -478,21 +489,38 @@ class Connection(ConnectionInfo):
         self._dropping, self._paused = True, False
         self._transport.resume()
 
-    async def _send_fragments(self, message: Any, text: bool | None, compress: bool | None) -> None:
+    async def _wait_until(self, future: asyncio.Future[None], deadline: float | None) -> None:
+        """Wait for *future*, which others may wait for, too; raises ``TimeoutError``."""
+        left = None if deadline is None else deadline - self._loop.time()
+        if left is not None and left <= 0:
+            raise TimeoutError("there was no room for the message in time")
+        # It neither cancels the future nor swallows a cancellation of the task, as wait_for() may.
+        await asyncio.wait([future], timeout=left)
+
+    async def _send_fragments(
+        self, message: Any, text: bool | None, compress: bool | None, deadline: float | None
+    ) -> None:
         self._check_loop()
         parts, first = iterate(message), 0
         try:
             async for part in parts:
                 opcode, data = encode_message(part, text)
                 if not first:
-                    await self._wait_for_turn()
+                    await self._wait_for_turn(deadline)
                     self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
                     first = opcode
                 elif opcode != first:
                     raise TypeError("the fragments of a message are all str or all bytes-like")
-                await self._send_fragment(opcode, bytes(data), False, compress)
+                await self._send_fragment(opcode, bytes(data), compress)
+                try:
+                    await self._wait_for_room(deadline)
+                except TimeoutError as exc:
+                    self._transport.abandon_message()
+                    raise self._protocol.close_exc() from exc
             if first:
-                await self._send_fragment(first, b"", True, compress)
+                await self._send_fragment(first, None, compress)
+                if deadline is None:
+                    await self._wait_for_room()
         except BaseException as exc:
             if first and self._protocol.sending:
                 self._transport.abandon_message()
@@ -505,15 +533,12 @@ class Connection(ConnectionInfo):
                 self._turn = self._turn_of = None
             await parts.aclose()
 
-    async def _send_fragment(
-        self, opcode: int, data: bytes, fin: bool, compress: bool | None
-    ) -> None:
+    async def _send_fragment(self, opcode: int, data: bytes | None, compress: bool | None) -> None:
+        """Send a fragment; the last one, which is empty, if *data* is ``None``."""
         try:
-            self._transport.send_fragment(opcode, data, fin, compress)
+            self._transport.send_fragment(opcode, data or b"", data is None, compress)
         except ConnectionClosed:
             raise await self._close_exc_when_known() from self._protocol.failure
-        if self._transport.buffered > MAX_BUFFER or self._transport.gone:
-            await self._wait_for_room()
 
     # -- control --
 
@@ -611,12 +636,14 @@ class Connection(ConnectionInfo):
         if not self._transport.closed:
             await self._wait_among(self._closers)
 
-    async def _wait_among(self, waiting: list[asyncio.Future[None]]) -> None:
+    async def _wait_among(
+        self, waiting: list[asyncio.Future[None]], deadline: float | None = None
+    ) -> None:
         """Wait until all of these are woken; with a future of its own, as each may be cancelled."""
         future = self._loop.create_future()
         waiting.append(future)
         try:
-            await future
+            await self._wait_until(future, deadline)
         finally:
             waiting.remove(future)
 
