@@ -61,6 +61,7 @@ def server_script():
 
     def talk(peer, path, headers):
         if path[1:].isdecimal():
+            peer.recv_frame()  # what the client has to say: its last word else comes too late
             peer.close(int(path[1:]), "bye")
         elif path == "/again" and next(turns) % 2 == 0:
             peer.close(1012)
