@@ -16,8 +16,9 @@ from helpers import PATIENCE, PROMPT, ROOT
 from wsmini.testing import echo_server, scripted_server
 
 PROGRAM = """
-import sys, wsmini
-def said(*words): print(*words, flush=True)
+import os, sys, wsmini
+# Not by print(): whoever is in it when the process ends, in another thread, has its lock.
+def said(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 client = wsmini.Client(sys.argv[1], reconnect=wsmini.Fixed(60), open_timeout=60,
     on_open=lambda client: said("open"),
     on_close=lambda client, code, reason: said("close", code),
