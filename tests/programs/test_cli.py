@@ -554,7 +554,14 @@ def test_large_input_needs_constant_memory():
             sizes.append(len(frame.data))
         peer.close(1000)
 
-    limited = after("import resource; resource.setrlimit(resource.RLIMIT_DATA, (60 << 20,) * 2)")
+    # What it has used, for some Pythons map more than they need.
+    limited = after("""
+import atexit, re
+@atexit.register
+def complain():
+    peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read()).group(1)) >> 10
+    if peak > 100: print(peak, "MiB", file=sys.stderr)
+""")
     with scripted_server(script) as server:
         argv = [server.url, "--binary", "--input=/dev/stdin", "--no-compression"]
         assert run(*argv, data=bytes(200 << 20), run_as=limited) == (0, b"", "")
