@@ -35,9 +35,15 @@ PLATFORMS = """
     3.14 forky amd64 python3.14
     3.15 forky amd64 python3.15
     trixie trixie amd64 python3
+    i386 trixie i386 python3
     3.13t trixie amd64 /build/3.13t/python
+    3.14t forky amd64 /build/3.14t/python
+    3.15t forky amd64 /build/3.15t/python
     musl trixie amd64 /build/musl/python
     armhf trixie armhf python3
+    arm64 trixie arm64 python3
+    riscv64 trixie riscv64 python3
+    mipsel bookworm mipsel python3
     s390x bookworm s390x python3
 """
 Platform = namedtuple("Platform", "name suite arch python")
@@ -50,44 +56,44 @@ PACKAGES = {
 }
 FOREIGN = "python3,python3-pytest,openssl"
 
-# CPython out of Debian's source package, for which its archive has no binary one.
+# CPython out of Debian's source packages, for which its archive has no binary one.
 COMPILER = (
     "gcc libc6-dev linux-libc-dev make pkg-config xz-utils libssl-dev zlib1g-dev libffi-dev"
     " musl-tools"
 )
+FREE_THREADED = "$source/configure -q --disable-gil"
+# Debian has no OpenSSL and no zlib for musl; the kernel's headers are among glibc's. musl-gcc is
+# gcc, and would tell configure that this is a system with glibc.
+MUSL = r"""
+    printf '%s\n' '#!/bin/sh' \
+        '[ "$1" != --print-multiarch ] || exec echo x86_64-linux-musl' \
+        'exec musl-gcc "$@"' > cc
+    chmod +x cc
+    export PKG_CONFIG=/bin/false  # which knows the libraries for glibc
+    CC=$PWD/cc CFLAGS="-idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu" \
+        $source/configure -q --without-ensurepip --disable-test-modules
+"""
+# The source package, and what makes a Makefile of it.
 BUILDS = {
-    "3.13t": "/src/Python-3*/configure -q --disable-gil",
-    # Debian has no OpenSSL and no zlib for musl; the kernel's headers are among glibc's. musl-gcc
-    # is gcc, and would tell configure that this is a system with glibc.
-    "musl": r"""
-        printf '%s\n' '#!/bin/sh' \
-            '[ "$1" != --print-multiarch ] || exec echo x86_64-linux-musl' \
-            'exec musl-gcc "$@"' > cc
-        chmod +x cc
-        export PKG_CONFIG=/bin/false  # which knows the libraries for glibc
-        CC=$PWD/cc CFLAGS="-idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu" \
-            /src/Python-3*/configure -q --without-ensurepip --disable-test-modules
-    """,
+    "3.13t": ("python3.13", FREE_THREADED),
+    "3.14t": ("python3.14", FREE_THREADED),
+    "3.15t": ("python3.15", FREE_THREADED),
+    "musl": ("python3.13", MUSL),
 }
 
-# qemu's name, and how ELF files of that processor begin, with the bits that count.
+# Of each processor that is emulated: qemu's name, and how its ELF files differ.
 QEMU = {
-    "armhf": (
-        "arm",
-        r"\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00",
-        r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff",
-    ),
-    "s390x": (
-        "s390x",
-        r"\x7fELF\x02\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x16",
-        r"\xff\xff\xff\xff\xff\xff\xff\xfc\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff",
-    ),
+    "armhf": ("arm", 32, "little", 40),
+    "arm64": ("aarch64", 64, "little", 183),
+    "mipsel": ("mipsel", 32, "little", 8),
+    "riscv64": ("riscv64", 64, "little", 243),
+    "s390x": ("s390x", 64, "big", 22),
 }
 
-# What to run where: under qemu everything takes some twenty times as long, and without OpenSSL and
-# zlib, test modules that import them can't be collected.
+# What to run where: under qemu everything takes some twenty times as long, and without OpenSSL,
+# zlib and libffi, test modules that import what is made of them can't be collected.
 EMULATED = ["tests/sansio", "tests/opening/test_tls.py"]
-TLS_OR_DEFLATE = re.compile(r"^(import|from) (ssl|zlib|certificates)\b", re.M)
+NOT_UNDER_MUSL = re.compile(r"^(import|from) (ssl|zlib|ctypes|certificates)\b", re.M)
 PARTS = ("sansio", "opening", "blocking", "events", "callbacks")
 
 # 8 MiB there and back over wss, compressed.
@@ -100,7 +106,8 @@ from wsmini.testing import echo_server
 data = (os.urandom(4096) + bytes(4096)) * 1024
 with echo_server(ssl=server_context("server"), compression=True) as server:
     url = f"wss://localhost:{server.port}"
-    with wsmini.connect(url, ssl=client_context(), max_size=None, open_timeout=120) as ws:
+    patience = {"open_timeout": 600, "ping_timeout": 600}  # an emulated server is slow to answer
+    with wsmini.connect(url, ssl=client_context(), max_size=None, **patience) as ws:
         assert [each.name for each in ws.extensions] == ["permessage-deflate"]
         ws.send(data)
         assert ws.recv(timeout=600) == data
@@ -166,25 +173,26 @@ def system(platform):
     if os.name != "posix" or os.geteuid() != 0:
         raise Unavailable("only root can make a system in a folder")
     own = run("dpkg", "--print-architecture").strip()
-    foreign = platform.arch not in (own, "amd64")
-    if not foreign and own != "amd64":
+    if platform.arch not in QEMU and own != "amd64":
         raise Unavailable(f"this is for amd64, and here is {own}")
     target = ROOTS / f"{platform.suite}-{platform.arch}"
     if not target.exists():
         part = target.with_name(f"{target.name}.part")
         shutil.rmtree(str(part), ignore_errors=True)
-        bootstrap(platform, part, foreign)
+        bootstrap(platform, part)
         part.rename(target)
     return target
 
 
-def bootstrap(platform, target, foreign):
+def bootstrap(platform, target):
+    foreign = platform.arch in QEMU
     debootstrap = tool("usr/sbin/debootstrap", "debootstrap")
     scripts = ROOTS / "tools" / "usr" / "share" / "debootstrap"
     packages = FOREIGN if foreign else PACKAGES[platform.suite]
     options = ["--variant=minbase", f"--arch={platform.arch}", f"--include={packages}"]
     script = scripts / "scripts" / platform.suite
     run(
+        "unshare", "--mount",  # an end in the middle must leave no /sys where files are removed
         debootstrap, *options, *(["--foreign"] if foreign else []), platform.suite, target,
         archive(), script if script.exists() else scripts / "scripts" / "sid",
         env={**os.environ, "DEBOOTSTRAP_DIR": str(scripts)},
@@ -197,18 +205,28 @@ def bootstrap(platform, target, foreign):
         hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
 
 
+def register(arch):
+    """What tells binfmt_misc that programs of that processor are qemu's to run."""
+    name, bits, order, machine = QEMU[arch]
+    qemu = tool(f"usr/bin/qemu-{name}-static", "qemu-user-static")
+    executable, shared = (kind.to_bytes(2, order) for kind in (2, 3))
+    either = bytes(255 - (a ^ b) for a, b in zip(executable, shared))
+    magic = b"\x7fELF" + bytes([bits // 32, 1 if order == "little" else 2, 1]) + bytes(9)
+    magic += executable + machine.to_bytes(2, order)
+    mask = b"\xff" * 7 + b"\0" + b"\xff" * 8 + either + b"\xff" * 2  # whatever the ABI
+    escaped = ["".join(f"\\x{byte:02x}" for byte in each) for each in (magic, mask)]
+    return f":wsmini:M::{escaped[0]}:{escaped[1]}:{qemu}:OCF"
+
+
 def inside(platform, target, *command):
     """A command that runs *command* in that system, in the folder of the sources."""
     script = ["set -e"]
     namespaces = ["--mount", "--pid", "--fork", "--kill-child"]
     if platform.arch in QEMU:
         namespaces += ["--user", "--map-root-user"]
-        name, magic, mask = QEMU[platform.arch]
-        qemu = tool(f"usr/bin/qemu-{name}-static", "qemu-user-static")
-        register = f":wsmini:M::{magic}:{mask}:{qemu}:OCF"
         script += [
             "mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc",  # from Linux 6.7 on
-            f"printf %s '{register}' > /proc/sys/fs/binfmt_misc/register",
+            f"printf %s '{register(platform.arch)}' > /proc/sys/fs/binfmt_misc/register",
         ]
     script += [
         "root=$1; shift",
@@ -237,19 +255,21 @@ def build(platform, target):
     """Compile the Python of *platform*, unless it is there."""
     if platform.name not in BUILDS or (target / platform.python[1:]).exists():
         return
+    package, configure = BUILDS[platform.name]
     script = f"""
         set -e
         echo 'deb-src {archive()} {platform.suite} main' > /etc/apt/sources.list.d/source.list
         apt-get -q update
         DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends {COMPILER}
-        mkdir -p /src /build/{platform.name}
-        cd /src
-        ls Python-3* > /dev/null 2>&1 || {{
-            apt-get -qy source --download-only python3.13
-            tar -xf python3.13_*.orig.tar.?z
+        source=/src/{package}
+        mkdir -p $source /build/{platform.name}
+        cd $source
+        test -e configure || {{
+            apt-get -qy source --download-only {package}
+            tar --strip-components=1 -xf {package}_*.orig.tar.?z
         }}
         cd /build/{platform.name}
-        {BUILDS[platform.name]}
+        {configure}
         make -s -j{os.cpu_count()}
         packages=$(./python -m site --user-site)
         mkdir -p "$packages"
@@ -268,7 +288,7 @@ def commands(platform, core):
         return [[*pytest, *EMULATED], ["-c", ECHO]]
     if platform.name == "musl":
         modules = [path for name in PARTS for path in sorted((ROOT / "tests" / name).glob("*.py"))]
-        without = [path for path in modules if not TLS_OR_DEFLATE.search(path.read_text("utf-8"))]
+        without = [path for path in modules if not NOT_UNDER_MUSL.search(path.read_text("utf-8"))]
         return [[*pytest, *(str(path.relative_to(ROOT)) for path in without)]]
     if core:
         return [[*pytest, *(f"tests/{name}" for name in UNDER_CORE)]]
