@@ -1684,3 +1684,14 @@ def test_a_flood_without_data_does_not_go_on_behind_the_closing_deadline():
         Task(ws.close).result()
         with pytest.raises(ConnectionClosedError, match="close_timeout"):
             receiver.result()
+
+
+def test_a_blocked_send_looks_at_what_tls_has_read_without_the_socket():
+    with pair(stream=fruitless(500), ping_interval=None, close_timeout=0) as (ws, peer):
+        stuff(ws)
+        sending = Task(ws.send, "never")
+        peer.send_message("x")
+        eventually(lambda: len(ws._receiver.queue))
+        peer.sock.close()
+        with pytest.raises(ConnectionClosed):
+            sending.result()

@@ -596,9 +596,58 @@ def test_sleep_makes_an_open_connection_probe_the_peer():
     assert codes == [(1006, pytest.approx(before + 20, abs=2))]
 
 
+def test_a_client_may_start_while_the_others_are_told_of_sleep():
+    class Starting(Loop):
+        def call_soon(self, callback, *args):
+            if getattr(callback, "__name__", "") == "_wake":
+                self._clients.add(Client("ws://localhost"))  # as another thread's start()
+            return super().call_soon(callback, *args)
+
+    clock = fakes.Clock()
+    with Starting(clock=clock, wall=clock.wall, selector=fakes.Selector(clock)) as loop:
+        client = Client("ws://localhost", reconnect=Fixed(1000))
+        loop._clients.add(client)
+        clock.sleep(3600)
+        loop.run_once(0)
+        assert len(loop._clients) > 1
+        loop._clients.clear()
+
+
 def opening(sock):
     return fakes.opened(SocketStream(sock))
     yield
+
+
+# -- start(), from another thread --
+
+
+def test_the_loop_may_begin_before_start_has_returned():
+    class Quick(Loop):
+        def call_soon_threadsafe(self, callback, *args):
+            callback(*args)
+
+    with Quick() as loop:
+        client = Client("ws://localhost", reconnect=NoReconnect(), proxy=None)
+        client.start(loop)
+        assert client._waits is not None
+        client.close()
+        loop.run_until_done()
+
+
+def test_a_start_that_fails_leaves_the_client_as_it_was():
+    class Interrupted(Loop):
+        def call_soon_threadsafe(self, callback, *args):
+            raise KeyboardInterrupt
+
+    client = Client("ws://localhost", reconnect=NoReconnect(), proxy=None)
+    with Interrupted() as loop:
+        with pytest.raises(KeyboardInterrupt):
+            client.start(loop)
+        assert not loop._clients
+    with Loop() as loop:
+        client.start(loop)
+        client.close()
+        loop.run_until_done()
 
 
 def test_a_callback_that_outlasts_the_keepalive_is_logged_once(server):

@@ -675,9 +675,25 @@ def test_the_first_failure_counts_whatever_is_behind_it(behind):
 def test_what_a_long_message_makes_the_engine_say_is_flushed_later():
     stream, lower = opened()
     lower.say(noise(100000))
-    stream._outgoing.write(b"an update")
+    receive = lower.recv
+
+    def recv(size, flags=0):
+        stream._outgoing.write(b"an update")
+        return receive(size, flags)
+
+    lower.recv = recv
     assert stream.recv(300000, WAITALL) == noise(100000)
     assert stream.unsent
+
+
+def test_an_answer_of_the_engine_goes_out_before_the_lower_stream_waits():
+    stream, lower = opened()
+    stream._outgoing.write(b"an update")
+    lower.say(b"hello")
+    with pytest.raises(BlockingIOError):
+        stream.recv(100)
+    assert stream.unsent and stream.flush()
+    assert stream.recv(100) == b"hello"
 
 
 @gathers

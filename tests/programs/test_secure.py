@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -12,6 +13,7 @@ from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE
 from pairs import Task, closing, eventually, receiving, reset
 
+from wsmini import Client, aio
 from wsmini.blocking.connection import connect
 from wsmini.exceptions import Close, ConnectionClosedError, ConnectionClosedOK
 from wsmini.sansio.frames import Opcode
@@ -340,3 +342,65 @@ def test_chunks_come_as_they_arrive(tls):
         size = len(next(chunks))
         got_first.set()
         assert size + sum(map(len, chunks)) == LARGE
+
+
+async def recv_of_aio(url, options):
+    async with aio.connect(url, **options) as ws:
+        return await ws.recv(timeout=PATIENCE)
+
+
+def recv_of_client(url, options):
+    got = []
+
+    def on_message(client, message):
+        got.append(message)
+        client.close()
+
+    Client(url, on_message=on_message, **options).run_forever()
+    return got[0]
+
+
+def recv_in_background(url, options):
+    with connect(url, **{**options, "ping_interval": PATIENCE * 4}) as ws:
+        eventually(lambda: len(ws._receiver.queue))
+        return ws.recv(timeout=0)
+
+
+def recv(url, options, timeout=None):
+    with connect(url, **options) as ws:
+        return ws.recv(timeout)
+
+
+WAITING = {
+    "recv": recv,
+    "recv(timeout)": lambda url, options: recv(url, options, PATIENCE),
+    "busy poll": lambda url, options: recv(url, {**options, "busy_poll": 0.05}),
+    "background": recv_in_background,
+    "aio": lambda url, options: asyncio.run(recv_of_aio(url, options)),
+    "client": recv_of_client,
+}
+
+
+@pytest.mark.parametrize("receive", WAITING.values(), ids=WAITING)
+def test_what_tls_has_to_answer_is_answered_while_nothing_else_happens(receive):
+    """As a server that waits for a certificate, which it has asked for late (TLS 1.3)."""
+
+    def script(peer):
+        peer.accept()
+        peer.sock.verify_client_post_handshake()
+        peer.sock.do_handshake()
+        peer.sock.settimeout(0.01)
+        while not peer.sock.getpeercert():
+            with contextlib.suppress(socket.timeout):
+                peer.sock.recv(1)
+        peer.sock.settimeout(PATIENCE)
+        peer.send_message("hello")
+        peer.recv_frame()
+
+    ours = client_context(certificate="client")
+    ours.post_handshake_auth = True
+    theirs = server_context(
+        version=ssl.TLSVersion.TLSv1_3, client_ca="ca", post_handshake_auth=True
+    )
+    with scripted_server(script, ssl=theirs) as server:
+        assert receive(server.url, {"ssl": ours, "ping_interval": None}) == "hello"

@@ -424,9 +424,8 @@ class Connection(ConnectionInfo):
         elif isinstance(message, _SENDABLE):
             opcode, data = encode_message(message, text)
         else:
-            try:
-                view = memoryview(message)  # type: ignore[arg-type]  # of an array, say
-            except TypeError:
+            view = _view_of(message)
+            if view is None:
                 await self._send_fragments(message, text, compress, deadline)
                 return
             opcode, data = encode_message(view, text)
@@ -439,12 +438,12 @@ class Connection(ConnectionInfo):
             await self._wait_for_turn(deadline)
         try:
             # What isn't masked at once must not change until it is.
-            transport.send(opcode, data if type(data) is bytes else bytes(data), compress)
+            transport.send(opcode, bytes(data), compress)
         except ConnectionClosed:
             raise await self._close_exc_when_known() from self._protocol.failure
-        if buffer.error is not None or buffer.accepted - buffer.written > MAX_BUFFER:
-            if deadline is None or buffer.error is not None:
-                await self._wait_for_room()
+        waiting = buffer.accepted - buffer.written
+        if buffer.error is not None or (waiting > MAX_BUFFER and deadline is None):
+            await self._wait_for_room()
 
     def _deadline(self, timeout: float) -> float:
         try:
@@ -490,7 +489,7 @@ class Connection(ConnectionInfo):
         self._transport.resume()
 
     async def _wait_until(self, future: asyncio.Future[None], deadline: float | None) -> None:
-        """Wait for *future*, which others may wait for, too; raises ``TimeoutError``."""
+        """Wait for *future*, as others may; ``TimeoutError`` if *deadline* passes first."""
         left = None if deadline is None else deadline - self._loop.time()
         if left is not None and left <= 0:
             raise TimeoutError("there was no room for the message in time")
@@ -643,7 +642,10 @@ class Connection(ConnectionInfo):
         future = self._loop.create_future()
         waiting.append(future)
         try:
-            await self._wait_until(future, deadline)
+            if deadline is None:
+                await future  # goes on a turn of the loop sooner
+            else:
+                await self._wait_until(future, deadline)
         finally:
             waiting.remove(future)
 
@@ -671,6 +673,14 @@ class Connection(ConnectionInfo):
                 await self._close(1001)
             finally:
                 timer.cancel()
+
+
+def _view_of(message: Any) -> memoryview | None:
+    """The bytes of an array, say; ``None`` of what has none."""
+    try:
+        return memoryview(message)
+    except TypeError:
+        return None
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:

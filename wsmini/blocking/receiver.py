@@ -478,6 +478,7 @@ class Receiver:
     def receive_now(self) -> bool:
         """Receive without waiting, keeping the messages; whether there was anything."""
         if not self.protocol.pending and not self._read_now():
+            self._answer()  # TLS may have read what it has to answer
             return False
         self.keep()
         return True
@@ -681,6 +682,7 @@ class Receiver:
         protocol, transport = self.protocol, self.transport
         now = monotonic()
         while True:
+            self._answer()  # the peer may wait for what TLS has to say
             until = transport.tick_at if deadline is None else min(deadline, transport.tick_at)
             if protocol.state is not OPEN:
                 until = min(until, transport.closing_deadline())

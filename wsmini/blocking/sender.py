@@ -142,19 +142,20 @@ class Sender:
             until = min(until, monotonic() + GLANCE)
         else:
             events, until = events | READ, min(until, transport.tick_at)
+            progress = progress or transport.stream.unread
         if protocol.state is CLOSED:
             return False
         if protocol.state is not OPEN:
             until = min(until, transport.closing_deadline())
-        progress = progress or transport.poll(events, until)
+        if not progress:
+            transport.poll(events, until)
         now = monotonic()
         # There was no room before: the peer's TCP has taken some.
         if not transport.buffer.needs_read and transport.poll(WRITE, 0.0):
             protocol.heard(now)
-        if not progress:
-            self._receiver.tick_if_due(now)
-            if protocol.abort:
-                return False
+        self._receiver.tick_if_due(now)
+        if protocol.abort:
+            return False
         if protocol.state is not OPEN and now >= transport.closing_deadline():
             transport.lose(
                 TimeoutError("the peer didn't take a message before the connection closed")

@@ -262,12 +262,19 @@ class Client:
         self._check_ended()
         self._check_callbacks()
         attempts = Attempts("wsmini.Client", self._policy, self._options)
-        loop.call_soon_threadsafe(self._begin, attempts)
+        loop._check()
         self._attempts, self.loop = attempts, loop
         self._attempt = 0
         self._running = self._wanted = True
         self._state = _CONNECTING
         loop._clients.add(self)
+        try:
+            # Last, as the loop's thread may begin at once.
+            loop.call_soon_threadsafe(self._begin, attempts)
+        except BaseException:
+            self._running, self._state = False, _CLOSED
+            loop._clients.discard(self)
+            raise
         return self
 
     def _check_ended(self) -> None:

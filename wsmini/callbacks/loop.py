@@ -553,7 +553,7 @@ class Loop:
         if self._slept(now, start + limit):
             for handler in self._sleep_handlers:
                 self.call_soon(handler)
-            for client in self._clients:  # a handler of its own would cost each much memory
+            for client in list(self._clients):  # a handler of its own would cost each much memory
                 self.call_soon(client._wake)
         if timers and timers[0][0] <= now:
             self._take_due(now)

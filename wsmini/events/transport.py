@@ -159,10 +159,10 @@ class EventTransport:
         return self.closed or self.buffer.error is not None
 
     def start(self) -> None:
-        """Begin to read. What came behind the handshake is delivered from the loop."""
+        """Begin to read. The loop delivers, or answers, what came behind the handshake."""
         self._read_on()
         self._set_timer()
-        if self.protocol.pending or self.stream.buffered():
+        if self.protocol.pending or self.stream.buffered() or self.stream.unsent:
             self._process_soon()
 
     # -- reading --

@@ -112,7 +112,8 @@ class TLSStream:
         self._ended = False
         self._landed: list[Data] = []  # ciphertext that was read and isn't in _incoming yet
         self._slice = WISHES if getattr(context, "post_handshake_auth", False) else SLICE
-        self._gathers = GATHERS and self._slice > RECORD
+        # The flag with which recv() gathers a long message; 0 if it never does.
+        self._gathers = WAITALL if GATHERS and self._slice > RECORD else 0
         self._fed = 0  # bytes that the engine got from this recv()
         self.busy = self.cut = False
         self.unsent = False
@@ -230,7 +231,7 @@ class TLSStream:
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
-        at_first = min(size, RECORD) if flags & WAITALL and self._gathers else size
+        at_first = min(size, RECORD) if flags & self._gathers else size
         while True:
             try:
                 data = self._locked(self._decrypt, at_first)
@@ -244,7 +245,8 @@ class TLSStream:
             self.busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return
-            if self._fed >= SLICE or self._outgoing.pending > ANSWERS:
+            # Answers have to be sent before the lower stream waits.
+            if self._fed >= SLICE or self._outgoing.pending > (flags & DONTWAIT and ANSWERS):
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
             if landed:
                 continue
