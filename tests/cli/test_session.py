@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import types
 
 import pytest
 from helpers import PATIENCE, PROMPT, splits
@@ -183,6 +184,7 @@ def test_a_terminal_without_cursor_movements_has_one_prompt(monkeypatch):
         return "line"
 
     monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setitem(sys.modules, "readline", types.ModuleType("readline"))  # it may have none
     assert terminal.read_line() == "line"
     terminal.show("< b")
     assert written == ["\n< a\n> ty", "< b\n"]
