@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 
+import check_platforms
 import check_pythons
 import pytest
 from helpers import PATIENCE, ROOT, offenders, tree_of
@@ -527,3 +528,8 @@ def test_the_versions_of_python_are_the_same_everywhere():
     ruff = (ROOT / "ruff.toml").read_text()
     assert f'target-version = "py{versions[0].replace(".", "")}"' in ruff
     assert f"CPython {versions[0]} to {versions[-1]}" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_about_platforms_has_each_of_them():
+    named = re.findall(r"`make platforms PLATFORMS=([\w.]+)`", read(ROOT / "docs" / "platforms.md"))
+    assert sorted(named) == sorted(check_platforms.PLATFORMS)
