@@ -600,13 +600,13 @@ def test_a_client_may_start_while_the_others_are_told_of_sleep():
     class Starting(Loop):
         def call_soon(self, callback, *args):
             if getattr(callback, "__name__", "") == "_wake":
-                self._clients.add(Client("ws://localhost"))  # as another thread's start()
+                self._clients[Client("ws://localhost")] = None  # as another thread's start()
             return super().call_soon(callback, *args)
 
     clock = fakes.Clock()
     with Starting(clock=clock, wall=clock.wall, selector=fakes.Selector(clock)) as loop:
         client = Client("ws://localhost", reconnect=Fixed(1000))
-        loop._clients.add(client)
+        loop._clients[client] = None
         clock.sleep(3600)
         loop.run_once(0)
         assert len(loop._clients) > 1

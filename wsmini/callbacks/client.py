@@ -267,13 +267,13 @@ class Client:
         self._attempt = 0
         self._running = self._wanted = True
         self._state = _CONNECTING
-        loop._clients.add(self)
+        loop._clients[self] = None
         try:
             # Last, as the loop's thread may begin at once.
             loop.call_soon_threadsafe(self._begin, attempts)
         except BaseException:
             self._running, self._state = False, _CLOSED
-            loop._clients.discard(self)
+            loop._clients.pop(self, None)
             raise
         return self
 
@@ -420,7 +420,7 @@ class Client:
         self._hand_back()
         self._running = False
         if self.loop is not None:
-            self.loop._clients.discard(self)
+            self.loop._clients.pop(self, None)
             if self._runs_loop:
                 self.loop.stop()
         self._tell_waiters()

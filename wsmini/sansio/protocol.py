@@ -65,7 +65,9 @@ MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other contro
 EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
 
-_NO_PINGS: dict[bytes, tuple[float, Answered | None]] = {}  # which all the idle share
+# All the idle share these, which stay empty.
+_NO_PINGS: dict[bytes, tuple[float, Answered | None]] = {}
+_NO_FRAMES: list[bytes | bytearray] = []
 
 
 class State(enum.IntEnum):
@@ -217,8 +219,7 @@ class ClientProtocol:
         self.sending = 0
         self._sending_compressed: bool | None = None
         # Lists: each empty deque would take 600 bytes of an idle connection.
-        self._pongs: list[bytes | bytearray] = []
-        self._output: list[bytes | bytearray] = []
+        self._pongs = self._output = _NO_FRAMES
         self._pings = _NO_PINGS
         self.latency = 0.0
         self.listener: Listener | None = None
@@ -345,6 +346,8 @@ class ClientProtocol:
         """For the reader: a control frame."""
         if opcode == Opcode.PING:
             if self.state is _OPEN:
+                if self._pongs is _NO_FRAMES:
+                    self._pongs = []
                 self._pongs.append(masked(FIN | Opcode.PONG, data))
                 self.has_output = True
                 if len(self._pongs) > MAX_QUEUED:  # the oldest gives way (RFC 6455, 5.5.3)
@@ -543,8 +546,7 @@ class ClientProtocol:
             raise ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
         if len(self._output) >= MAX_QUEUED:
             raise SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
-        self._output.append(masked(FIN | opcode, data))
-        self.has_output = True
+        self._queue(masked(FIN | opcode, data))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake; messages that are received yet are still delivered.
@@ -567,7 +569,12 @@ class ClientProtocol:
         self._move(_CLOSING)
         self.sent = close
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
-        self._output.append(masked(FIN | Opcode.CLOSE, payload))
+        self._queue(masked(FIN | Opcode.CLOSE, payload))
+
+    def _queue(self, frame: bytes | bytearray) -> None:
+        if self._output is _NO_FRAMES:
+            self._output = []
+        self._output.append(frame)
         self.has_output = True
 
     def data_to_send(self) -> bytes:
