@@ -10,8 +10,8 @@ completed ends the connection with 1011. A cancelled ``close``, or opening, drop
 Where ``async with`` is cancelled, the server is told, and has half a second to answer.
 
 Fairness: ``recv`` doesn't suspend while there are messages that came with one read, but once in
-``MAX_PUMPED`` batches of them; ``send`` lets others run once in ``MAX_TURN`` messages. Who waits
-for a message goes on as soon as it comes alone, in front of what else the loop has to do: see
+four batches of them; ``send`` lets others run once in ``MAX_TURN`` messages. A task that waits for
+a message goes on as soon as it comes alone, in front of what else the loop has to do: see
 ``future``.
 """
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
 LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
-MAX_PUMPED = 4  # batches, which the reader bounds
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
@@ -119,7 +118,6 @@ class Connection(ConnectionInfo):
         self._receiver: EagerFuture | None = None
         self._paused = self._dropping = False
         self._senders: list[asyncio.Future[None]] = []  # which wait for room,
-        self._pumped = 0  # batches since recv() has let others run
         self._turn: asyncio.Future[None] | None = None  # or for a fragmented message
         self._turn_of: asyncio.Task[Any] | None = None
         self._sent = 0
@@ -278,8 +276,7 @@ class Connection(ConnectionInfo):
         if self._paused:
             self._paused = False
             self._transport.resume()
-        self._pumped = (self._pumped + 1) % MAX_PUMPED
-        self._transport.pump(soon=not self._pumped)
+        self._transport.pump()
         if queue:
             return None
         if self._transport.closed:
@@ -423,12 +420,14 @@ class Connection(ConnectionInfo):
             opcode, data = 1, message.encode()
         elif isinstance(message, _SENDABLE):
             opcode, data = encode_message(message, text)
+            data = bytes(data)
         else:
             view = _view_of(message)
             if view is None:
                 await self._send_fragments(message, text, compress, deadline)
                 return
             opcode, data = encode_message(view, text)
+            data = bytes(data)  # what isn't masked at once must not change until it is
         if get_ident() != self._thread or not self._loop.is_running():
             self._check_loop()
         transport, buffer = self._transport, self._transport.buffer
@@ -437,8 +436,7 @@ class Connection(ConnectionInfo):
         if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
             await self._wait_for_turn(deadline)
         try:
-            # What isn't masked at once must not change until it is.
-            transport.send(opcode, bytes(data), compress)
+            transport.send(opcode, data, compress)
         except ConnectionClosed:
             raise await self._close_exc_when_known() from self._protocol.failure
         waiting = buffer.accepted - buffer.written

@@ -100,7 +100,7 @@ class EventTransport:
     __slots__ = (
         "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
         "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
-        "_more", "_paused", "_processing", "_reading", "_recv", "_size",
+        "_more", "_paused", "_processing", "_pumped", "_reading", "_recv", "_size",
         "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
         "stream",
         "streaming",
@@ -140,6 +140,7 @@ class EventTransport:
         # a plain socket shows all.
         self._more = self._hides = type(stream) is not SocketStream
         self._handing_over = self.half_done = False
+        self._pumped = 0
         self._processing: Cancellable | None = None  # due from the loop
         self._flushing = False  # due from the loop
         self._drain_due = False  # whether the handler is to hear of room
@@ -357,13 +358,15 @@ class EventTransport:
         else:
             self._on_readable()
 
-    def pump(self, soon: bool = False) -> None:
-        """Hand over what is received and not parsed yet, from here; or *soon*, from the loop."""
+    def pump(self) -> None:
+        """Hand over what is received and not parsed yet: from here, once in ``BATCHES`` from the
+        loop, which has others to call, too."""
         if self.protocol.reader.pending or self._events:
-            if soon:
-                self._process_soon()
-            else:
+            self._pumped = (self._pumped + 1) % BATCHES
+            if self._pumped:
                 self._process()
+            else:
+                self._process_soon()
 
     def skip(self) -> None:
         """Leave the rest of the message that comes in chunks."""
