@@ -307,7 +307,7 @@ class World:
         assert (order, by_second) == (sorted(order), sorted(by_second)), where
         order = sorted(order + by_second)
         gap = min(set(range(len(order) + 1)) - set(order))
-        if gap < len(order) and VERSION < (3, 10) and HANDS_OVER.search(where):
+        if gap < len(self.expected) and VERSION < (3, 10) and HANDS_OVER.search(where):
             order.insert(gap, gap)
         assert order == list(range(len(order))), (where, self.received, self.received_by_second)
         if intact:
