@@ -261,7 +261,7 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
 
         monkeypatch.setattr(Receiver, "receive_now", receive_now)
         _, at = ws._receiver.service()
-        assert len(reads) == receiver.READS
+        assert len(reads) == receiver.READS_AHEAD
         assert at <= time.monotonic()
         ws._receiver.wanted = True  # nor a consumer that comes meanwhile
         monkeypatch.setattr(Receiver, "receive_now", lambda self: 1 / 0)

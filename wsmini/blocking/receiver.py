@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
-READS = 64  # in a row, of a connection that the background thread looks after
+# Reads in a row: of a connection that the background thread looks after, which others wait for (a
+# read full of compressed messages that bring nothing takes 20 ms); and of what comes at the end.
+READS_AHEAD, LAST_READS = 16, 64
 
 # Seconds.
 CHECK = 1.0  # until a connection that has a receiver is looked at again
@@ -595,7 +597,7 @@ class Receiver:
 
     def _read_ahead(self) -> bool:
         """Keep what is there, as far as there is room; whether to go on, after the others."""
-        for _ in repeat(None, READS):
+        for _ in repeat(None, READS_AHEAD):
             if self.wanted or self._is_full():
                 return False
             if not self.receive_now():
@@ -785,7 +787,7 @@ class Receiver:
             except OSError as exc:
                 if exc.errno is None:
                     raise  # a signal handler's; else it isn't connected any more
-        for _ in repeat(None, READS):
+        for _ in repeat(None, LAST_READS):
             if not self._receive_some(READ_SIZE, DONTWAIT) or not self._read_not_fed:
                 break
             if not self._read_not_fed.pop():
