@@ -11,7 +11,14 @@ from itertools import repeat
 
 from ..clock import NEVER, lock_timeout
 from ..exceptions import ConcurrencyError
-from ..opening.readsizes import CHUNK, LARGE, MAX_READ_SIZE, READ_SIZE, next_read_size
+from ..opening.readsizes import (
+    CHUNK,
+    LARGE,
+    LAST_READS,
+    MAX_READ_SIZE,
+    READ_SIZE,
+    next_read_size,
+)
 from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, WAITALL
 from ..opening.waiting import HEED, READ
 from ..sansio.protocol import State
@@ -28,9 +35,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
-# Reads in a row: of a connection that the background thread looks after, which others wait for (a
-# read full of compressed messages that bring nothing takes 20 ms); and of what comes at the end.
-READS_AHEAD, LAST_READS = 16, 64
+# Reads in a row of a connection that the background thread looks after, while others wait: one full
+# of compressed messages that bring nothing takes 20 ms.
+READS_AHEAD = 16
 
 # Seconds.
 CHECK = 1.0  # until a connection that has a receiver is looked at again

@@ -34,7 +34,14 @@ from __future__ import annotations
 import socket
 
 from ..clock import NEVER
-from ..opening.readsizes import CHUNK, LARGE, MAX_READ_SIZE, READ_SIZE, next_read_size
+from ..opening.readsizes import (
+    CHUNK,
+    LARGE,
+    LAST_READS,
+    MAX_READ_SIZE,
+    READ_SIZE,
+    next_read_size,
+)
 from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, SocketStream
 from ..opening.waiting import MAX_WAIT, READ, wait
 from ..opening.writebuffer import WriteBuffer
@@ -76,7 +83,6 @@ TOGETHER = 16  # times a second, many idle transports look after their peers in 
 SETTLE = 1.0  # seconds to find out why writing has failed
 # In one iteration of the loop: batches, which the reader bounds, and pings and pongs.
 BATCHES, EVENTS = 4, 1000
-LAST_READS = 64  # of what comes behind the end, so that closing doesn't reset the connection
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 

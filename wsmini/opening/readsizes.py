@@ -7,6 +7,7 @@ from __future__ import annotations
 READ_SIZE, MAX_READ_SIZE = 32768, 1 << 19
 CHUNK = 1 << 17  # while a message is taken in chunks: the longest
 LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+LAST_READS = 64  # of what comes behind the end, so that closing doesn't reset the connection
 HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 
 
