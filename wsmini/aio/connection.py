@@ -25,7 +25,7 @@ from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..sansio.frames import close_payload
-from ..sansio.messages import chunk_decoder, decode_message, encode_message
+from ..sansio.messages import chunk_decoder, decode_message, encode_message, encode_whole
 from .future import EagerFuture
 
 TYPE_CHECKING = False
@@ -56,8 +56,6 @@ LEAVING = 0.5  # seconds that a server has for its Close frame when the task is 
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"
-
-_SENDABLE = (str, bytes, bytearray, memoryview)
 
 
 class Ping:
@@ -418,16 +416,13 @@ class Connection(ConnectionInfo):
         deadline = None if timeout is None else self._deadline(timeout)
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
-        elif isinstance(message, _SENDABLE):
-            opcode, data = encode_message(message, text)
-            data = bytes(data)
         else:
-            view = _view_of(message)
-            if view is None:
+            whole = encode_whole(message, text)
+            if whole is None:
                 await self._send_fragments(message, text, compress, deadline)
                 return
-            opcode, data = encode_message(view, text)
-            data = bytes(data)  # what isn't masked at once must not change until it is
+            # What isn't masked at once must not change until it is.
+            opcode, data = whole[0], bytes(whole[1])
         if get_ident() != self._thread or not self._loop.is_running():
             self._check_loop()
         transport, buffer = self._transport, self._transport.buffer
@@ -671,14 +666,6 @@ class Connection(ConnectionInfo):
                 await self._close(1001)
             finally:
                 timer.cancel()
-
-
-def _view_of(message: Any) -> memoryview | None:
-    """The bytes of an array, say; ``None`` of what has none."""
-    try:
-        return memoryview(message)
-    except TypeError:
-        return None
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:

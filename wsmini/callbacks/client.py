@@ -41,7 +41,7 @@ from ..opening.steps import run_on_loop
 from ..options import read_options
 from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, close_payload
-from ..sansio.messages import encode_message
+from ..sansio.messages import encode_whole
 from ..sansio.protocol import State
 from .connection import ClientConnection
 from .loop import Loop, check_callback
@@ -908,13 +908,11 @@ def _control_payload(name: str, data: Any) -> bytes:
 
 def _item(message: Any, text: bool | None, compress: bool | None) -> Item:
     """*message* as it is queued; a copy, if it could be changed meanwhile."""
-    if not isinstance(message, (str, bytes, bytearray, memoryview)):
-        try:
-            message = memoryview(message)  # of an array, say
-        except TypeError:
-            if isinstance(message, dict) or not hasattr(message, "__iter__"):
-                problem = "a message is str, bytes-like or an iterable of these, not "
-                raise TypeError(problem + type(message).__name__) from None
-            return 0, Fragments(message, text), compress
-    opcode, data = encode_message(message, text)
+    whole = encode_whole(message, text)
+    if whole is None:
+        if isinstance(message, dict) or not hasattr(message, "__iter__"):
+            problem = "a message is str, bytes-like or an iterable of these, not "
+            raise TypeError(problem + type(message).__name__)
+        return 0, Fragments(message, text), compress
+    opcode, data = whole
     return opcode, data if type(data) is bytes else bytes(data), compress
