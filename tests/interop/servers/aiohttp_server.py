@@ -73,8 +73,13 @@ async def handle(request):
             response.enable_chunked_encoding()
         return response
     protocols = SUBPROTOCOLS if request.path == "/subprotocols" else ()
+    # aiohttp doesn't know of the Close frame that close() sends by hand: it would answer the
+    # client's with another one, on a TCP connection that the client has already ended.
     ws = web.WebSocketResponse(
-        protocols=protocols, autoping=request.path != "/ping", max_msg_size=2**23
+        protocols=protocols,
+        autoping=request.path != "/ping",
+        autoclose=request.path != "/close",
+        max_msg_size=2**23,
     )
     await ws.prepare(request)
     await HANDLERS[request.path](ws, query)
