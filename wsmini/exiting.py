@@ -25,7 +25,7 @@ def exit_with(status: int) -> NoReturn:
     with *status*.
 
     Args:
-        status: what ``Client.run_forever()`` returns: 0, or 128 plus the number of a signal.
+        status: what ``Client.run_forever()`` returns: 0, 1, or 128 plus the number of a signal.
 
     Raises:
         SystemExit: for any other *status*.

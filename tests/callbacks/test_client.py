@@ -240,9 +240,11 @@ def test_what_will_not_change_stops_at_once(status):
     with fault_server(Refuse(status)) as server:
         client = Client(server.url, on_error=lambda client, exc: events.append(exc))
         client.on_reconnect = lambda client, *args: events.append("again")
-        assert client.run_forever() == 0
-    (exc,) = events
-    assert exc.response.status_code == status
+        assert client.run_forever() == 1
+        (exc,) = events
+        assert exc.response.status_code == status
+        client.on_open = lambda client: client.close()
+        assert client.run_forever() == 0  # of this run, which the server has let in
 
 
 def test_a_policy_of_ones_own():

@@ -135,7 +135,7 @@ class Client:
 
     # What most clients never change, for thousands of them.
     _runs_loop = False  # in run_forever()
-    _signal = 0
+    _status = 0  # for sys.exit()
     _closing = Close(1000, "")  # what close() has said
     _full = False  # on_drain is due when all is written
     _raised: Exception | None = None  # by on_error
@@ -206,7 +206,8 @@ class Client:
         threads, and in sub-interpreters, signals are left alone.
 
         Returns:
-            What suits ``sys.exit()``: 0, or 128 plus the signal's number.
+            What suits ``sys.exit()``: 0, 1 if the policy has given up, which ``on_error`` was told,
+            or 128 plus the signal's number.
 
         Raises:
             InvalidState: if it is started already.
@@ -216,7 +217,7 @@ class Client:
         import signal
 
         self._check_ended()
-        self._signal = 0
+        self._status = 0
         with Loop() as loop:
             try:
                 for number in (signal.SIGINT, signal.SIGTERM):
@@ -232,10 +233,10 @@ class Client:
                 self._runs_loop = False
                 if self.loop is loop:  # another thread may have been faster to start it
                     self._drop()
-        return 128 + self._signal if self._signal else 0
+        return self._status
 
     def _interrupt(self, number: int) -> None:
-        self._signal = number
+        self._status = 128 + number
         self.stop()
 
     def _drop(self) -> None:
@@ -404,6 +405,7 @@ class Client:
             self._finish()
             if exc is not failure:
                 raise  # of the policy
+            self._status = 1
             self._failed(failure)
             return
         if delay is None:
