@@ -101,7 +101,7 @@ def test_on_drain_comes_though_something_small_is_sent_just_then():
         it.loop.call_soon(write)
         it.take()
         assert sent and drained
-        assert not it.client._full
+        assert not it.client._drain_due
 
 
 def test_a_refusal_on_a_connection_that_is_lost_is_made_up_for_on_the_next_one():
@@ -115,7 +115,7 @@ def test_a_refusal_on_a_connection_that_is_lost_is_made_up_for_on_the_next_one()
             it.loop.run_once(5)
         it.spin()
         assert not it.loop._ready  # it has stopped asking for that
-        assert it.client._full and not drained
+        assert it.client._drain_due and not drained
         ours, it.peer = socket.socketpair()
         it.peer.setblocking(False)
         it._stream = SocketStream(ours)
@@ -131,7 +131,7 @@ def test_what_could_not_be_written_to_a_connection_that_is_lost_does_not_drain()
         assert it.client._connection.transport._writing
         it.client._connection.transport.buffer.fail(BrokenPipeError(EPIPE, "no"))
         it.call(it.client._connection.transport._wait_for_room)
-        assert not it.client._full and not drained
+        assert not it.client._drain_due and not drained
 
 
 @pytest.mark.parametrize("data", ["small", bytes(100000)])

@@ -230,7 +230,7 @@ def check_called_in_a_callback(method, name):
         peer = play.peers[0]
         peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"x") + frame(Opcode.PONG))
         play.loop.call_soon(play.client._failed, ZeroDivisionError())
-        play.client._full = True
+        play.client._drain_due = True
         play.spin()
         if play.client._connection is not None:
             play.client._connection.trim_soon()

@@ -113,7 +113,7 @@ class Connection(ConnectionInfo):
         self._unread: deque[Message] = deque()
         self._chunks: list[tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: MessageStream | None = None  # a recv_streaming() that goes on
-        self._receiver: EagerFuture | None = None
+        self._waiter: EagerFuture | None = None  # of the task that receives
         self._paused = self._dropping = False
         self._senders: list[asyncio.Future[None]] = []  # which wait for room,
         self._turn: asyncio.Future[None] | None = None  # or for a fragmented message
@@ -139,8 +139,8 @@ class Connection(ConnectionInfo):
         unread = self._unread
         unread.append(message)
         self._transport.half_done = False
-        if self._receiver is not None:
-            self._receiver.wake(self._loop)  # and it has gone on, mostly
+        if self._waiter is not None:
+            self._waiter.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
             self._paused = True
             self._transport.pause()
@@ -170,7 +170,7 @@ class Connection(ConnectionInfo):
         if count >= self._max_queue and not self._dropping:
             self._paused = True
             self._transport.pause()
-        _wake(self._receiver)
+        _wake(self._waiter)
 
     def _on_ping(self, data: bytes) -> None:
         """The protocol has answered."""
@@ -187,7 +187,7 @@ class Connection(ConnectionInfo):
     def _on_end(self) -> None:
         for closer in self._closers:
             _wake(closer)
-        _wake(self._receiver)
+        _wake(self._waiter)
         self._on_drain()
         for future in self._pings:
             if not future.done():
@@ -226,15 +226,15 @@ class Connection(ConnectionInfo):
             RuntimeError: in another event loop than the connection's.
         """
         unread = self._unread
-        if timeout is not None and (not unread or self._receiver or self._stream):
+        if timeout is not None and (not unread or self._waiter or self._stream):
             await self._wait_for_message(timeout)
-        while not unread or self._receiver is not None or self._stream is not None:
-            waiter = self._waiter_for(unread)
+        while not unread or self._waiter is not None or self._stream is not None:
+            waiter = self._begin_to_wait(unread)
             if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
                 try:
                     await waiter
                 finally:  # an exception keeps this frame, which is not to keep the task
-                    self._receiver = waiter = None
+                    self._waiter = waiter = None
         message = unread.popleft()
         return message if decode is None else decode_message(message, decode)
 
@@ -243,29 +243,29 @@ class Connection(ConnectionInfo):
         the task that waits."""
         loop, waited, deadline = self._loop, False, self._deadline(timeout)
         while True:
-            waiter = self._waiter_for(self._unread)
+            waiter = self._begin_to_wait(self._unread)
             if waiter is None:
                 return
             left = deadline - loop.time()
             if waited and left <= 0:
-                self._receiver = None
+                self._waiter = None
                 raise TimeoutError("no message was complete in time; nothing is lost")
             timer, waited = loop.call_later(max(left, 0.0), _wake, waiter), True
             try:
                 await waiter
             finally:
                 timer.cancel()
-                self._receiver = waiter = None
+                self._waiter = waiter = None
 
-    def _waiter_for(
+    def _begin_to_wait(
         self, queue: Collection[Any], stream: MessageStream | None = None
     ) -> EagerFuture | None:
         """What to wait for as the receiver; ``None`` if there is something in *queue*.
 
-        That is the one of messages or the one of *stream*'s chunks. ``_receiver`` is to be reset
+        That is the one of messages or the one of *stream*'s chunks. ``_waiter`` is to be reset
         when the waiting is over.
         """
-        if self._receiver is not None:
+        if self._waiter is not None:
             raise ConcurrencyError(TWO_RECEIVERS)
         if self._stream is not stream:
             self._leave_stream()
@@ -279,7 +279,7 @@ class Connection(ConnectionInfo):
             return None
         if self._transport.closed:
             raise self._protocol.close_exc()
-        self._receiver = waiter = EagerFuture(loop=self._loop)
+        self._waiter = waiter = EagerFuture(loop=self._loop)
         return waiter
 
     def _leave_stream(self) -> None:
@@ -313,16 +313,16 @@ class Connection(ConnectionInfo):
 
     async def __anext__(self) -> Message:
         unread = self._unread
-        while not unread or self._receiver is not None or self._stream is not None:
+        while not unread or self._waiter is not None or self._stream is not None:
             try:
-                waiter = self._waiter_for(unread)
+                waiter = self._begin_to_wait(unread)
             except ConnectionClosedOK:
                 raise StopAsyncIteration from None
             if waiter is not None:
                 try:
                     await waiter
                 finally:
-                    self._receiver = waiter = None
+                    self._waiter = waiter = None
         return unread.popleft()
 
     if TYPE_CHECKING:
@@ -690,7 +690,7 @@ class MessageStream:
         if self._fin or (self._begun and ws._stream is not self):
             raise StopAsyncIteration
         if not self._begun:
-            if ws._receiver is not None:
+            if ws._waiter is not None:
                 raise ConcurrencyError(TWO_RECEIVERS)
             if ws._stream is not None:
                 ws._leave_stream()
@@ -713,13 +713,13 @@ class MessageStream:
     async def _wait(self) -> None:
         """Wait until there is a chunk."""
         ws = self._ws
-        waiter = ws._waiter_for(ws._chunks, self)
+        waiter = ws._begin_to_wait(ws._chunks, self)
         while waiter is not None:
             try:
                 await waiter
             finally:
-                ws._receiver = waiter = None
-            waiter = ws._waiter_for(ws._chunks, self)
+                ws._waiter = waiter = None
+            waiter = ws._begin_to_wait(ws._chunks, self)
 
 
 async def iterate(parts: Any) -> AsyncGenerator[Part, None]:

@@ -137,7 +137,7 @@ class Client:
     _runs_loop = False  # in run_forever()
     _status = 0  # for sys.exit()
     _closing = Close(1000, "")  # what close() has said
-    _full = False  # on_drain is due when all is written
+    _drain_due = False  # on_drain is due when all is written
     _raised: Exception | None = None  # by on_error
     _waiters: Waiters | None = None
 
@@ -171,7 +171,7 @@ class Client:
         self._outbox = Outbox()
         self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
         self._front: int | None = None  # in on_open: how much it has sent, in front of the rest
-        self._due = False  # whether the loop's thread will look into the outbox
+        self._serve_due = False  # whether the loop's thread will look into the outbox
         self._returned: list[Item] = _NO_ITEMS  # replaced, never changed
         # Connecting. All that each client sets some time is set here: Python lets instances share
         # their keys only if they come early, and a dictionary of its own is most of a KiB.
@@ -358,14 +358,14 @@ class Client:
         if self._attempts is not None:
             self._attempts.opened()
         self._tell_waiters()
-        self._front, self._due = 0, True
+        self._front, self._serve_due = 0, True
         try:
             self._call("on_open")
         finally:
-            self._front, self._due = None, False
+            self._front, self._serve_due = None, False
             if self._connection is connection:
                 connection.give()
-                if self._full:
+                if self._drain_due:
                     connection.trim_soon()  # on_drain may have been waited for since before
 
     def _ended(self, exc: ConnectionClosed) -> None:
@@ -461,7 +461,7 @@ class Client:
             self._connection.transport._recover()  # and come back
 
     def _recover_alone(self) -> None:
-        self._due = False
+        self._serve_due = False
         if self.loop is None or not self._running:
             return
         self._serve_soon()
@@ -618,7 +618,7 @@ class Client:
             outbox.messages.append(item)
         else:
             self._append_in_on_open(item)
-        if not self._due and connection is not None:
+        if not self._serve_due and connection is not None:
             self._serve_soon()
 
     def _append_in_on_open(self, item: Item) -> None:
@@ -636,7 +636,7 @@ class Client:
         if connection is not None and not connection.transport.buffered:
             count -= len(self._outbox.ends)  # which are only not forgotten yet
         if count > 0 and waiting + size + COST * count > self._max_send_buffer:
-            self._full = True
+            self._drain_due = True
             if connection is not None:
                 self._request(connection.trim_soon)
             text = "%d bytes in %d messages wait to be sent (max_send_buffer)"
@@ -659,17 +659,17 @@ class Client:
         loop = self.loop
         if loop is None:
             return
-        self._due = True
+        self._serve_due = True
         try:
             loop.call_soon_threadsafe(self._serve)
         except RuntimeError:
-            self._due = False
+            self._serve_due = False
             if not loop.is_closed():
                 raise  # in a forked child
             self._running = self._wanted = False
 
     def _serve(self) -> None:
-        self._due = False
+        self._serve_due = False
         if self._connection is not None:
             self._connection.give()
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
         on_message: Any
         _outbox: Outbox
-        _due: bool
-        _full: bool
+        _serve_due: bool
+        _drain_due: bool
         _slow_after: float
         _returned: list[Item]
 
@@ -100,7 +100,7 @@ class ClientConnection:
         except Exception as exc:
             self._give_up(exc)
         # Small ones that are written may stay till then: to look for each would cost a wake-up.
-        if size > SMALL or len(ends) >= MOST_SMALL or self._client._full:
+        if size > SMALL or len(ends) >= MOST_SMALL or self._client._drain_due:
             self.trim_soon()
 
     def _give_rest(self) -> None:
@@ -163,10 +163,10 @@ class ClientConnection:
         if self._ended:
             return
         all_written = outbox.drop_written(transport.buffer.written)
-        if not client._full or transport.gone:
+        if not client._drain_due or transport.gone:
             return
         if all_written and not outbox.messages:
-            client._full = False
+            client._drain_due = False
             client._call("on_drain")
             self._serve()
         elif all_written and outbox.messages[0][0]:
@@ -217,14 +217,14 @@ class ClientConnection:
         self.transport.half_done = False
         if callback is None:
             return
-        client._due = True  # what is sent meanwhile goes out together
+        client._serve_due = True  # what is sent meanwhile goes out together
         try:
             callback(client, message)
         except Exception as exc:
             client._watch("on_message", now)
             client._failed(exc)
         finally:
-            client._due = False
+            client._serve_due = False
             if len(self._messages) != len(self._ends):
                 self.give()
         if client._slow_after < NEVER and self._loop.time() - now > client._slow_after:
@@ -246,7 +246,7 @@ class ClientConnection:
             return
         client, start = self._client, self._loop.time()
         callback = client._callback(self._name) or _ignore
-        client._due = True
+        client._serve_due = True
         try:
             if self._name == "on_chunk":
                 self._deliver_chunks(callback)
@@ -265,7 +265,7 @@ class ClientConnection:
             return
         finally:
             client._watch(self._name, start)
-            client._due = False
+            client._serve_due = False
             self._serve()
         if self._ended and not self._paused:
             self._ended = False
@@ -293,7 +293,7 @@ class ClientConnection:
 
     def _on_drain(self) -> None:
         if not self.transport.gone:
-            self._client._full = True
+            self._client._drain_due = True
             self._serve()
             self.trim_soon()
 

@@ -141,7 +141,9 @@ class EventTransport:
         self.buffer = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
         self._paused = self._reading = self._writing = False
-        self._ending = self._ended = self.closed = False
+        # One behind the other: the end is due from the loop, the socket is closed, the handler
+        # knows. An exception of a signal handler may come in between: _close() goes on there.
+        self._ending = self.closed = self._ended = False
         # Whether the stream may hold more, after a read that brought something: TLS does, where
         # a plain socket shows all.
         self._more = self._hides = type(stream) is not SocketStream

@@ -174,8 +174,9 @@ class Opening:
     def __init__(self, options: Options, given: Sequence[Pair] | None = None) -> None:
         self.options, self._user_headers = options, given
         self._home = options.uri.origin
-        self._way = [options.uri]
-        self._unchanged = 0  # from which of these on nothing but the URL has changed
+        self._visited = [options.uri]
+        # Where in _visited the last credentials came: a URL from before is another request now.
+        self._since = 0
         self._authenticators: dict[object, Authenticator] = {}
         self._tls: list[TLSStream] = []  # of this round
         self._expired: TimeoutError | None = None
@@ -208,17 +209,17 @@ class Opening:
         """The evidence for hints, beside the exception."""
         from .hints import Situation  # needed on failure only
 
-        uri = self._way[-1]
+        uri = self._visited[-1]
         dropped: list[str] = []
         if uri.origin != self._home:
             dropped += [name for name, value in self._user_headers or () if value is not None]
-            if self.options.auth is not None or self._way[0].username is not None:
+            if self.options.auth is not None or self._visited[0].username is not None:
                 dropped.append("Authorization")
         through_proxy = self._journal.address.startswith("proxy ")
         from_environment = self.options.proxy is True and through_proxy
         return Situation(
             uri.secure,
-            uri.authority if len(self._way) > 1 else "",
+            uri.authority if len(self._visited) > 1 else "",
             dropped,
             proxy_variable(uri)[0] if from_environment else "",
         )
@@ -252,14 +253,14 @@ class Opening:
     def _open(self) -> Steps[Opened]:
         """Round after round, until one opens the connection."""
         while True:
-            uri = self._way[-1]
+            uri = self._visited[-1]
             self._tls.clear()
             try:
                 stream = yield from self._connect(uri)
                 with _closed_on_error(stream):
                     opened = yield from self._upgrade(stream, uri)
             except (OSError, InvalidMessage) as exc:
-                if self._resumption_failed(exc):
+                if self._goes_without_resumption(exc):
                     continue
                 raise
             if opened is not None:
@@ -267,8 +268,8 @@ class Opening:
             stream.close()
             self._journal.enter("dns")
 
-    def _resumption_failed(self, exc: OSError | InvalidMessage) -> bool:
-        """Whether *exc* may come from a TLS session that was resumed; the next round has none."""
+    def _goes_without_resumption(self, exc: OSError | InvalidMessage) -> bool:
+        """Whether *exc* may come of resuming a TLS session, and another round will not do that."""
         if isinstance(exc, OSError):
             may_be = exc.errno is not None and not isinstance(exc, TimeoutError)
         else:
@@ -483,7 +484,7 @@ class Opening:
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
 
-            store_cookies(options.cookies, uri, self._way[0], response.headers)
+            store_cookies(options.cookies, uri, self._visited[0], response.headers)
         if response.status_code != 101:
             if self._prepares_another_round(uri, response):
                 return None  # without its body, which may never end
@@ -518,7 +519,7 @@ class Opening:
         if self.options.cookies is not None and not _has(headers, "cookie"):
             from .cookies import cookie_header
 
-            cookie = cookie_header(self.options.cookies, uri, self._way[0])
+            cookie = cookie_header(self.options.cookies, uri, self._visited[0])
             if cookie is not None:
                 headers.append(("Cookie", cookie))
         return headers
@@ -527,7 +528,7 @@ class Opening:
         """The authenticator for the server of *uri*, if there are credentials for it."""
         made = self._authenticators
         if uri.origin == self._home:
-            uri = self._way[0]  # a redirect's user doesn't replace the one of our URL
+            uri = self._visited[0]  # a redirect's user doesn't replace the one of our URL
             if uri.origin not in made and self.options.auth is not None:
                 made[uri.origin] = _authenticator(self.options.auth)
         if uri.origin not in made and uri.username is not None:
@@ -548,7 +549,7 @@ class Opening:
             given = _has(self._given(uri), "authorization")
             authenticator = None if given else self._server_authenticator(uri)
             self._authorization = _answer(authenticator, response, "GET", uri.resource_name)
-            self._unchanged = len(self._way) - 1
+            self._since = len(self._visited) - 1
             return self._authorization is not None
         if response.status_code in REDIRECTS and "Location" in response.headers:
             if self.options.max_redirects:
@@ -558,13 +559,13 @@ class Opening:
 
     def _redirect(self, uri: URI, response: Response) -> None:
         target = self._target(uri, response)
-        # The same request gets the same redirect again. But with cookies, or with credentials since
-        # the last time, the same URL is another request.
-        is_loop = target in self._way[self._unchanged :] and self.options.cookies is None
-        self._way.append(target)
-        if is_loop or len(self._way) > self.options.max_redirects + 1:
-            way = [str(uri) for uri in self._way]
-            raise TooManyRedirects(way) from InvalidStatus(response)
+        # The same request gets the same redirect again. But with cookies, which may have changed,
+        # or with credentials since the last time, the same URL is another request.
+        is_loop = target in self._visited[self._since :] and self.options.cookies is None
+        self._visited.append(target)
+        if is_loop or len(self._visited) > self.options.max_redirects + 1:
+            visited = [str(uri) for uri in self._visited]
+            raise TooManyRedirects(visited) from InvalidStatus(response)
         self._journal.note("redirect", location=str(target))
 
     def _target(self, uri: URI, response: Response) -> URI:

@@ -110,6 +110,7 @@ class LoopRun:
             self._call = None
 
     def _step(self, ready: Ready | None) -> None:
+        """Go on behind a wait for which *ready* is the answer; ``None`` begins the first step."""
         self._stop_watching()  # before the step, which may close the sockets
         if ready is None:
             self._call = None  # it was this one

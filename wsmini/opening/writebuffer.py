@@ -47,12 +47,12 @@ class WriteBuffer:
         needs_read: whether it waits for the stream to be read from, as TLS may.
         busy: whether a thread is writing, or an exception has interrupted it there.
         tail: small frames, behind the others, in one buffer.
-        items, view, cost: the others; false if there are none.
+        items, view, uncounted: the others; false if there are none.
     """
 
     __slots__ = (
-        "_held", "_pieces", "_protocol", "_send", "_stream", "accepted", "busy", "cost", "error",
-        "items", "needs_read", "tail", "view", "waits", "written",
+        "_held", "_pieces", "_protocol", "_send", "_stream", "accepted", "busy", "error", "items",
+        "needs_read", "tail", "uncounted", "view", "waits", "written",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, protocol: ClientProtocol) -> None:
@@ -64,10 +64,10 @@ class WriteBuffer:
         self.tail: bytes | bytearray = b""
         self.view = _NO_BYTES  # what goes out now, of the frame that has begun;
         self._pieces: Any = _NO_PIECES  # the rest of that frame,
-        self.cost = 0  # and what is still to be counted of both
+        self.uncounted = 0  # and what is still to be counted of both
 
     def __bool__(self) -> bool:
-        return bool(self.view or self.cost or self.items or self.tail)
+        return bool(self.view or self.uncounted or self.items or self.tail)
 
     # -- writing --
 
@@ -97,7 +97,7 @@ class WriteBuffer:
         self.accepted += size
         self._count(sent)
         self.view = memoryview(frames)[sent:]
-        self.cost = size - sent
+        self.uncounted = size - sent
         self.waits = True
         return False
 
@@ -125,7 +125,7 @@ class WriteBuffer:
                         self.busy = self.waits = False
                         return True
                     self.view = memoryview(tail)[sent:]
-                    self.cost = size - sent
+                    self.uncounted = size - sent
                     self._count(sent)
                 if not stream.unsent:
                     done = self._write_all()
@@ -199,10 +199,10 @@ class WriteBuffer:
             self._append(self.tail, len(self.tail))
             self.tail = b""
 
-    def _append(self, frames: Frames, cost: int) -> None:
+    def _append(self, frames: Frames, size: int) -> None:
         if not self.items:
             self.items = []
-        self.items.append((frames, cost))
+        self.items.append((frames, size))
 
     def between_frames(self) -> bool:
         """Whether something else may go out now."""
@@ -216,8 +216,8 @@ class WriteBuffer:
             if piece is not None:
                 self.view = memoryview(piece)
                 return
-            self._count(self.cost)
-            self.cost, self._pieces = 0, _NO_PIECES
+            self._count(self.uncounted)
+            self.uncounted, self._pieces = 0, _NO_PIECES
 
     def head(self) -> memoryview:
         """The bytes to write next; empty if there are none."""
@@ -227,7 +227,7 @@ class WriteBuffer:
                 self._seal()
                 if not self.items:
                     break
-            frames, self.cost = self.items.pop(0)
+            frames, self.uncounted = self.items.pop(0)
             self._pieces = iter((frames,)) if isinstance(frames, _BUFFERS) else frames
             self._advance()
         return self.view
@@ -236,9 +236,9 @@ class WriteBuffer:
         """The stream has taken *count* bytes of ``head``."""
         # An empty slice would keep the frame.
         self.view = self.view[count:] if count < len(self.view) else _NO_BYTES
-        # The last one counts when all is taken: the header of what comes in pieces has no cost.
-        counted = min(count, max(0, self.cost - 1))
-        self.cost -= counted
+        # The last byte counts when all is taken: the headers of what comes in pieces don't count.
+        counted = min(count, max(0, self.uncounted - 1))
+        self.uncounted -= counted
         self._count(counted)
 
     def _count(self, taken: int) -> None:
@@ -262,5 +262,5 @@ class WriteBuffer:
         """Forget it all; it will never be written."""
         self._settle()
         self.waits = False
-        self.items, self.tail, self.cost = _NO_ITEMS, b"", 0
+        self.items, self.tail, self.uncounted = _NO_ITEMS, b"", 0
         self.view, self._pieces = _NO_BYTES, _NO_PIECES
