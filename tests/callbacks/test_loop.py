@@ -456,6 +456,19 @@ class TestSignals:
             real.remove_signal_handler(signal.SIGTERM)
             assert signal.getsignal(signal.SIGTERM) == before
 
+    def test_a_signal_that_came_before_its_handler_was_removed_is_forgotten(self, real):
+        with signal_restored(signal.SIGTERM):
+            got = []
+            real.add_signal_handler(signal.SIGTERM, got.append, 1)
+            raise_signal(signal.SIGTERM)
+            real.remove_signal_handler(signal.SIGTERM)
+            real.run_once(0)
+            # The next one isn't the second of two, which would end the process.
+            real.add_signal_handler(signal.SIGTERM, got.append, 2)
+            raise_signal(signal.SIGTERM)
+            real.run_once()
+            assert got == [2]
+
     def test_what_cannot_be_handled_leaves_nothing_behind(self, real):
         with pytest.raises(OSError):
             real.add_signal_handler(signal.SIGKILL, print)

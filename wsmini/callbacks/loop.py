@@ -241,6 +241,8 @@ class Loop:
             self._watch(fd, before, before | event)
         if not isinstance(file, int):
             self._objects.setdefault(fd, file)
+        # The selector first: it may refuse the descriptor, or be interrupted, and a descriptor that
+        # is watched for nobody is found by _take_events(); one with a handler only never would.
         old = handlers.get(fd)
         handlers[fd] = handle
         if old is not None:
@@ -325,11 +327,14 @@ class Loop:
         if number in self._signals:
             self._signals[number] = handle, self._signals[number][1]
             return
+        # Set anew with each signal, as the program may have set another one in between. A full pipe
+        # is no reason to complain: the loop will wake up anyway.
         old_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         if not self._signals:
             self._old_wakeup = old_wakeup
         try:
             previous = signal.signal(number, self._on_signal)
+            # Python retries what a signal interrupts (PEP 475), but extensions in C may not.
             if hasattr(signal, "siginterrupt"):
                 signal.siginterrupt(number, False)
         except BaseException:
@@ -346,6 +351,7 @@ class Loop:
             return False
         handle, previous = self._signals.pop(number)
         handle.cancel()
+        self._unheard.discard(number)  # or a handler's first signal would count as its second
         # None: it wasn't set from Python, and can't be restored.
         signal.signal(number, signal.SIG_DFL if previous is None else previous)
         if not self._signals:
@@ -355,8 +361,9 @@ class Loop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Python's handler, in the main thread at any moment; the loop hears by the descriptor."""
         if number not in self._unheard:
-            self._unheard.add(number)
+            self._unheard.add(number)  # the loop hears of it: Python has written to the descriptor
             return
+        # The second one, and the loop doesn't get round to the first: as if there were no loop.
         previous = self._signals[number][1] if number in self._signals else None
         if callable(previous):
             previous(number, frame)
@@ -479,7 +486,7 @@ class Loop:
         self._objects.clear()
         self._ready.clear()
         for _, _, timer in self._timers:
-            timer._loop = None
+            timer._loop = None  # so that cancelling one later doesn't count in an empty heap
         self._timers.clear()
         self._sleep_handlers.clear()
 
@@ -551,7 +558,7 @@ class Loop:
                 self._take_events(fd, events)
         self._awake = True
         now = get_time()
-        if self._slept(now, start + limit):
+        if self._slept(now, start + limit):  # a wait that is over late shows it, too
             for handler in self._sleep_handlers:
                 self.call_soon(handler)
             for client in list(self._clients):  # a handler of its own would cost each much memory
@@ -560,10 +567,10 @@ class Loop:
             self._take_due(now)
         callback = None
         try:
-            for _ in range(len(ready)):
+            for _ in range(len(ready)):  # what these add comes in the next iteration
                 handle = ready[0]
                 callback, args = handle._callback, handle._args
-                ready.popleft()
+                ready.popleft()  # only now: an exception in between would lose the call
                 if callback is None:
                     continue
                 if args:
