@@ -230,6 +230,7 @@ class Client:
                 while self._running:
                     loop.run_forever()
             finally:
+                # Also behind an exception: on_close comes still, and no descriptor is left.
                 self._runs_loop = False
                 if self.loop is loop:  # another thread may have been faster to start it
                     self._drop()
@@ -283,6 +284,7 @@ class Client:
             raise InvalidState("the client is started already")
 
     def _begin(self, attempts: Attempts) -> None:
+        # Unless it was closed, and perhaps started again, or an exception had it recover before.
         if self._attempts is attempts and self.loop is not None and self._waits is None:
             self._open()
 
@@ -304,8 +306,9 @@ class Client:
 
     def _end(self, how: Callable[[int, str], None], code: int, reason: str) -> None:
         if self._running:
-            if self._wanted:
+            if self._wanted:  # what the first call says is what goes out
                 self._closing = Close(code, reason)
+            # At once, not when the loop gets round to it: from here on nothing is accepted.
             self._wanted = False
             self._request(how, code, reason)
 
@@ -319,7 +322,7 @@ class Client:
         if self._connection is not None:
             self._connection.give()  # what was sent before goes first
             self._connection.close(code, reason)
-        elif self._running and self._closed_exc is None:
+        elif self._running and self._closed_exc is None:  # else on_close is on its way, and _lost()
             if self._waits is not None:
                 self._waits.cancel()
             self._move(_CLOSED)
@@ -358,6 +361,8 @@ class Client:
         if self._attempts is not None:
             self._attempts.opened()
         self._tell_waiters()
+        # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
+        # it out together.
         self._front, self._serve_due = 0, True
         try:
             self._call("on_open")
@@ -375,6 +380,7 @@ class Client:
         self._move(_CLOSED)
         if connection is not None:
             self._last_info = connection.info
+            # What the socket has taken isn't unsent, even if nobody has looked since.
             self._outbox.drop_written(connection.transport.buffer.written)
         self._hand_back()
         self._tell_closed()
@@ -386,6 +392,7 @@ class Client:
         try:
             self._call("on_close", exc.code, exc.reason)
         except BaseException as raised:
+            # on_close ends the run, but the client has to come to its own end first.
             try:
                 self._lost(exc)
             except Exception as failure:
@@ -404,7 +411,7 @@ class Client:
         except BaseException as exc:
             self._finish()
             if exc is not failure:
-                raise  # of the policy
+                raise  # a bug of the policy's; one that gives up raises the failure itself
             self._status = 1
             self._failed(failure)
             return
@@ -461,6 +468,7 @@ class Client:
             self._connection.transport._recover()  # and come back
 
     def _recover_alone(self) -> None:
+        """Find out from the state what was under way, as the exception may have come anywhere."""
         self._serve_due = False
         if self.loop is None or not self._running:
             return
@@ -611,7 +619,7 @@ class Client:
         waiting = outbox.waiting
         if connection is not None:
             waiting += connection.buffer.accepted - connection.buffer.written
-        if waiting:
+        if waiting:  # else the first one is taken, however large
             self._check_room(connection, waiting, len(item[1]))
         outbox.waiting += len(item[1]) + 1
         if self._front is None:
@@ -646,11 +654,13 @@ class Client:
         """Raise unless a message can be kept."""
         if connection is not None and not (self._max_outbox and self._wanted):
             exc = connection.protocol.close_exc()
+            # close() was called, and the loop's thread hasn't sent the Close frame yet.
             if exc.rcvd is None and exc.sent is None and not self._wanted:
                 raise connection_closed(None, self._closing, None)
             raise exc
         if not self._max_outbox:
             raise InvalidState(f"there is no connection: the client is {self.state.name.lower()}")
+        # Those that a connection was given don't count: they are on their way.
         if len(self._outbox.messages) - len(self._outbox.ends) >= self._max_outbox:
             raise SendBufferFull(f"{self._max_outbox} messages wait for a connection (outbox)")
 
@@ -710,6 +720,7 @@ class Client:
         """
         payload = None if data is None else _control_payload("ping", data)
         connection = self._open_connection()
+        # Told here where it can be; a race that the loop's thread finds goes to on_error.
         if payload in connection.protocol._pings:
             raise ValueError("a ping with the same data isn't answered yet")
         self._request(self._send_control, connection.transport.ping, payload)

@@ -90,12 +90,12 @@ class ClientConnection:
         messages, ends, outbox = self._messages, self._ends, self._outbox
         if outbox.dropping is not None:
             outbox.settle()
-        size, outbox.waiting = outbox.waiting, 0
+        size, outbox.waiting = outbox.waiting, 0  # as if all of it were given, which is the usual
         try:
             self.transport.send_messages(messages, ends)
             if len(ends) != len(messages):
                 self._give_rest()
-        except ConnectionClosed:
+        except ConnectionClosed:  # what isn't given stays in the outbox, for the next one
             outbox.count_waiting()
         except Exception as exc:
             self._give_up(exc)
@@ -121,6 +121,7 @@ class ClientConnection:
         """A message has raised *exc*: its parts have, or an extension."""
         client = self._client
         if self.transport.half_done:
+            # An extension has failed within a frame: what the peer gets behind it can't be decoded.
             self.transport.half_done = False
             self.transport.abort(exc)
         client._returned = client._returned + self._outbox.drop_next()
@@ -161,7 +162,7 @@ class ClientConnection:
         self._trims = False
         transport, client, outbox = self.transport, self._client, self._outbox
         if self._ended:
-            return
+            return  # Client._ended() looks through the outbox
         all_written = outbox.drop_written(transport.buffer.written)
         if not client._drain_due or transport.gone:
             return
@@ -170,6 +171,7 @@ class ClientConnection:
             client._call("on_drain")
             self._serve()
         elif all_written and outbox.messages[0][0]:
+            # Not given yet, and not in parts, which go on by themselves when there is room.
             client._serve_soon()
             self.trim_soon()
         elif not transport.buffer.waits:
@@ -190,14 +192,14 @@ class ClientConnection:
         """Hand over what is unread; read on when that is done, and nobody has paused again."""
         try:
             self._deliver()
-        finally:
+        finally:  # what a callback raises ends nothing: the rest comes, too
             if self._unread is _NOTHING and not self._paused:
                 self.transport.resume()
             elif not self._paused:
                 self._loop.call_soon(self._deliver_and_resume)
 
     def close(self, code: int, reason: str) -> None:
-        self.resume()
+        self.resume()  # a paused connection wouldn't see the answer
         self.transport.close(code, reason)
 
     def limit_close(self, grace: float) -> None:
@@ -214,6 +216,7 @@ class ClientConnection:
             self._on_messages([message])
             return
         callback = client.on_message
+        # From here on the message is the callback's: if that is interrupted, it has had it.
         self.transport.half_done = False
         if callback is None:
             return
@@ -258,7 +261,7 @@ class ClientConnection:
                 else:
                     self._unread = _NOTHING
         except BaseException as exc:
-            self._loop.call_soon(self._deliver)  # the rest
+            self._loop.call_soon(self._deliver)  # the rest, the iterator being behind this one
             if not isinstance(exc, Exception):
                 raise
             client._failed(exc)
@@ -267,6 +270,7 @@ class ClientConnection:
             client._watch(self._name, start)
             client._serve_due = False
             self._serve()
+        # on_close comes behind the last message; a pause holds both back.
         if self._ended and not self._paused:
             self._ended = False
             client._ended(self.protocol.close_exc())
@@ -292,7 +296,7 @@ class ClientConnection:
         self._client._call("on_pong", data)
 
     def _on_drain(self) -> None:
-        if not self.transport.gone:
+        if not self.transport.gone:  # else on_close comes, and unsent tells
             self._client._drain_due = True
             self._serve()
             self.trim_soon()
