@@ -152,12 +152,13 @@ async def _open(options: Options) -> Connection:
             raise exc or AssertionError("neither open nor failed")
         if future.cancelled():
             if opened is not None:
-                opened.stream.close()
+                opened.stream.close()  # nobody will get it
         elif opened is not None:
             future.set_result(opened)
         elif exc is not None:
             future.set_exception(exc)
 
+    # A coroutine function can't be asked by the opening, which is a generator of its own.
     given: Any = options.additional_headers
     if callable(given):
         given = given()

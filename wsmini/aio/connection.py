@@ -148,6 +148,7 @@ class Connection(ConnectionInfo):
     def _on_messages(self, messages: list[Message]) -> bool:
         """Who receives has its turn before more is parsed."""
         unread = self._unread
+        # While closing, nobody may be there to make room, and the answer has to be seen.
         if self._dropping and len(unread) >= self._max_queue:
             self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
             return False
@@ -163,7 +164,7 @@ class Connection(ConnectionInfo):
         self._chunks.append(chunk)
         if self._stream is not None:
             self._received(len(self._chunks))
-        elif chunk[1]:
+        elif chunk[1]:  # recv() came instead, before a chunk was taken: it gets the whole message
             self._join_chunks()
 
     def _received(self, count: int) -> None:
@@ -228,6 +229,7 @@ class Connection(ConnectionInfo):
         unread = self._unread
         if timeout is not None and (not unread or self._waiter or self._stream):
             await self._wait_for_message(timeout)
+        # Again where another task was faster to take it, and where a stream has to be left first.
         while not unread or self._waiter is not None or self._stream is not None:
             waiter = self._begin_to_wait(unread)
             if waiter is not None:  # here and in __anext__, as a coroutine would cost 3%
@@ -247,6 +249,7 @@ class Connection(ConnectionInfo):
             if waiter is None:
                 return
             left = deadline - loop.time()
+            # With timeout=0, too, what is in the kernel's hands gets one turn of the loop.
             if waited and left <= 0:
                 self._waiter = None
                 raise TimeoutError("no message was complete in time; nothing is lost")
@@ -274,7 +277,7 @@ class Connection(ConnectionInfo):
         if self._paused:
             self._paused = False
             self._transport.resume()
-        self._transport.pump()
+        self._transport.pump()  # what was read before is parsed only now
         if queue:
             return None
         if self._transport.closed:
@@ -423,6 +426,7 @@ class Connection(ConnectionInfo):
                 return
             # What isn't masked at once must not change until it is.
             opcode, data = whole[0], bytes(whole[1])
+        # Nearly never in need of a call: another thread, or a loop within another one.
         if get_ident() != self._thread or not self._loop.is_running():
             self._check_loop()
         transport, buffer = self._transport, self._transport.buffer
@@ -434,6 +438,8 @@ class Connection(ConnectionInfo):
             transport.send(opcode, data, compress)
         except ConnectionClosed:
             raise await self._close_exc_when_known() from self._protocol.failure
+        # It is accepted: with a timeout, nothing is said any more that would make the caller think
+        # that it isn't.
         waiting = buffer.accepted - buffer.written
         if buffer.error is not None or (waiting > MAX_BUFFER and deadline is None):
             await self._wait_for_room()
@@ -498,6 +504,7 @@ class Connection(ConnectionInfo):
             async for part in parts:
                 opcode, data = encode_message(part, text)
                 if not first:
+                    # Not before there is a part: an iterable that takes its time holds nobody up.
                     await self._wait_for_turn(deadline)
                     self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
                     first = opcode
@@ -516,6 +523,7 @@ class Connection(ConnectionInfo):
         except BaseException as exc:
             if first and self._protocol.sending:
                 self._transport.abandon_message()
+                # A cancelled task doesn't wait for the server's answer.
                 if isinstance(exc, Exception) and not isinstance(exc, ConnectionClosed):
                     await self._close(1011)
             raise
@@ -656,6 +664,7 @@ class Connection(ConnectionInfo):
         If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
         and the server has half a second to answer.
         """
+        # (A closed loop can't wait: close() drops the connection then.)
         if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
             await self._close(1000)
         elif issubclass(exc_type, Exception):

@@ -102,7 +102,7 @@ class SelectorThreadLoop:
     def _add(self, key: tuple[int, int], callback: Callback) -> None:
         with self._lock:
             self._watched[key] = callback
-            self._fired.pop(key, None)
+            self._fired.pop(key, None)  # the new callback hasn't been told yet
             if self._wakeup is None:
                 self._start()
                 return
@@ -174,7 +174,7 @@ class SelectorThreadLoop:
             with self._lock:
                 if self._fired.get(key) is callback:
                     del self._fired[key]
-            self._wake()
+            self._wake()  # from here on it is watched again
 
 
 def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:

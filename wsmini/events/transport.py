@@ -200,6 +200,7 @@ class EventTransport:
         # Half done from here on, until the handler has stored the message.
         self._more, self.half_done, data = False, True, b""
         try:
+            # Once: what is left, if anything, makes the next iteration's event.
             data = self._recv(size)
         except OSError as exc:
             self._read_failed(exc)
@@ -207,7 +208,7 @@ class EventTransport:
             if size != READ_SIZE or len(data) >= READ_SIZE:
                 self._size = next_read_size(size, len(data), missing)
             if not data:
-                self._lost(EOFError(NO_CLOSE))
+                self._lost(EOFError(NO_CLOSE))  # but what came before is handed over still
             self._more = self._hides
         # What came is nearly always one message that the peer sends alone, in an ordinary moment.
         plain = data and not (self.streaming or self._handing_over or self._events)
@@ -221,7 +222,7 @@ class EventTransport:
                 try:
                     self._handler._on_message(message, now)
                     done = True
-                finally:
+                finally:  # what was sent goes out, also behind an exception
                     self._handing_over = False
                     buffer = self.buffer
                     waits = buffer.accepted != buffer.written or self.stream.unsent
@@ -242,10 +243,11 @@ class EventTransport:
         if self.half_done:
             self._recover()
         if self._ending or self._processing is not None:
-            return False
+            return False  # the turn of this transport, in this iteration, is still to come
         if (self._paused or self.protocol.pending) and not self.protocol.finished:
             if self._paused:
-                self._stop_reading()  # the peer has to wait
+                # TCP holds the peer up when the kernel's buffers are full.
+                self._stop_reading()
             self._process()
             return False
         return True
@@ -269,7 +271,7 @@ class EventTransport:
             self._processing.cancel()
             self._processing = None
         if self._ending or self._handing_over:
-            return
+            return  # a handler that calls back, as pump() may: the outer call goes on
         done, self._handing_over = False, True
         try:
             self._hand_over()
@@ -307,7 +309,7 @@ class EventTransport:
             elif self._paused or not reader.pending:
                 break
             elif batches == BATCHES:
-                stops = True
+                stops = True  # others have their turn
             else:
                 batches += 1
                 stops = self._parse()
@@ -324,7 +326,7 @@ class EventTransport:
         if self.streaming:
             chunk = self.protocol.next_chunk()
             if chunk is not None:
-                self.streaming = not chunk[1]
+                self.streaming = not chunk[1]  # before the handler, who may set it again
                 self._event(self._handler._on_chunk, chunk)
         else:
             batch = self.protocol.next_messages()
@@ -364,7 +366,7 @@ class EventTransport:
         if self.protocol.reader.pending or self._events or not self.stream.buffered():
             self._process()
         else:
-            self._on_readable()
+            self._on_readable()  # TLS has decrypted more than was read: no event will tell
 
     def pump(self) -> None:
         """Hand over what is received and not parsed yet: from here, once in ``BATCHES`` from the
@@ -510,13 +512,13 @@ class EventTransport:
                 self._tell_of_room()
         else:
             self._wait_for_room()
-        if buffer.written != before:
+        if buffer.written != before:  # a peer that reads is alive, even if its pong is late
             self.protocol.heard(self._loop.time())  # the peer's TCP has taken something
         self._look_for_end()
 
     def _tell_of_room(self) -> None:
         self._drain_due = False
-        self._loop.call_soon(self._drained)
+        self._loop.call_soon(self._drained)  # not from here: the handler may be sending
 
     def _drained(self) -> None:
         if not self.closed:
@@ -728,6 +730,8 @@ class EventTransport:
         self._timer_at, now = NEVER, self._loop.time()
         if now >= self._close_by:
             self._close_by = NEVER
+            # Also where writing has failed, and reading couldn't find out why within SETTLE: then
+            # buffer.error is told.
             self._lost(TimeoutError(SLOW_CLOSE))
             self._process()
             if self.buffer.error is None:
