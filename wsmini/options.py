@@ -398,9 +398,9 @@ class Options(_Table):
         max_size: limit in bytes, 1 or more, for a received message, or a pair of limits for a
             message and for a fragment; ``None`` for no limit; 1 MiB by default.
         max_queue: messages kept unread while another thread waits for something else; at the
-            limit, 16 by default, reading stops.
+            limit, 16 by default, reading stops. A ``Client`` keeps none: it has ``pause()``.
         busy_poll: seconds to poll the socket before waiting for it: faster answers for a busy CPU;
-            0 by default.
+            0 by default. Only the blocking API waits for one socket; others don't look at it.
         logger: a ``logging.Logger`` or adapter; gets what ``trace`` gets, at debug level.
         trace: called with a ``dict`` for each event of the opening, without secrets: ``time`` in
             seconds since the start, ``phase``, ``event``, and what belongs to that.
