@@ -281,17 +281,17 @@ def test_private_files(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
     path.chmod(0o664)
-    with output.open_private(str(path), os.O_APPEND) as file:
+    with output.open_private(str(path)) as file:
         file.write(b", after")
     assert path.read_text() == "before, after" and path.stat().st_mode & 0o777 == 0o600
-    output.open_private(str(path), os.O_TRUNC).close()
+    output.open_private(str(path), truncate=True).close()
     assert path.read_text() == ""
-    output.open_private(os.devnull, os.O_TRUNC).close()
+    output.open_private(os.devnull, truncate=True).close()
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(OSError):
-        output.open_private(str(tmp_path / "link"), os.O_APPEND)
+        output.open_private(str(tmp_path / "link"))
     path.write_text("theirs")
     path.chmod(0o606)
     with pytest.raises(PermissionError, match="others"):
-        output.open_private(str(path), os.O_TRUNC)
+        output.open_private(str(path), truncate=True)
     assert path.read_text() == "theirs"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+import signal
 import stat
 import sys
 
@@ -18,6 +19,7 @@ from ..sansio.frames import is_close_code
 from ..sansio.uri import parse_uri
 from ..version import __version__
 from .formats import parser_for
+from .signals import handled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -488,21 +490,15 @@ def _asked(prompt: str, option: str, instead: str) -> str:
         except OSError:
             problem = f"{option}: no terminal to ask for the password; use {instead}"
             raise ValueError(problem) from None
-    import signal
-    import threading
     from getpass import getpass
 
-    # After Ctrl-Z and fg, what is typed would be shown. Only the main thread may prevent it.
-    main = threading.current_thread() is threading.main_thread()
-    stop = getattr(signal, "SIGTSTP", None) if main else None
-    before = stop and signal.signal(stop, signal.SIG_IGN)
+    # After Ctrl-Z and fg, what is typed would be shown: Ctrl-Z has no effect meanwhile.
+    ignored = {signal.SIGTSTP: signal.SIG_IGN} if hasattr(signal, "SIGTSTP") else {}
     try:
-        return getpass(prompt)
+        with handled(ignored):
+            return getpass(prompt)
     except EOFError:
         raise ValueError(f"{option}: no password was given") from None
-    finally:
-        if stop:
-            signal.signal(stop, before)
 
 
 def _trusting(path: str | None, option: str) -> SSLContext:
@@ -558,25 +554,21 @@ def _or_none(value: Any) -> Any:
     return value or None
 
 
+# Arguments that have the name and the values of an option.
+_SAME = "origin max_redirects happy_eyeballs_delay close_timeout ping_timeout max_queue busy_poll"
 # Argument -> the option that it gives, and how.
 _TRANSLATIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "origin": ("origin", _as_it_is),
+    **{name: (name, _as_it_is) for name in _SAME.split()},
     "subprotocol": ("subprotocols", _as_it_is),
     "user_agent": ("user_agent_header", _or_none),
     "cookie_jar": ("cookies", _cookie_jar),
-    "max_redirects": ("max_redirects", _as_it_is),
     "unix": ("unix_path", _as_it_is),
     "source": ("source_address", lambda address: (address, 0)),
-    "happy_eyeballs_delay": ("happy_eyeballs_delay", _as_it_is),
     "proxy": ("proxy", lambda url: None if url == "none" else url),
     "proxy_cafile": ("proxy_ssl", lambda path: _trusting(path, "--proxy-cafile")),
     "proxy_server_name": ("proxy_server_hostname", _as_it_is),
     "server_name": ("server_hostname", _as_it_is),
     "timeout": ("open_timeout", _as_it_is),
-    "close_timeout": ("close_timeout", _as_it_is),
     "ping_interval": ("ping_interval", _or_none),
-    "ping_timeout": ("ping_timeout", _as_it_is),
     "max_size": ("max_size", _or_none),
-    "max_queue": ("max_queue", _as_it_is),
-    "busy_poll": ("busy_poll", _as_it_is),
 }

@@ -9,11 +9,11 @@ import sys
 from ..exceptions import WebSocketException
 from .arguments import close_code, close_reason
 from .formats import from_hex
-from .output import open_private
+from .output import note, open_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from typing import Iterator
 
     from ..blocking.connection import Connection
 
@@ -31,19 +31,13 @@ _KEPT = 1000  # lines of history
 _SECRET = re.compile(r"(?i)token|secret|passw|passphrase|credential|authoriz|api.?key|bearer")
 
 
-def run_command(
-    line: str, ws: Connection, say: Callable[[str, str], None]
-) -> Iterator[str | bytes]:
-    """Do what *line* says, and yield what it sends. What is wrong with it is said, too.
-
-    Raises:
-        ConnectionClosed: if the connection is.
-    """
+def run_command(line: str, ws: Connection) -> Iterator[str | bytes]:
+    """Do what *line* says, and yield what it sends; a note says what is wrong with it."""
     command, _, rest = line.partition(" ")
     rest = rest.strip()
     try:
         if command == "/ping":
-            say(f"pong after {ws.ping(rest or None).wait(_PONG) * 1000:.2f} ms", "*")
+            note(f"pong after {ws.ping(rest or None).wait(_PONG) * 1000:.2f} ms", "*")
         elif command == "/close":
             code, _, reason = rest.partition(" ")
             ws.close(close_code(code or "1000"), close_reason(reason.strip()))
@@ -54,13 +48,12 @@ def run_command(
             yield from_hex(rest.encode())
         elif command == "/help":
             for text in _HELP.splitlines():
-                say(text, "*")
+                note(text, "*")
         else:
-            say(f"there is no command {command}; /help lists them, //... sends /...", "*")
-    except (OSError, ValueError) as exc:  # TimeoutError is an OSError
-        say(f"{command}: {str(exc) or 'wrong arguments'}", "*")
-    except WebSocketException as exc:
-        say(f"{command}: {exc}", "*")
+            note(f"there is no command {command}; /help lists them, //... sends /...", "*")
+    except (OSError, ValueError, WebSocketException) as exc:
+        # The end of the connection is said here, too; the main thread finds it by itself.
+        note(f"{command}: {str(exc) or 'wrong arguments'}", "*")
 
 
 class History:
@@ -83,7 +76,7 @@ class History:
             with open(self.path or os.devnull, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
             if len(lines) > 2 * _KEPT:
-                with open_private(f"{self.path}.new", os.O_TRUNC) as new:
+                with open_private(f"{self.path}.new", truncate=True) as new:
                     new.write("".join(f"{line}\n" for line in lines[-_KEPT:]).encode())
                 os.replace(f"{self.path}.new", str(self.path))
         except (OSError, ValueError):  # none yet, or not to be had; ValueError: NUL in its name
@@ -98,7 +91,7 @@ class History:
         if not self.path or line.startswith(" ") or _SECRET.search(line):
             return
         try:
-            with open_private(self.path, os.O_APPEND) as file:
+            with open_private(self.path) as file:
                 file.write(line.encode() + b"\n")
         except (OSError, ValueError):
             self.path = ""  # a disk that is full or read-only: go on without

@@ -116,12 +116,12 @@ def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = N
         raise OutputError(exc) from exc
 
 
-def open_private(path: str, flag: int) -> BinaryIO:
+def open_private(path: str, truncate: bool = False) -> BinaryIO:
     """Open a file to write to, unbuffered, and keep it for its user alone.
 
     Args:
         path: of the file, which is made if there is none. Devices and pipes are taken as they are.
-        flag: ``os.O_APPEND`` or ``os.O_TRUNC``.
+        truncate: whether to empty it; else it is appended to.
 
     Raises:
         OSError: if it can't be opened, is a link, or others own it or may write to it.
@@ -137,7 +137,8 @@ def open_private(path: str, flag: int) -> BinaryIO:
             if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
                 raise PermissionError(f"others own {path!r} or may write to it: it isn't used")
             os.fchmod(file.fileno(), 0o600)
-        if regular and flag & os.O_TRUNC:
+        # Not before: another one's file is left as it is.
+        if regular and truncate:
             file.truncate(0)
         return file
     except BaseException:
@@ -153,7 +154,8 @@ class Output:
         self.format = writing_for(args)
         self.journal = args.ndjson  # whether it shows more than the messages received
         self.writing = allocate_lock()
-        self.size, self.parts = 0, [0]  # of what was written last, and of the parts of it
+        self.size = 0  # of what was written last
+        self.parts: list[int] = []  # the sizes of its parts
         self.failed = False
 
     def __enter__(self) -> Output:

@@ -5,7 +5,6 @@ Its arguments are in ``arguments``; what happens once the connection is open is 
 
 from __future__ import annotations
 
-import os
 import sys
 from time import monotonic
 
@@ -74,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.man or args.completion:
             from .manual import completion, man_page  # rarely needed
 
-            _say((man_page(parser) if args.man else completion(parser, args.completion))[:-1])
+            text = man_page(parser) if args.man else completion(parser, args.completion)
+            write(text.encode())
             return Status.OK
         return _demo() if args.demo else _run(args)
     except ModuleNotFoundError as exc:
@@ -129,7 +129,7 @@ def _cookies(args: Namespace) -> list[str]:
 def _save_cookies(args: Namespace) -> bool:
     """Write the jar to its file, which is for its user alone; whether that worked."""
     try:
-        open_private(args.cookie_jar, os.O_APPEND).close()
+        open_private(args.cookie_jar).close()
         args.options["cookies"].save(ignore_discard=True)
     except OSError as exc:
         note(f"cannot write: {exc}")
@@ -186,18 +186,13 @@ def _show_failure(exc: Exception, verbose: int) -> int:
     text, hint = described(exc), getattr(exc, "hint", "")
     if hint:  # not what the server says, which may have the same words
         head, _, tail = text.rpartition(hint)
-        text = f"{head}{_with_options(hint)}{tail}"
+        for keyword, option in _OPTIONS.items():
+            hint = hint.replace(keyword, option)
+        text = f"{head}{hint}{tail}"
     note(f"cannot connect: {text}")
     if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
         _show_refusal(exc.response, verbose)
     return _failure_status(exc)
-
-
-def _with_options(hint: str) -> str:
-    """A hint for programs with the names of options of the command line."""
-    for keyword, option in _OPTIONS.items():
-        hint = hint.replace(keyword, option)
-    return hint
 
 
 def _failure_status(exc: Exception) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ..sansio.redaction import redacted_header
 from .formats import as_json, record
 from .output import open_private, write
@@ -22,7 +20,7 @@ class Recorder:
     """
 
     def __init__(self, path: str | None) -> None:
-        self.file = None if path is None else open_private(path, os.O_TRUNC)
+        self.file = None if path is None else open_private(path, truncate=True)
 
     def end(self) -> None:
         """Close the file; what comes later isn't recorded."""

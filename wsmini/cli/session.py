@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
@@ -60,8 +61,6 @@ class Connector:
         open_connection: Callable[[], Connection],
         show: Callable[[Exception], object],
     ) -> None:
-        from threading import Event
-
         self.leaving = Event()  # set when this side asks for the end
         self._recorder, self._open, self._show = recorder, open_connection, show
         options = read_options(args.url, args.options)
@@ -110,8 +109,6 @@ class Session:
         recorder: Recorder,
         connector: Connector,
     ) -> None:
-        from threading import Event
-
         self.ws, self.connector, self.recorder = ws, connector, recorder
         self.count = 0  # of messages received
         self.greeted = False  # whether the messages of -m are sent
@@ -119,7 +116,6 @@ class Session:
         self.args = args
         self.output = output
         self.heard = monotonic()  # when the last message came
-        self.closing = False  # whether this side asked for the end
         self.unsent = False  # whether the connection ended before the input
         self.partial = False  # whether some of a message was read and not its end
         self.expired = False  # whether the wait for replies is over
@@ -129,8 +125,6 @@ class Session:
 
     def run(self) -> int:
         """Send and receive until something ends it; return the exit status."""
-        from threading import Thread
-
         # A daemon: nothing interrupts a thread that reads the input, and the program ends without
         # it.
         feeder = Thread(target=self.feed, name="wsmini-input", daemon=True)
@@ -163,7 +157,8 @@ class Session:
                 if problem:
                     return problem
                 # /close on a terminal is the program's, too.
-                over = self.closing or self.ws._closed_by_program or self.failure is not None
+                leaving = self.connector.leaving.is_set()
+                over = leaving or self.ws._closed_by_program or self.failure is not None
                 if over or not self.reconnect(exc):
                     raise
 
@@ -205,7 +200,8 @@ class Session:
         self.progress.end()
         if self.failure is not None:
             return self.failed(self.failure)
-        clean = _is_clean(exc, self.args.close_code if self.closing else 1000)
+        leaving = self.connector.leaving.is_set()
+        clean = _is_clean(exc, self.args.close_code if leaving else 1000)
         if not clean or self.args.verbose or isinstance(self.output, Terminal):
             note(f"connection closed: {described(exc)}")
         if self.unsent or self.partial:
@@ -226,8 +222,6 @@ class Session:
 
     def close_soon(self, status: int) -> int:
         """Close the connection, but don't wait long for the server; return *status*."""
-        from threading import Thread
-
         # In a thread, so that a server that doesn't answer can't keep the program from ending.
         closer = Thread(target=self.close, name="wsmini-close", daemon=True)
         closer.start()
@@ -324,17 +318,16 @@ class Session:
 
     def typed(self, line: str) -> Iterator[str | bytes]:
         """Obey a typed line if it is a command; the messages that it sends."""
-        if line.startswith("/") and not line.startswith("//"):
-            yield from run_command(line, self.ws, note)
+        if line.startswith("//"):
+            line = line[1:]
+        elif line.startswith("/"):
+            yield from run_command(line, self.ws)
             return
         try:
-            line = line[1:] if line.startswith("//") else line
-            yield line.encode() if self.args.binary else self.parse(line)
+            data = line.encode()
+            yield data if self.args.binary else parser_for(self.args)(data)
         except UnicodeError as exc:
             note(f"that line wasn't sent: {exc}")
-
-    def parse(self, line: str) -> str | bytes:
-        return parser_for(self.args)(line.encode())
 
     def read(self, read_raw: Callable[[int], bytes | None]) -> Iterator[Sendable]:
         """The messages in what *read_raw* reads."""
@@ -353,8 +346,6 @@ class Session:
 
     def linger(self) -> None:
         """Wait for replies after the end of input as long as asked, then close."""
-        from threading import TIMEOUT_MAX
-
         idle, wait = self.args.idle, self.args.wait
         start = monotonic()
         end = start + (math.inf if wait is None else wait)
@@ -386,7 +377,6 @@ class Session:
             pass  # some servers don't answer pings: silence has to do
 
     def close(self) -> None:
-        self.closing = True
         self.connector.leaving.set()
         self.ws.close(self.args.close_code, self.args.close_reason)
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator
+    from signal import Signals
+    from typing import Any, ContextManager, Iterator
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,36 +17,37 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Raise ``Terminated`` for SIGTERM in this block, if that had its default effect before."""
-
-    def terminate(*args: object) -> None:
-        raise Terminated
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def second_ends_at_once() -> Iterator[None]:
-    """Let a signal end the process in this block, which a first one has begun."""
+def handled(handlers: dict[Signals, Any]) -> Iterator[None]:
+    """Handle these signals so in this block; outside the main thread, which may not, as before."""
     before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(signal.getsignal(number)):  # else it is ignored, or ends it already
-                before[number] = signal.signal(number, signal.SIG_DFL)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                # None stands for a handler of C code, which Python couldn't put back.
+                if signal.getsignal(number) is not None:
+                    before[number] = signal.signal(number, handler)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def terminable() -> ContextManager[None]:
+    """Raise ``Terminated`` for SIGTERM in a block, if that had its default effect before."""
+
+    def terminate(*args: object) -> None:
+        raise Terminated
+
+    # A parent that ignores SIGTERM for us, or a program that handles it, knows better.
+    default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    return handled({signal.SIGTERM: terminate} if default else {})
+
+
+def second_ends_at_once() -> ContextManager[None]:
+    """Let a signal end the process in a block, which a first one has begun."""
+    # What has no handler in Python is ignored, which it stays, or ends the process already.
+    caught = [n for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))]
+    return handled(dict.fromkeys(caught, signal.SIG_DFL))
 
 
 def block_interrupts() -> None:

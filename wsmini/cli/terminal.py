@@ -10,9 +10,13 @@ escape sequence of its own may be torn apart if a message comes just when a key 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import ExitStack
+from threading import Lock
 
 from .output import Output, Screen, is_terminal, note, printable, terminal_size
+from .signals import handled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,11 +48,9 @@ class Terminal(Screen):
 
     def __init__(self, args: Namespace) -> None:
         super().__init__(args)
-        from threading import Lock
-
         self.restore = _saved_terminal()
         self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
-        self.ignore_continue: Callable[[], object] = lambda: None
+        self.handling = ExitStack()  # of SIGCONT
         self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
         self.asking = False  # whether there is a prompt, or one is just being written
         self.smart = os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
@@ -58,11 +60,12 @@ class Terminal(Screen):
         _prepare_readline()
         note("connected; Ctrl-D closes the connection, /help lists commands")
         Screen.active = self
-        self.ignore_continue = _on_continue(self.resume)
+        if hasattr(signal, "SIGCONT"):
+            self.handling.enter_context(handled({signal.SIGCONT: self.resume}))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.ignore_continue()
+        self.handling.close()
         Screen.active = None
         self.changing.acquire(timeout=_MODE)
         # Leave the line behind, and readline's mode of the terminal.
@@ -111,7 +114,7 @@ class Terminal(Screen):
             raise EOFError
         return line.decode(stdin.encoding, stdin.errors or "strict").rstrip("\r\n")
 
-    def resume(self) -> None:
+    def resume(self, *args: object) -> None:
         """Go on after Ctrl-Z and ``fg``: the shell has left the terminal in a mode of its own.
 
         Where in the line the cursor was, only readline knows: the next key has it draw the line
@@ -119,8 +122,6 @@ class Terminal(Screen):
         """
         if self.prepare is None or _in_background():
             return  # the input thread isn't waiting for a line
-        import signal
-
         self.prepare()
         if self.smart:
             room = max(1, terminal_size(sys.stdout)[0] - len(_PROMPT) - 1)
@@ -197,18 +198,6 @@ def _in_background() -> bool:
         return os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
     except OSError:  # the terminal has no job control
         return False
-
-
-def _on_continue(action: Callable[[], None]) -> Callable[[], object]:
-    """Have *action* called in the main thread when the process is continued; what ends that."""
-    import signal
-    import threading
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not hasattr(signal, "SIGCONT"):
-        return lambda: None
-    before = signal.signal(signal.SIGCONT, lambda number, frame: action())
-    return lambda: signal.signal(signal.SIGCONT, before)
 
 
 def _prepare_readline() -> None:
