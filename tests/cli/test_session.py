@@ -11,9 +11,12 @@ import types
 import pytest
 from helpers import PATIENCE, PROMPT, splits
 
+from wsmini.blocking.connection import connect
 from wsmini.cli import arguments, formats, output, session
 from wsmini.cli import terminal as terminal_module
+from wsmini.cli.recorder import Recorder
 from wsmini.exceptions import Close, connection_closed
+from wsmini.testing import echo_server
 
 CLOSES = {  # received, sent, received first -> with the code 4001 as our own
     "by them": (1000, 1000, True, True),
@@ -271,6 +274,44 @@ def test_base64(line, data):
 def test_what_is_no_base64_is_an_error(line):
     with pytest.raises(UnicodeError, match="isn't base64"):
         formats.from_base64(line)
+
+
+# -- reconnecting --
+
+
+ENDS = {
+    "end of input": lambda talk: talk.close(),
+    "/close": lambda talk: list(talk.typed("/close")),
+}
+
+
+@pytest.mark.parametrize("leave", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("when", ["connecting", "waiting"])
+def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(leave, when, monkeypatch):
+    opened, notes = [], []
+
+    def open_connection():
+        opened.append(connect(server.url))
+        if len(opened) == 2:
+            leave(talk)
+        return opened[-1]
+
+    def note(text, mark=""):
+        notes.append(text)
+        if when == "waiting":
+            leave(talk)
+
+    monkeypatch.setattr(session, "note", note)
+    delay = "0" if when == "connecting" else "1000"
+    with echo_server() as server:
+        args = arguments.parsed(arguments.make_parser(), [server.url, "--reconnect", delay])
+        recorder = Recorder(None)
+        connector = session.Connector(args, recorder, open_connection, notes.append)
+        talk = session.Session(connector.connect(), args, output.Output(args), recorder, connector)
+        with opened[0]:
+            lost = connection_closed(None, None, None)
+            assert talk.reconnect(lost) is (when == "connecting")
+        assert [ws.close_code for ws in opened] == [1000] * (1 + (when == "connecting"))
 
 
 # -- files --

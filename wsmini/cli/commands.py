@@ -13,7 +13,7 @@ from .output import note, open_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator
+    from typing import Callable, Iterator
 
     from ..blocking.connection import Connection
 
@@ -31,7 +31,9 @@ _KEPT = 1000  # lines of history
 _SECRET = re.compile(r"(?i)token|secret|passw|passphrase|credential|authoriz|api.?key|bearer")
 
 
-def run_command(line: str, ws: Connection) -> Iterator[str | bytes]:
+def run_command(
+    line: str, ws: Connection, close: Callable[[int, str], object]
+) -> Iterator[str | bytes]:
     """Do what *line* says, and yield what it sends; a note says what is wrong with it."""
     command, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -40,7 +42,7 @@ def run_command(line: str, ws: Connection) -> Iterator[str | bytes]:
             note(f"pong after {ws.ping(rest or None).wait(_PONG) * 1000:.2f} ms", "*")
         elif command == "/close":
             code, _, reason = rest.partition(" ")
-            ws.close(close_code(code or "1000"), close_reason(reason.strip()))
+            close(close_code(code or "1000"), close_reason(reason.strip()))
         elif command == "/binary":
             with open(os.path.expanduser(rest), "rb") as file:
                 yield file.read()

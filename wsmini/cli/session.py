@@ -156,10 +156,7 @@ class Session:
                 problem = self.tell_end(exc)
                 if problem:
                     return problem
-                # /close on a terminal is the program's, too.
-                leaving = self.connector.leaving.is_set()
-                over = leaving or self.ws._closed_by_program or self.failure is not None
-                if over or not self.reconnect(exc):
+                if self.connector.leaving.is_set() or not self.reconnect(exc):
                     raise
 
     def reconnect(self, failure: ConnectionClosed) -> bool:
@@ -175,6 +172,9 @@ class Session:
                 continue
             self.ws = ws
             note("connected again")
+            # While this one was opened, close() may have been called, and found the last one.
+            if self.connector.leaving.is_set():
+                self.close()
             return True
         return False
 
@@ -321,7 +321,7 @@ class Session:
         if line.startswith("//"):
             line = line[1:]
         elif line.startswith("/"):
-            yield from run_command(line, self.ws)
+            yield from run_command(line, self.ws, self.close)
             return
         try:
             data = line.encode()
@@ -376,9 +376,13 @@ class Session:
         except (TimeoutError, ConnectionClosed):
             pass  # some servers don't answer pings: silence has to do
 
-    def close(self) -> None:
+    def close(self, code: int | None = None, reason: str = "") -> None:
+        """Close for good, with the code and the reason of the arguments unless others are given."""
+        # First: the main thread looks at this once it has another connection.
         self.connector.leaving.set()
-        self.ws.close(self.args.close_code, self.args.close_reason)
+        if code is None:
+            code, reason = self.args.close_code, self.args.close_reason
+        self.ws.close(code, reason)
 
 
 def _is_clean(exc: ConnectionClosed, own: int) -> bool:
