@@ -43,9 +43,8 @@ class ConnectionInfo:
         self.timings: dict[str, float] = opened.timings
         self.ssl_object: ssl.SSLObject | None = opened.ssl_object
         self._sock: socket.socket = opened.stream.sock
-        sock = self._sock
-        self.local_address: Any = _name(sock.getsockname)
-        self.remote_address: Any = _name(sock.getpeername)
+        self.local_address: Any = _name(self._sock.getsockname)
+        self.remote_address: Any = _name(self._sock.getpeername)
         self._id = ""
 
     @property

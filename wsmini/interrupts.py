@@ -69,13 +69,10 @@ class Waiters:
                 lock.acquire(True, timeout)
         finally:
             if lock in self.locks:
-                self._forget(lock)
-
-    def _forget(self, lock: object) -> None:
-        try:
-            self.locks.remove(lock)
-        except ValueError:
-            pass  # notify() has taken it just now
+                try:
+                    self.locks.remove(lock)
+                except ValueError:
+                    pass  # notify() has taken it just now, in another thread
 
     def notify(self) -> None:
         """Wake all that wait now."""

@@ -21,6 +21,7 @@ import sys
 import time
 
 from .exceptions import (
+    NORMAL,
     ConnectionClosed,
     InvalidHandshake,
     InvalidProxyStatus,
@@ -68,7 +69,6 @@ _MISFITS = (
 _TLS_RECORDS = (20, 21, 22, 23)  # the types of RFC 8446, 5.1
 _STATUSES = {408, 425, 429}  # besides 5xx
 _CODES = {1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3008}
-_LEFT = (1000, 1001)  # with which a connection is closed that the program has left
 
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 # RFC 9110, 5.6.7: three forms, two of them obsolete and to be understood still.
@@ -427,7 +427,7 @@ class Attempts:
             return None
         closed = failure if isinstance(failure, ConnectionClosed) else None
         ours = closed and _sent_first(closed)
-        if ours and ours.code in _LEFT:
+        if ours and ours.code in NORMAL:
             # No explicit close(): the body of the loop has come back, or that of a ``with`` in it.
             delay = self._delay_after_leaving(failure)
             if delay is None:

@@ -59,17 +59,18 @@ def test_the_connections_of_a_session_follow_each_other(tmp_path):
 
 
 WRONG = {
-    "another message": ({"direction": "sent", "type": "text", "payload": "a"}, "from the client"),
-    "another code": ({"direction": "sent", "type": "close", "code": 1001, "reason": ""}, "a Close"),
+    "another message": ({"type": "text", "payload": "a"}, "'a' from the client, got 'b'"),
+    "another code": ({"type": "close", "code": 1001, "reason": ""}, "=1001.* got Close.*=1000"),
+    "a Close frame for a message": ({"type": "text", "payload": ""}, "'' .* got Close.*=1000"),
 }
 
 
 @pytest.mark.parametrize("record, problem", WRONG.values(), ids=WRONG)
 def test_a_client_that_does_something_else(record, problem, tmp_path):
     with pytest.raises(AssertionError, match=f"expected .*{problem}"):
-        with replay(written(tmp_path, OPEN, record)) as server:
+        with replay(written(tmp_path, OPEN, {"direction": "sent", **record})) as server:
             with wsmini.connect(server.url) as ws:
-                if record["type"] == "text":
+                if record.get("payload"):
                     ws.send("b")
 
 

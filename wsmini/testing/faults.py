@@ -16,7 +16,7 @@ import struct
 
 from ..exceptions import ProtocolError
 from ..options import check_count
-from .peer import Peer
+from .peer import Peer, header_pairs
 from .servers import Echo, Server
 
 TYPE_CHECKING = False
@@ -233,9 +233,8 @@ class Refuse(Fault):
         body: bytes = b"",
         reason: str = "",
     ) -> None:
-        own = headers.items() if hasattr(headers, "items") else headers
         self.status, self.body, self.reason = status, body, reason
-        self.headers = [("Connection", "close"), *own]
+        self.headers = [("Connection", "close"), *header_pairs(headers)]
         if retry_after is not None:
             self.headers.append(("Retry-After", str(retry_after)))
 

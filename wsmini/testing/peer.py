@@ -397,12 +397,16 @@ def parse_request(head: bytes) -> Request:
     return Request(words[0], words[1], headers)
 
 
+def header_pairs(headers: HeadersLike) -> list[tuple[str, str | None]]:
+    """The pairs in *headers*, of whichever kind."""
+    return [*(headers if isinstance(headers, Sequence) else headers.items())]
+
+
 def response_head(
     status: int, reason: str, defaults: Mapping[str, str | None], headers: HeadersLike
 ) -> bytes:
     """The head of a response: the *defaults* that *headers* does not name, then *headers*."""
-    pairs = headers if isinstance(headers, Sequence) else headers.items()
-    own = list(pairs)
+    own = header_pairs(headers)
     # A default whose name is among the headers is left out, also where its value there is None.
     named = {name.lower() for name, _ in own}
     fields = [field for field in defaults.items() if field[0].lower() not in named] + own

@@ -6,7 +6,7 @@ import binascii
 import itertools
 import json
 
-from ..exceptions import ConnectionClosed
+from ..exceptions import Close, ConnectionClosed
 from ..sansio.http11 import is_token
 from ..sansio.redaction import shown
 from .servers import Server, scripted_server
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from .peer import Peer
+
+    Event = str | bytes | Close
+    Recorded = tuple[str | None, list[tuple[bool, Event]]]
 
 
 def replay(
@@ -66,11 +69,9 @@ def replay_script(path: str) -> Callable[[Peer], None]:
     return script
 
 
-def _sessions(
-    records: list[dict[str, object]],
-) -> list[tuple[str | None, list[tuple[bool, object]]]]:
+def _sessions(records: list[dict[str, object]]) -> list[Recorded]:
     """For each connection, the subprotocol and the events."""
-    sessions: list[tuple[str | None, list[tuple[bool, object]]]] = []
+    sessions: list[Recorded] = []
     for record in records:
         if record["type"] == "open":
             chosen = record["subprotocol"]
@@ -85,14 +86,14 @@ def _sessions(
     return sessions
 
 
-def _event(record: dict[str, object]) -> tuple[bool, object]:
-    """Whether the client received it, and the message, or a pair for a Close frame."""
+def _event(record: dict[str, object]) -> tuple[bool, Event]:
+    """Whether the client received it, and the message or the Close frame."""
     kind, received = record["type"], record["direction"] == "received"
     if kind == "close":
         code, reason = record["code"], record["reason"]
         if type(code) is not int or not 0 <= code < 1 << 16:
             raise ValueError(f"{shown(code)} is no code of a Close frame")
-        return received, (code, _text(reason))
+        return received, Close(code, _text(reason))
     payload = _text(record["payload"])
     return received, binascii.a2b_base64(payload) if kind == "binary" else payload
 
@@ -105,24 +106,22 @@ def _text(value: object) -> str:
     return value
 
 
-def _play(peer: Peer, received: bool, event: object) -> None:
-    if isinstance(event, tuple):
-        if received:
-            code, reason = event
-            if code != 1006:  # that is no Close frame: the connection was lost
-                peer.close(1000 if code == 1005 else code, reason)
-            return
-        try:
-            message = peer.recv_message()
-        except ConnectionClosed as exc:
-            if exc.rcvd == event:
-                return
-            raise AssertionError(f"expected a Close frame with {event}, got {exc}") from exc
-    elif received:
-        assert isinstance(event, (str, bytes))
+def _play(peer: Peer, received: bool, event: Event) -> None:
+    """Send what the client *received* then, or expect what it sent."""
+    if not received:
+        _expect(peer, event)
+    elif not isinstance(event, Close):
         peer.send_message(event)
-        return
-    else:
-        message = peer.recv_message()
-    if message != event:
-        raise AssertionError(f"expected {shown(event)} from the client, got {shown(message)}")
+    elif event.code != 1006:  # that is no Close frame: the connection was lost
+        # 1005 stands for an empty Close frame, and must not be in one (RFC 6455, 7.4.1).
+        peer.close(1000 if event.code == 1005 else event.code, event.reason)
+
+
+def _expect(peer: Peer, event: Event) -> None:
+    got: object
+    try:
+        got = peer.recv_message()
+    except ConnectionClosed as exc:
+        got = exc.rcvd
+    if got != event:
+        raise AssertionError(f"expected {shown(event)} from the client, got {shown(got)}")
