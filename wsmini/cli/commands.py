@@ -62,9 +62,8 @@ class History:
     """The lines typed, kept in a file that only its user can read; never a reason to fail."""
 
     def __init__(self) -> None:
-        self.path = os.environ.get("WSMINI_HISTORY")
-        if self.path is None:
-            self.path = os.path.join(os.path.expanduser("~"), ".wsmini_history")
+        usual = os.path.join(os.path.expanduser("~"), ".wsmini_history")
+        self.path = os.environ.get("WSMINI_HISTORY", usual)
         self.readline = sys.modules.get("readline")
         if self.readline is None or not hasattr(self.readline, "set_auto_history"):
             self.path = ""
@@ -75,12 +74,12 @@ class History:
     def load(self) -> None:
         """Give readline what is in the file, which keeps its last ``_KEPT`` lines."""
         try:
-            with open(self.path or os.devnull, encoding="utf-8", errors="replace") as file:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
             if len(lines) > 2 * _KEPT:
                 with open_private(f"{self.path}.new", truncate=True) as new:
                     new.write("".join(f"{line}\n" for line in lines[-_KEPT:]).encode())
-                os.replace(f"{self.path}.new", str(self.path))
+                os.replace(f"{self.path}.new", self.path)
         except (OSError, ValueError):  # none yet, or not to be had; ValueError: NUL in its name
             return
         for line in lines[-_KEPT:]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 import time
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, iterdecode
 from itertools import chain
 
 TYPE_CHECKING = False
@@ -102,24 +102,14 @@ def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
 
 def text_blocks(read: Callable[[], bytes]) -> Iterator[str | Iterable[str]]:
     """As ``blocks``, for text: a fragment may end within a character, but a ``str`` can't."""
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    ended = False
+    # A character that a chunk cuts in two comes with the next chunk.
+    texts = iterdecode(iter(read, b""), "utf-8")
 
     def read_text() -> bytes:
-        # Whole characters only: what is cut off comes in front of the next chunk.
-        nonlocal ended
-        while not ended:
-            chunk = read()
-            ended = not chunk
-            try:
-                text = decoder.decode(chunk, ended)
-            except UnicodeDecodeError as exc:
-                raise UnicodeError(f"not UTF-8 ({exc.reason}); try --binary") from exc
-            if text:
-                return text.encode()
-        return b""
+        try:
+            return next(texts, "").encode()
+        except UnicodeDecodeError as exc:
+            raise UnicodeError(f"not UTF-8 ({exc.reason}); try --binary") from exc
 
     for message in blocks(read_text):
         yield (

@@ -353,10 +353,10 @@ class Session:
             if isinstance(self.output, Terminal):
                 self.close()
                 return
-            idle = math.inf if self.args.count else _IDLE
-            if idle < math.inf:
+            idle = math.inf
+            if not self.args.count:
                 self.await_pong()
-                start = monotonic()
+                idle, start = _IDLE, monotonic()
         while True:
             # Each message that came meanwhile moves the end of the silence, so both are asked
             # again.
@@ -387,12 +387,9 @@ class Session:
 
 def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     """Whether both sides closed, with codes that mean success, such as *own*."""
-
-    def good(close: Close) -> bool:
-        # 1005: closed without a code, as servers do that have nothing to say.
-        return close.code in (1000, 1001, 1005, own)
-
-    return exc.rcvd is not None and good(exc.rcvd) and (exc.sent is None or good(exc.sent))
+    # 1005: closed without a code, as servers do that have nothing to say.
+    good = (1000, 1001, 1005, own)
+    return exc.code in good and (exc.sent is None or exc.sent.code in good)
 
 
 def _typed(history: History, terminal: Terminal) -> Iterator[str]:

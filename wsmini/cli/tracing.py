@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..sansio.frames import Data
 
 _SHOWN = 32  # bytes of a payload
-_BEGINNING = 14 + _SHOWN  # of a frame: the longest header, and that
 
 
 def connect_traced(
