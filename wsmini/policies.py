@@ -440,7 +440,6 @@ class Attempts:
             if delay is None:
                 self._give_up(failure)
                 return None
-        self.told = None
         if self._on_reconnect is not None:
             self.told = self._on_reconnect(self._failed + 1, delay, failure)
         if self._logger is not None:

@@ -91,6 +91,13 @@ def test_a_long_line_takes_linear_time():
     assert time.process_time() - started < PROMPT  # seconds; quadratic, it would be minutes
 
 
+def test_input_in_many_small_pieces_takes_linear_time():
+    chunks = [b"x"] * 200_000
+    started = time.process_time()
+    assert list(formats.blocks(reading(chunks))) == [b"x" * 200_000]
+    assert time.process_time() - started < PROMPT  # seconds
+
+
 def test_a_line_that_is_not_utf8_is_an_error():
     with pytest.raises(UnicodeError, match=r"at byte 1 of a line.*--binary"):
         formats.decoded(b"b\xff")
@@ -315,6 +322,17 @@ def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(leave,
 
 
 # -- files --
+
+
+def test_what_is_recorded_while_the_program_ends_is_not_on_standard_output(
+    tmp_path, monkeypatch, capfdbinary
+):
+    """The input thread is about to write when the main thread closes the file."""
+    recorder = Recorder(str(tmp_path / "file"))
+    monkeypatch.setattr("wsmini.cli.recorder.as_json", lambda fields: recorder.end() or b"{}")
+    with pytest.raises(ValueError, match="closed"):
+        recorder.message("sent", "a")
+    assert capfdbinary.readouterr().out == b""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs modes and links")

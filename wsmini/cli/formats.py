@@ -92,11 +92,14 @@ def blocks(read: Callable[[], bytes]) -> Iterator[bytes | Iterable[bytes]]:
 def _grouped(read: Callable[[], bytes]) -> Iterator[bytes]:
     """Blocks of ``BLOCK`` bytes or a little more, and a last one of less."""
     parts: list[bytes] = []
+    size = 0
     for chunk in iter(read, b""):
         parts.append(chunk)
-        if len(parts) * READ_SIZE >= BLOCK and sum(map(len, parts)) >= BLOCK:
+        size += len(chunk)
+        if size >= BLOCK:
             yield b"".join(parts)
             parts.clear()
+            size = 0
     yield b"".join(parts)
 
 

@@ -29,8 +29,11 @@ class Recorder:
             file.close()
 
     def write(self, fields: dict[str, object]) -> None:
-        if self.file is not None:
-            write(as_json(fields) + b"\n", self.file)
+        """Write a line for what *fields* tell."""
+        # Looked at once: end() may come meanwhile, and None would mean standard output to write().
+        file = self.file
+        if file is not None:
+            write(as_json(fields) + b"\n", file)
 
     def open(self, ws: Connection) -> None:
         """The handshake, without its secrets."""
