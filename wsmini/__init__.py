@@ -126,13 +126,15 @@ def __getattr__(name: str) -> object:
         module = import_module(f".{_LATER[name]}", __name__)
     except ModuleNotFoundError as exc:
         raise _explained(exc) from None
+    # A submodule (aio, testing) stands for itself. What is kept here isn't asked for again.
     value = globals()[name] = getattr(module, name, module)
     return value
 
 
 def _explained(exc: ModuleNotFoundError) -> ModuleNotFoundError:
-    """The same, or which part this copy lacks, if that is what couldn't be found."""
+    """Say which part this copy of the package lacks, if *exc* is about one; else return *exc*."""
     package, dot, part = str(exc.name).partition(f"{__name__}.")
+    # A module of another package, or this package itself, is no part that was left out.
     if package or not dot:
         return exc
     return ModuleNotFoundError(f"this copy of {__name__} has no {part}", name=exc.name)

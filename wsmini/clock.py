@@ -36,6 +36,7 @@ def lock_timeout(deadline: float | None) -> float:
     """Seconds until *deadline*, as locks take them: -1 for no limit."""
     if deadline is None:
         return -1.0
+    # Locks raise OverflowError for more than TIMEOUT_MAX.
     return min(max(0.0, deadline - time.monotonic()), TIMEOUT_MAX)
 
 
@@ -57,6 +58,8 @@ def suspend_detector(now: float, wall: Callable[[], float] | None = None) -> Has
     def has_slept(now: float, until: float) -> bool:
         nonlocal offset
         before, offset = offset, wall_time() - now
+        # Where the monotonic clock stands still, the wall clock gains on it; where it goes on, or
+        # the process was stopped, the wait ends late. A wall clock that is set back says nothing.
         return offset - before >= SLEPT or now - until >= SLEPT
 
     return has_slept

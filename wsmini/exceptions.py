@@ -87,6 +87,7 @@ class ConnectionClosed(WebSocketException):
     def __init__(
         self, rcvd: Close | None, sent: Close | None, rcvd_then_sent: bool | None = None
     ) -> None:
+        # Here and below, args are what __init__ takes: pickle and copy make another one of them.
         super().__init__(rcvd, sent, rcvd_then_sent)
         self.rcvd = rcvd
         self.sent = sent
@@ -238,6 +239,7 @@ class InvalidStatus(InvalidHandshake):
 
 def _beginning(body: bytes) -> str:
     """The first words of *body*, on one line, of at most 200 printable characters."""
+    # A body may be large; 1000 bytes have 200 characters, unless they are white space mostly.
     text = " ".join(body[:1000].decode("utf-8", "replace").split())
     text = "".join(filter(str.isprintable, text))
     return text if len(text) <= 200 else text[:199] + "…"
@@ -338,6 +340,7 @@ class NegotiationError(InvalidHeader):
 
     def __init__(self, name: str, value: str | None, problem: str) -> None:
         super().__init__(name, value)
+        # InvalidHeader has set two of the three that pickle needs.
         self.args = (name, value, problem)
         self.problem = problem
 

@@ -38,6 +38,7 @@ def exit_with(status: int) -> NoReturn:
     import atexit
     import threading
 
+    # A signal skips what the interpreter does at its end. It is done here, in the same order.
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
@@ -49,6 +50,7 @@ def exit_with(status: int) -> NoReturn:
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass  # None, closed, or a pipe without a reader
+    # With a handler in Python, or blocked, the signal would not end the process.
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)

@@ -61,6 +61,7 @@ class Waiters:
 
     def wait(self, done: Callable[[], bool], timeout: float) -> None:
         """Wait for ``notify``, *timeout* seconds at most, unless *done()* says it is there."""
+        # The second acquire() is the wait: it takes the lock when notify() has released it.
         lock = allocate_lock()
         lock.acquire()
         try:
@@ -68,6 +69,7 @@ class Waiters:
             if not done():
                 lock.acquire(True, timeout)
         finally:
+            # Still there: the timeout has passed, done() was true, or a signal handler has raised.
             if lock in self.locks:
                 try:
                     self.locks.remove(lock)

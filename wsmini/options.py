@@ -171,6 +171,7 @@ def _socket_options(name: str, options: Sequence[SocketOption] | None) -> Sequen
 
 
 def _family(name: str, family: int) -> int:
+    # A Python without IPv6 has no AF_INET6.
     if family not in (0, socket.AF_INET, getattr(socket, "AF_INET6", 0)):
         raise ValueError(f"family is 0, AF_INET or AF_INET6, not {family!r}")
     return family
@@ -195,6 +196,7 @@ def _context(
             f"{name} must be an ssl.SSLContext, not {context!r}; to switch verification off,"
             " use wsmini.unverified_context()"
         )
+    # The ssl module refuses it, too, but only once TCP is connected.
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ValueError(f"{name} is for servers; ssl.create_default_context() is for clients")
     return context
@@ -203,6 +205,7 @@ def _context(
 def _header(header: str) -> Callable[[str, str | None], str | None]:
     def check(name: str, value: str | None) -> str | None:
         if value is not None and value is not USER_AGENT:
+            # Made to be checked: it raises for what HTTP doesn't allow.
             Headers([(header, value)])
         return value
 
@@ -223,7 +226,7 @@ def _as_it_is(name: str, value: Any) -> Any:
 
 
 def _having(what: str, *methods: str) -> Callable[[str, Any], Any]:
-    """A check for *what*, or ``None``: by its *methods*."""
+    """Make a check for ``None`` or an object with these *methods*; *what* names it."""
 
     def check(name: str, value: Any) -> Any:
         if value is not None and not all(hasattr(value, method) for method in methods):
@@ -259,7 +262,7 @@ def _from(least: int) -> Callable[[str, int], int]:
 
 
 def check_count(name: str, value: int, least: int) -> int:
-    """*value*, a whole number; policies have such ones, too."""
+    """Check that *value* is a whole number from *least* on, and return it."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is an int, not {value!r}")
     if value < least:
@@ -279,6 +282,7 @@ def _seconds(name: str, value: float) -> float:
 
 def _limit(name: str, value: float | None) -> float | None:
     """Seconds, or ``None`` for no limit."""
+    # What is longer than clocks can count, math.inf among it, is no limit either.
     return None if value is None or _seconds(name, value) == FOREVER else value
 
 
@@ -423,12 +427,14 @@ class Options(_Table):
             # A default is as its check leaves it.
             value = check(name, given.get(name)) if name in given else default
             setattr(self, name, value)
+        # The option goes before what a ws+unix: URL says.
         if self.unix_path is None:
             self.unix_path = self.uri.unix_path
         proxy = self.proxy
         self.fixed_proxy = None if proxy is None or proxy is True else parse_proxy(proxy)
         self.offers = self.extensions
         if self.compression is not None and available():
+            # A Deflate() of the program takes the place of ours: compression is negotiated once.
             if Deflate.name not in [offer.name for offer in self.extensions]:
                 self.offers = (*self.extensions, _DEFLATE)
         self._check()
@@ -456,6 +462,7 @@ class Options(_Table):
         self._check_tls()
 
     def _check_tls(self) -> None:
+        # A redirect may lead to wss://, and the context is for that then.
         if self.ssl is not None and not self.uri.secure and self.max_redirects == 0:
             raise ValueError("ssl is for wss:// URLs, and this one is ws://")
         if self.uri.secure and ssl_problem():
@@ -465,5 +472,5 @@ class Options(_Table):
 
 
 def read_options(url: str, given: ConnectOptions) -> Options:
-    """*given* as ``Options``, for a front end; raises as that does."""
+    """Make ``Options`` of what a front end was *given*; raises as they do."""
     return Options(url, **given)

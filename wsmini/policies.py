@@ -224,6 +224,7 @@ class Backoff:
             raise TypeError(f"retryable is a callable, not {retryable!r}")
         self.jitter, self.attempts, self.retryable = jitter, attempts, retryable
         self.after_normal_close = after_normal_close
+        # Attributes, so that tests can have their own.
         self._random, self._clock = _random, time.monotonic
 
     def start(self) -> Retries:
@@ -266,6 +267,7 @@ class Fixed(Backoff):
             initial=delay or 1.0, factor=1, maximum=delay or 1.0, jitter=jitter, attempts=attempts,
             stable_after=stable_after, retryable=retryable, after_normal_close=after_normal_close,
         )  # fmt: skip
+        # Behind the checks of Backoff, which refuse 0, as that never grows.
         self.initial = self.maximum = delay
 
 
@@ -330,6 +332,7 @@ class _Count:
             patient = self._worked and policy.retryable is retryable
             if not (patient and _retryable_once_open(failure)):
                 return None
+            # What looks permanent won't be over in a second.
             ceiling = policy.maximum
         self._failures += 1
         self._ceiling = min(self._ceiling * policy.factor, policy.maximum)
@@ -338,6 +341,7 @@ class _Count:
     def _reset_if_stable(self) -> None:
         """Count from 0 again if a connection has ended that was stable."""
         policy, opened = self._policy, self._opened
+        # Forgotten here, at its end: it mustn't count again when the next one can't be opened.
         self._opened = None
         if opened is not None and policy._clock() - opened >= policy.stable_after:
             self._failures, self._ceiling = 0, policy.initial
@@ -357,6 +361,7 @@ def read_policy(policy: Policy | None, reconnect: Policy | None) -> Policy:
     given = policy if reconnect is None else reconnect
     if given is None:
         return _USUAL
+    # A class has a start(), too: the parentheses were forgotten.
     if isinstance(given, type) or not callable(getattr(given, "start", None)):
         raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {given!r}")
     return given
@@ -435,6 +440,7 @@ class Attempts:
         else:
             if closed is None:
                 self._failed += 1
+                # Policies ask for it: a callable may have other credentials after a 401.
                 failure.fresh_credentials = self._fresh  # type: ignore[attr-defined]
             delay = self._retries.next_delay(failure)
             if delay is None:
@@ -444,6 +450,7 @@ class Attempts:
             self.told = self._on_reconnect(self._failed + 1, delay, failure)
         if self._logger is not None:
             self._logger.info("connecting again in %.1f s: %s", delay, failure)
+        # A policy of the user may return anything, infinity among it.
         return min(max(delay, 0.0), FOREVER)
 
     def _delay_after_leaving(self, failure: Exception) -> float | None:
@@ -497,6 +504,7 @@ def _timestamp(date: str) -> float | None:
         return None
     year, day = int(match["y"] or match["ay"]), int(match["d"] or match["ad"])
     if year < 100:
+        # RFC 9110, 5.6.7 goes by the present year; a fixed limit needs no clock.
         year += 2000 if year < 70 else 1900
     hours, minutes, seconds = map(int, (match["t"] or match["at"]).split(":"))
     # The days of the Gregorian calendar, with years that begin in March: the leap day is the last.
@@ -508,7 +516,7 @@ def _timestamp(date: str) -> float | None:
 
 
 def _random() -> float:
-    """As ``random.random``, whose module is large, and repeats itself in forked processes."""
+    """A number from 0 to 1. The module ``random`` is large, and repeats itself after a fork."""
     return (int.from_bytes(os.urandom(7), "big") >> 3) / (1 << 53)
 
 

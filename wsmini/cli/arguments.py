@@ -194,6 +194,7 @@ def make_parser() -> ArgumentParser:
     for section in OPTIONS.split("\n\n"):
         title, _, rows = section.partition("\n")
         group = parser.add_argument_group(title)
+        # Two spaces part names from text; lines that begin with spaces go on with it.
         for names, text in re.findall(r"(?m)^(-.*?)  +(.*(?:\n +.*)*)", rows):
             _add_option(group, names, " ".join(text.split()))
     return parser
@@ -207,6 +208,7 @@ def _add_option(group: _ArgumentGroup, names: str, text: str) -> None:
     if metavar:
         settings = {"metavar": metavar, "type": _KINDS.get(metavar, str)}
     settings.update(_MORE.get(long, {}))
+    # _MORE is the last word: it may replace what follows from the placeholder.
     group.add_argument(*short, long, help=text, **settings)
 
 
@@ -323,10 +325,13 @@ def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     given: list[str] = []
     for argument in argv:
         last = given[-1] if given else ""
+        # --reconnect may stand alone: only a number behind it is its value.
         if last in long and (last != "--reconnect" or re.fullmatch(r"[0-9.]+", argument)):
+            # Under its long name: behind a short one, the equals sign would belong to the value.
             given[-1] = f"{long[last]}={argument}"
         else:
             given.append(argument)
+    # Not with argparse's nargs="?", which would take the URL for the value.
     given = ["--reconnect=backoff" if a == "--reconnect" else a for a in given]
     args = parser.parse_args(given)
     check(parser, args)
@@ -335,6 +340,7 @@ def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 def check(parser: ArgumentParser, args: Namespace) -> None:
     """Complete *args* with ``options``, for ``connect()``; or exit with what's wrong about them."""
+    # These print something, and need none of what is checked here.
     if args.man or args.completion:
         return
     if args.demo == (args.url is not None):
@@ -357,7 +363,7 @@ def check(parser: ArgumentParser, args: Namespace) -> None:
 
 
 def _check_output(args: Namespace) -> None:
-    """A terminal must not be driven by what a server sends."""
+    """Refuse to write what a server sends to a terminal, which it could drive."""
     if args.output and _is_terminal(args.output):
         raise ValueError("--output would let the server drive the terminal: leave it out")
     if args.raw and not args.output and sys.stdout is not None and sys.stdout.isatty():
@@ -379,6 +385,7 @@ def _is_terminal(path: str) -> bool:
 def _check_formats(args: Namespace) -> None:
     """Before connecting, not at the first message."""
     if args.hex or args.base64:
+        # -m is checked before connecting, which lines of input can't be.
         args.message = [parser_for(args)(text.encode()) for text in args.message]
     for name in ("ndjson", "json", "record"):
         if getattr(args, name):
@@ -424,6 +431,7 @@ def _headers(text: str) -> Iterator[tuple[str, str]]:
 
 def _header(text: str, where: str) -> tuple[str, str]:
     name, colon, value = text.strip().partition(":")
+    # As curl has it: 'NAME;' sends a header without a value.
     if not colon and name.endswith(";"):
         name, colon = name[:-1], ";"
     # What isn't a header isn't shown: it may be a secret in the wrong place.
@@ -448,7 +456,7 @@ def _resolved(args: Namespace) -> str | None:
 
 
 def _cookie_jar(path: str) -> MozillaCookieJar:
-    """The cookies in the file *path*, if it is there; those of a session are kept there, too."""
+    """Load the cookies in the file *path*, if there is one; those of a session are kept, too."""
     from http.cookiejar import MozillaCookieJar  # only users of the option need it
 
     jar = MozillaCookieJar(path)
@@ -484,6 +492,7 @@ def _asked(prompt: str, option: str, instead: str) -> str:
     Raises:
         ValueError: if there is no terminal, or no answer.
     """
+    # Without a terminal, getpass() would read standard input, which is for messages.
     if sys.stdin is None or not sys.stdin.isatty():
         try:
             os.close(os.open("/dev/tty", os.O_RDWR))
@@ -517,6 +526,8 @@ def _context(args: Namespace) -> SSLContext | None:
         raise ValueError(f"{'--key' if args.key else '--key-password-file'} needs --cert")
     if not (args.cafile or args.insecure or args.cert):
         return None
+    # connect() allows this, for a redirect to wss://. Here, the user more likely believes in a
+    # verification that doesn't happen.
     if not parse_uri(args.url).secure:
         raise ValueError("--cafile, --cert and --insecure are for wss:// URLs")
     problem = ssl_problem()

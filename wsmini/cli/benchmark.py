@@ -20,12 +20,13 @@ _WIDTH = 30  # of the bar
 
 
 def measure(ws: Connection, seconds: float, size: int) -> list[str]:
-    """Lines that say what was measured, in about *seconds*, with messages of *size* bytes.
+    """Measure for about *seconds*, with messages of *size* bytes; return lines with the results.
 
     Raises:
         TimeoutError: if the server doesn't answer a ping.
         ConnectionClosed: if the connection is lost.
     """
+    # At random, so that compression has little to gain, and unlike what a server says by itself.
     message = os.urandom((size + 1) // 2).hex()[:size]
     bar = _Bar(seconds)
     lines = [_row("", [f"p{p:g}" if p < 100 else "max" for p in _PERCENTILES])]
@@ -36,6 +37,7 @@ def measure(ws: Connection, seconds: float, size: int) -> list[str]:
     except TimeoutError:
         bar.end()
         return [*lines, "the server doesn't echo: no round trips of messages"]
+    # The first echo, which only tells whether there is one, doesn't count: it may be slower.
     lines.append(_latencies("echo", _timed(lambda: _echo(ws, message), seconds / 3, bar)))
     count, took = _throughput(ws, message, seconds / 3, bar)
     bar.end()

@@ -64,18 +64,21 @@ class History:
     def __init__(self) -> None:
         usual = os.path.join(os.path.expanduser("~"), ".wsmini_history")
         self.path = os.environ.get("WSMINI_HISTORY", usual)
+        # Terminal has imported it where there is one: then input() uses it.
         self.readline = sys.modules.get("readline")
         if self.readline is None or not hasattr(self.readline, "set_auto_history"):
             self.path = ""
         else:
+            # add() does that, or each line would be there twice.
             self.readline.set_auto_history(False)
             self.load()
 
     def load(self) -> None:
-        """Give readline what is in the file, which keeps its last ``_KEPT`` lines."""
+        """Give readline the last ``_KEPT`` lines of the file; drop others if it has got long."""
         try:
             with open(self.path, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
+            # Seldom, and in one step: another session may be reading the file.
             if len(lines) > 2 * _KEPT:
                 with open_private(f"{self.path}.new", truncate=True) as new:
                     new.write("".join(f"{line}\n" for line in lines[-_KEPT:]).encode())

@@ -60,6 +60,7 @@ def lines(read: Callable[[], bytes], end: bytes = b"\n") -> Iterator[bytes]:
             yield line[:-1] if end == b"\n" and line.endswith(b"\r") else line
         parts.append(rest)
     line = b"".join(parts)
+    # An end of a line at the end of the input begins no empty line.
     if line:
         yield line
 
@@ -213,6 +214,7 @@ def as_json(fields: dict[str, object]) -> bytes:
     """One line of JSON, without its end."""
     import json
 
+    # ASCII, as is the default: neither locales nor lone surrogates matter.
     return json.dumps(fields, separators=(", ", ": ")).encode()
 
 

@@ -41,8 +41,9 @@ def _metavar(action: Action) -> str:
 
 
 def _roff(text: str) -> str:
-    """*text* such that roff takes nothing in it for its own."""
+    """Escape *text*, so that roff prints it as it is."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+    # A line that begins with a dot would be a request; \& is a character of no width.
     return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in text.splitlines())
 
 

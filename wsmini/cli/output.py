@@ -35,7 +35,7 @@ _PROGRESS = 0.2  # seconds between two lines of progress
 
 
 def described(exc: BaseException) -> str:
-    """The message of an exception, and of what caused it unless that is already said."""
+    """The text of an exception, with that of its cause unless it says the same."""
     text = str(exc) or type(exc).__name__
     cause = exc.__cause__
     if cause is not None and str(cause) not in text:
@@ -49,6 +49,7 @@ def note(text: str, mark: str = "wsmini:") -> None:
     """Write one line to standard error; above the line being typed, if there is one."""
     if sys.stderr is None:
         return
+    # In one line whatever a server has put in: its second line could pass for another note.
     line = f"{mark} {printable(text)}".replace("\n", "\\n")
     screen = Screen.active
     if screen is not None and is_terminal(sys.stderr):
@@ -60,7 +61,7 @@ def note(text: str, mark: str = "wsmini:") -> None:
 
 
 def printable(text: str) -> str:
-    """*text* with what isn't safe to print escaped as in Python."""
+    """Escape, as Python does, the characters of *text* that aren't safe to print."""
     return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
@@ -109,6 +110,7 @@ def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = N
             parts.extend(map(raw.write, (view,)))  # in one step: nothing comes in between
             if parts[-1] is None:
                 raise BlockingIOError("it is in non-blocking mode, and full")
+            # A pipe may take a part of it only.
             view = view[parts[-1] :]
     except OSError as exc:
         if file is not None:
@@ -180,7 +182,8 @@ class Output:
 
     def closed(self, fields: dict[str, object]) -> None:
         """Write how the connection ended, where that is wanted."""
-        # An interrupt may have come while the reader of a pipe was slow.
+        # An interrupt may have come while the reader of a pipe was slow: half a line would go on
+        # with this one.
         torn = 0 < sum(self.parts) < self.size
         if self.journal and not torn and not self.failed:
             self.emit(as_json(fields) + b"\n")
@@ -253,6 +256,7 @@ class Progress:
         if self.on and now >= self.next:
             self.next = now + _PROGRESS
             with Progress._drawing:
+                # Once more: end() may have come in between, and nothing would remove it then.
                 if self.on:
                     Progress.active = self
                     overwrite(self.text(now - self.started))
@@ -310,6 +314,7 @@ class InputProgress(Progress):
 
 def overwrite(text: str) -> None:
     """Show *text*, as far as it fits, instead of the line that standard error's terminal is at."""
+    # A row that is full would wrap, and "\r" go to the beginning of the next one.
     room = terminal_size(sys.stderr)[0] - 1
     sys.stderr.write(f"\r{'':{room}}\r{text[:room]}")
     sys.stderr.flush()
@@ -318,6 +323,7 @@ def overwrite(text: str) -> None:
 def terminal_size(stream: TextIO) -> tuple[int, int]:
     """Columns and rows of the terminal."""
     try:
+        # shutil's function goes by COLUMNS, which a resized terminal doesn't change.
         columns, rows = os.get_terminal_size(stream.fileno())
     except OSError:
         columns = rows = 0

@@ -1,4 +1,4 @@
-"""The command line, ``python -m wsmini URL``: what it says about an opening, and its status.
+"""The command line, ``python -m wsmini URL``: it connects, tells about that, and has a status.
 
 Its arguments are in ``arguments``; what happens once the connection is open is in ``session``.
 """
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             raise
         return Status.USAGE
+    # In front of KeyboardInterrupt, of which it is one.
     except Terminated:
         return Status.TERMINATED
     except KeyboardInterrupt:
@@ -105,6 +106,7 @@ def _run(args: Namespace) -> int:
             " everything, for nobody checks that it is the server"
         )
     try:
+        # Before connecting: no session is worth its while if it can't be written down.
         recorder, output = Recorder(args.record), output_for(args)
     except OSError as exc:
         note(f"cannot write: {exc}")
@@ -116,6 +118,7 @@ def _run(args: Namespace) -> int:
     finally:
         recorder.end()
         output.close()
+        # After an interrupt, too. A jar that no server has changed is left alone.
         kept = _cookies(args) == cookies or _save_cookies(args)
     return status if kept else status or Status.LOCAL
 
@@ -127,8 +130,9 @@ def _cookies(args: Namespace) -> list[str]:
 
 
 def _save_cookies(args: Namespace) -> bool:
-    """Write the jar to its file, which is for its user alone; whether that worked."""
+    """Write the jar to its file, for its user alone; return whether that worked."""
     try:
+        # save() would make a file that others can read.
         open_private(args.cookie_jar).close()
         args.options["cookies"].save(ignore_discard=True)
     except OSError as exc:
@@ -155,6 +159,7 @@ def _talk(args: Namespace, output: Output, recorder: Recorder) -> int:
         ws = connector.connect()
     except (WebSocketException, OSError, ValueError) as exc:
         return show(exc)
+    # Attempts raises what it gives up for: None is for connections that have closed.
     if ws is None:
         raise AssertionError("only the end of a connection can be the end of it all")
     if args.bench is not None:

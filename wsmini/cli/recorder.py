@@ -29,14 +29,14 @@ class Recorder:
             file.close()
 
     def write(self, fields: dict[str, object]) -> None:
-        """Write a line for what *fields* tell."""
+        """Write *fields* as one line."""
         # Looked at once: end() may come meanwhile, and None would mean standard output to write().
         file = self.file
         if file is not None:
             write(as_json(fields) + b"\n", file)
 
     def open(self, ws: Connection) -> None:
-        """The handshake, without its secrets."""
+        """Record the handshake, without its secrets."""
         if self.file is not None:
             headers = ws.response_headers.items()
             shown = [[name, redacted_header(name, value)] for name, value in headers]
@@ -48,12 +48,13 @@ class Recorder:
             self.write(record(direction, message))
 
     def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
-        """The *parts* of a message that is being sent; a recorded one has to fit into memory."""
+        """Pass on the *parts* of a message to send; to be recorded, it has to fit into memory."""
         kept = []
         for part in parts:
             if self.file is not None:
                 kept.append(part)
             yield part
+        # One record for the whole message: behind what was received while it was sent.
         if kept:
             first = kept[0]
             whole = "".join(kept) if isinstance(first, str) else b"".join(kept)  # type: ignore

@@ -85,6 +85,7 @@ class Connector:
         """
         while True:
             if failure is not None:
+                # Raises the failure where the policy gives up; None stands for a normal end.
                 delay = self._attempts.failed(failure)
                 if delay is None or self.leaving.wait(delay):
                     return None
@@ -130,15 +131,18 @@ class Session:
         feeder = Thread(target=self.feed, name="wsmini-input", daemon=True)
         try:
             with self.output:
+                # Within the block, which loads readline before the thread calls input().
                 feeder.start()
                 return self.receive_all()
         except ConnectionClosed as exc:
             ended = exc
         except KeyboardInterrupt as exc:
+            # The terminal has its mode back here: a second signal may end the process at once.
             terminated = isinstance(exc, Terminated)
             with second_ends_at_once():
                 return self.close_soon(Status.TERMINATED if terminated else Status.INTERRUPTED)
         finally:
+            # Wakes the input thread where it waits: in linger(), or for another connection.
             self.finished.set()
         # The input thread may be about to find that it couldn't send all, which decides the status.
         if not isinstance(self.output, Terminal):
@@ -148,7 +152,7 @@ class Session:
     # -- the main thread --
 
     def receive_all(self) -> int:
-        """``receive()``, from one connection after the other if that was asked for."""
+        """Call ``receive()`` for one connection after the other, if ``--reconnect`` says so."""
         while True:
             try:
                 return self.receive()
@@ -160,10 +164,11 @@ class Session:
                     raise
 
     def reconnect(self, failure: ConnectionClosed) -> bool:
-        """Go on with another connection, if ``--reconnect`` says so; whether there is one."""
+        """Go on with another connection, if ``--reconnect`` says so; tell whether there is one."""
         ws = self.connector.connect(failure)
         while ws is not None:
             try:
+                # Where the input thread is still sending these, it goes on with them by itself.
                 for message in self.greetings() if self.greeted else ():
                     self.tell_sent(message)
                     ws.send(message)
@@ -233,8 +238,9 @@ class Session:
     def end_so_far(self, closing: bool) -> ConnectionClosed:
         """How the connection ended, or is about to if it is *closing* still."""
         try:
+            # Discard what came behind the last message wanted; then recv() raises the end.
             while not closing:
-                self.ws.recv(0)  # what came behind the last message wanted
+                self.ws.recv(0)
         except ConnectionClosed as exc:
             return exc
         except TimeoutError:
@@ -242,7 +248,7 @@ class Session:
         return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
 
     def tell_end(self, end: ConnectionClosed) -> int:
-        """Write the end of the connection to record and journal, once; the status if that fails."""
+        """Write the connection's end to record and journal, once; return the status for that."""
         if self.told is self.ws:  # an interrupt came before there was another one
             return Status.OK
         self.told = self.ws
@@ -267,6 +273,7 @@ class Session:
                 else:
                     self.ws.send(self.recorder.parts(message))
         except ConnectionClosed:
+            # The main thread finds the end by itself; this decides the status.
             self.unsent = True
         except Exception as exc:  # the main thread reports it
             self.failure = exc
@@ -289,7 +296,9 @@ class Session:
             except ConnectionClosed:
                 if self.args.reconnect is None:
                     raise
-                while self.ws is ws:  # a moment: this is for when there is no connection
+                # Nothing tells when the main thread has another connection, or is done with them
+                # all. To look now and then will do: there is nothing to send with meanwhile.
+                while self.ws is ws:
                     if self.finished.wait(_OFFLINE):
                         raise
 
@@ -307,6 +316,7 @@ class Session:
             for line in _typed(History(), self.output):
                 yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
+            # Without its buffer, whose lock this thread would hold at the interpreter's exit.
             stdin = sys.stdin.buffer
             self.progress.begin(0)
             yield from self.read(getattr(stdin, "raw", stdin).read)
@@ -317,7 +327,7 @@ class Session:
             yield message.encode() if self.args.binary else message
 
     def typed(self, line: str) -> Iterator[str | bytes]:
-        """Obey a typed line if it is a command; the messages that it sends."""
+        """Obey a typed line if it is a command; yield the messages that it sends."""
         if line.startswith("//"):
             line = line[1:]
         elif line.startswith("/"):
@@ -338,6 +348,7 @@ class Session:
             data = read_raw(READ_SIZE)
             if data is None:
                 raise BlockingIOError("it is in non-blocking mode, and has nothing yet")
+            # What is read and not sent yet: the beginning of a line, or of the one message.
             self.partial = bool(data) and (whole or not data.endswith(end))
             self.progress.add(len(data))
             return data
@@ -356,6 +367,7 @@ class Session:
             idle = math.inf
             if not self.args.count:
                 self.await_pong()
+                # Silence counts from the pong on: before, the server was busy with the input.
                 idle, start = _IDLE, monotonic()
         while True:
             # Each message that came meanwhile moves the end of the silence, so both are asked
@@ -366,6 +378,7 @@ class Session:
                 break
             if self.finished.wait(min(left, TIMEOUT_MAX)):
                 return
+        # Before close(), which wakes the main thread.
         self.expired = True
         self.close()
 
@@ -397,6 +410,7 @@ def _typed(history: History, terminal: Terminal) -> Iterator[str]:
     while True:
         try:
             line = terminal.read_line()
+            # Fails for bytes that aren't UTF-8: the history would fail for them for good.
             line.encode()
         except EOFError:
             return

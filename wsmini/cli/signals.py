@@ -18,7 +18,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def handled(handlers: dict[Signals, Any]) -> Iterator[None]:
-    """Handle these signals so in this block; outside the main thread, which may not, as before."""
+    """Set *handlers* for this block. In another thread than the main one, nothing changes."""
     before = {}
     try:
         if threading.current_thread() is threading.main_thread():

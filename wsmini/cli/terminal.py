@@ -48,6 +48,7 @@ class Terminal(Screen):
 
     def __init__(self, args: Namespace) -> None:
         super().__init__(args)
+        # Before readline changes the mode for the first time.
         self.restore = _saved_terminal()
         self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
         self.handling = ExitStack()  # of SIGCONT
@@ -65,8 +66,10 @@ class Terminal(Screen):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        # From here on, neither a SIGCONT nor a note draws the prompt again.
         self.handling.close()
         Screen.active = None
+        # Not released any more: the input thread must not change the mode again.
         self.changing.acquire(timeout=_MODE)
         # Leave the line behind, and readline's mode of the terminal.
         self.write("\r\n")
@@ -81,25 +84,27 @@ class Terminal(Screen):
         """
         # Held until readline has set the mode: __exit__ waits for that before it restores the mode.
         self.changing.acquire()
-        changed = [self.changing.release]
+        held = [self.changing.release]
 
-        def hook() -> None:
-            if changed:
-                changed.pop()()
+        def release() -> None:
+            # Once: in the hook, or at the end if readline has never called that.
+            if held:
+                held.pop()()
 
-        def reading() -> None:
+        def mode_is_set() -> None:
             self.prepare = _saved_terminal()
-            hook()
+            release()
 
-        if not _hook_readline(reading):
-            hook()
+        if not _hook_readline(mode_is_set):
+            release()
+        # Before the prompt is there: a message that comes now draws it once more, not never.
         self.asking = True
         try:
             return input(_PROMPT) if sys.modules.get("readline") else self.plain_line()
         finally:
             self.asking = False
             self.prepare = None
-            hook()
+            release()
 
     def plain_line(self) -> str:
         """Read a line as ``input()`` does, where there is no readline.
@@ -109,6 +114,7 @@ class Terminal(Screen):
         """
         self.write(_PROMPT)
         stdin = sys.stdin
+        # Without the buffer either, whose lock the thread would hold at the interpreter's exit.
         line: bytes = getattr(stdin.buffer, "raw", stdin.buffer).readline()
         if not line:
             raise EOFError
@@ -120,6 +126,7 @@ class Terminal(Screen):
         Where in the line the cursor was, only readline knows: the next key has it draw the line
         anew, since it takes this for a change of the terminal's size.
         """
+        # After "bg", too, there is a SIGCONT; then the terminal is the shell's.
         if self.prepare is None or _in_background():
             return  # the input thread isn't waiting for a line
         self.prepare()
@@ -136,6 +143,7 @@ class Terminal(Screen):
         """Put *text* above the line being typed."""
         if not self.smart:
             typed = f"{_PROMPT}{_line_buffer()}"
+            # No cursor movements: the line being typed is written again below.
             self.write(f"\n{text}\n{typed}" if self.asking else f"{text}\n")
             return
         columns, rows = terminal_size(sys.stdout)
@@ -214,8 +222,9 @@ def _prepare_readline() -> None:
 
 
 def _hook_readline(hook: Callable[[], None]) -> bool:
-    """Have *hook* called when readline has set the mode of the terminal; whether it will be."""
+    """Have readline call *hook* once it has set the terminal's mode; return whether it will."""
     readline = sys.modules.get("readline")
+    # Only GNU's readline is known to call its hook behind that.
     if readline is None or "libedit" in (readline.__doc__ or ""):
         return False
     readline.set_startup_hook(hook)

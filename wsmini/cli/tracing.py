@@ -38,6 +38,7 @@ def connect_traced(
             say(line, "*")
         if frames:
             opened.stream = stream = TracedStream(opened.stream, say)
+            # Bytes that came with the response: the stream won't see them.
             stream.received(opened.rest)
         return Connection(opened, settings)
     except BaseException:
@@ -53,6 +54,7 @@ def tls_facts(tls: SSLObject) -> Iterator[str]:
     certificate: dict[str, Any] = tls.getpeercert() or {}
     if certificate:
         yield f"certificate: {_named(certificate['subject'])}"
+        # A name of a directory is a tuple.
         names = [f"{name}" for _, name in certificate.get("subjectAltName", ())]
         yield f"certificate for: {', '.join(names) or 'no names'}"
         yield f"certificate by: {_named(certificate['issuer'])}"
@@ -93,6 +95,7 @@ class TracedStream:
     def send(self, data: Data, flags: int = 0) -> int:
         # Before it goes out, or another thread may show the answer first.
         self.sent(bytes(memoryview(data)[self._told :]))
+        # What the stream doesn't take comes again, perhaps with more behind it: it is shown once.
         self._told = max(self._told, len(data))
         taken = self._stream.send(data, flags)
         self._told -= taken
@@ -120,7 +123,7 @@ class FrameScanner:
         self._begun = data[start:]
 
     def _show_frame(self, data: bytes, start: int) -> int | None:
-        """Show the frame at *start*; where what is shown ends, or ``None`` if it isn't all here."""
+        """Show the frame at *start*, if enough of it is here; return where the shown part ends."""
         if len(data) < start + 2:
             return None
         size = data[start + 1] & 0x7F
@@ -138,6 +141,7 @@ class FrameScanner:
         if payload > at:
             shown = mask(shown, data[at:payload])
         self._say(_described(data[start], size, shown))
+        # What feed() passes over before it looks for the next frame.
         self._skip = size - len(shown)
         return end
 
@@ -149,6 +153,7 @@ def _described(head: int, size: int, shown: bytes) -> str:
         name = f"opcode {head & 0x0F}"
     bits = "".join(f" {bit}" for value, bit in _BITS if head & value)
     more = "..." if size > len(shown) else ""
+    # Text that RSV1 doesn't mark as compressed (RFC 7692, 6).
     text = repr(shown)[1:] if head & 0x4F == Opcode.TEXT else shown.hex()
     return f"{name}{bits} {size} bytes {text}{more}".rstrip()
 

@@ -101,7 +101,7 @@ def _hold(peer: Peer) -> NoReturn:
 
 
 class _OnTheWay(Fault):
-    """Something that is done to the bytes that the server sends, after the handshake or with it."""
+    """A fault of the bytes that the server sends, behind the handshake or from it on."""
 
     handshake = False  # whether to the bytes of the handshake, too
 
@@ -114,12 +114,12 @@ class _OnTheWay(Fault):
             echo.talk(peer)
 
     def intercept(self, peer: Peer) -> None:
-        """Take the place of what writes the output of *peer*."""
+        """Put the fault where the output of *peer* is written."""
         raise NotImplementedError
 
 
 class _After(_OnTheWay):
-    """Something that happens at a byte of what the server sends.
+    """A fault that happens once the server has sent so many bytes.
 
     Args:
         after: how many bytes are sent before: of frames, or from the response's first byte on.
@@ -142,6 +142,7 @@ class _After(_OnTheWay):
                 self.happen(peer)
 
         peer._output = write
+        # For after=0, which is before anything is sent.
         write(b"")
 
     def happen(self, peer: Peer) -> NoReturn:
@@ -173,6 +174,7 @@ class Reset(_After):
     """
 
     def happen(self, peer: Peer) -> NoReturn:
+        # With a linger time of 0, close() sends RST.
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.sock.close()
         raise ConnectionAbortedError("reset")
@@ -205,6 +207,7 @@ class Drip(_OnTheWay):
 
     def _drip(self, peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), self.size):
+            # A sleep that the end of the server interrupts.
             if peer._server_closing.wait(self.delay):
                 _hold(peer)
             peer._write(data[start : start + self.size])
@@ -376,6 +379,7 @@ class Bomb(Fault):
             return
         if peer._deflate is None:
             raise ProtocolError("there can't be a Bomb: the client doesn't offer compression")
+        # Zeros are what deflate shrinks most.
         peer.send_message(bytes(self.size))
         echo.talk(peer)
 
@@ -397,6 +401,7 @@ class IgnoreClose(_OnTheWay):
 
     def intercept(self, peer: Peer) -> None:
         def write(data: bytes) -> None:
+            # Peer writes frame by frame, so a Close frame begins a write.
             if data.startswith(_CLOSE):
                 _hold(peer)
             peer._write(data)

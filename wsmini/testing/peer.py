@@ -203,6 +203,7 @@ class Peer:
         n &= 0x7F
         if n > 125:
             n = self._extended_length(2 if n == 126 else 8)
+        # Before anything is read or allocated: the client only claims that size.
         if n > self._max_size:
             raise PayloadTooBig(n, self._max_size)
         key = self._read(4)
@@ -221,7 +222,9 @@ class Peer:
         opcode, compressed, data = 0, False, bytearray()
         while True:
             received = self.recv_frame()
+            # 0, the opcode of a continuation, stands for no message begun.
             self._check(received, continued=bool(opcode))
+            # Control frames (RFC 6455, 5.5) may come between the fragments of a message.
             if received.opcode >= 8:
                 self._answer(received)
                 continue
@@ -282,6 +285,7 @@ class Peer:
             self.send_frame(Opcode.PONG, received.data)
         elif received.opcode == Opcode.CLOSE:
             close = parse_close(received.data)
+            # RFC 6455, 5.5.1: with the code of the client. The reason may be left out.
             self.send_frame(Opcode.CLOSE, received.data[:2])
             raise connection_closed(close, Close(close.code, ""), True)
 
@@ -299,6 +303,7 @@ class Peer:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if context is not None:
                 self._secure = True
+                # In two steps, so that _interrupt() finds the new socket while the handshake waits.
                 self.sock = context.wrap_socket(
                     self.sock, server_side=True, do_handshake_on_connect=False
                 )
@@ -326,6 +331,7 @@ class Peer:
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._fill(size - len(self._buffer))
+        # A bytearray must not change its size while there is a view of it.
         with memoryview(self._buffer) as view:
             data = bytes(view[:size])
         del self._buffer[:size]
@@ -340,11 +346,12 @@ class Peer:
                 raise ProtocolError(f"a request head of more than {MAX_HEAD} bytes")
             if end >= 0:
                 return self._read(end + 4)[:-4]
+            # What was searched needs no second look, but for the beginning of an end.
             start = max(0, len(self._buffer) - 3)
             self._fill(0)
 
     def _interrupt(self) -> None:
-        """End what the script waits for. Called by another thread."""
+        """Wake the script from whatever it waits for. Called by another thread."""
         self._server_closing.set()
         try:
             # SSLSocket's own method would also take the TLS state from under that thread.
@@ -353,7 +360,7 @@ class Peer:
             pass  # the connection is gone, or TLS is just taking over the socket
 
     def _finish(self) -> None:
-        """Close such that the client gets all that was sent.
+        """Close the connection, in such a way that the client gets all that was sent.
 
         Closing a socket with unread data resets the connection, and the client may lose what it
         has not read: so say that nothing more comes, and read on for a while.
@@ -362,6 +369,7 @@ class Peer:
         try:
             self.sock.settimeout(LINGER)
             if self._secure:
+                # The goodbye of TLS; it waits for that of the client.
                 self.sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
         except (OSError, ValueError):
             pass  # the client is gone or still sending; ValueError: TLS never started, or is over

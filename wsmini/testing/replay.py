@@ -58,6 +58,7 @@ def replay_script(path: str) -> Callable[[Peer], None]:
             sessions = _sessions([json.loads(line) for line in file if line.strip()])
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as exc:
             raise ValueError(f"{path} isn't a recorded session: {exc!r}") from exc
+    # Shared by all connections: each takes the next one, whoever made it.
     following = itertools.cycle(sessions)
 
     def script(peer: Peer) -> None:
@@ -70,9 +71,10 @@ def replay_script(path: str) -> Callable[[Peer], None]:
 
 
 def _sessions(records: list[dict[str, object]]) -> list[Recorded]:
-    """For each connection, the subprotocol and the events."""
+    """Sort *records* by connection: its subprotocol, and its events."""
     sessions: list[Recorded] = []
     for record in records:
+        # What comes before the first handshake is an IndexError: no recorded session.
         if record["type"] == "open":
             chosen = record["subprotocol"]
             subprotocol = None if chosen is None else _text(chosen)
@@ -87,7 +89,7 @@ def _sessions(records: list[dict[str, object]]) -> list[Recorded]:
 
 
 def _event(record: dict[str, object]) -> tuple[bool, Event]:
-    """Whether the client received it, and the message or the Close frame."""
+    """Read a *record*: whether the client received it, and the message or the Close frame."""
     kind, received = record["type"], record["direction"] == "received"
     if kind == "close":
         code, reason = record["code"], record["reason"]

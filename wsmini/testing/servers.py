@@ -70,6 +70,7 @@ class Server:
         self._peers: dict[Peer, threading.Thread] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # Closed by close(): the thread that accepts sees the end of it at the other side.
         self._waker, self._wake = socket.socketpair()
         self.host, self.port = self._listener.getsockname()[:2]
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
@@ -247,8 +248,12 @@ class Echo:
             self.talk(peer)
 
     def accept(self, peer: Peer, compression: bool = False) -> bool:
-        """The handshake, with compression in any case if so asked; whether it succeeds."""
+        """Answer the opening handshake; return whether that accepts the client.
+
+        With *compression*, the client may have it although the server wasn't asked to offer it.
+        """
         try:
+            # Challenge, say, has read it already.
             request = peer._request or peer.request()
             problem = handshake_problem(request)
         except ProtocolError as exc:
@@ -263,6 +268,7 @@ class Echo:
         extensions = None
         if compression or self._compression:
             offers = request.headers.get("Sec-WebSocket-Extensions") or ""
+            # From here on, Peer compresses what it sends, and inflates.
             extensions, peer._deflate = _accept_deflate(offers)
         peer.accept(subprotocol=subprotocol, extensions=extensions)
         return True
@@ -299,6 +305,7 @@ def _echo_messages(peer: Peer) -> None:
         code, problem = 1009, str(exc)
     except ValueError as exc:
         code, problem = 1007, str(exc)
+    # RFC 6455, 5.5: a control frame has 125 bytes at most, two of them for the code.
     reason = problem.encode("ascii", "replace")[: MAX_CONTROL - 2]
     peer.send_frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason)
 
@@ -313,7 +320,7 @@ _OFFER = re.compile(
 
 
 def _accept_deflate(offers: str) -> tuple[str | None, PerMessageDeflate | None]:
-    """The answer to the first offer that can be met, and what does it (RFC 7692, 5.1)."""
+    """Take the first offer that can be met (RFC 7692, 5.1): the answer to it, and the codec."""
     for offer in re.sub(r"[ \t]", "", offers).split(","):
         match = _OFFER.fullmatch(offer)
         if match:
