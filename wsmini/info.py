@@ -43,8 +43,8 @@ class ConnectionInfo:
         self.timings: dict[str, float] = opened.timings
         self.ssl_object: ssl.SSLObject | None = opened.ssl_object
         self._sock: socket.socket = opened.stream.sock
-        self.local_address: Any = _name(self._sock.getsockname)
-        self.remote_address: Any = _name(self._sock.getpeername)
+        self.local_address: Any = _address(self._sock.getsockname)
+        self.remote_address: Any = _address(self._sock.getpeername)
         self._id = ""
 
     @property
@@ -102,10 +102,11 @@ class ConnectionInfo:
         return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"
 
 
-def _name(ask: Callable[[], Any]) -> Any:
+def _address(ask: Callable[[], Any]) -> Any:
+    """Ask a socket for an address; ``None`` if the connection is gone already."""
     try:
         return ask()
     except OSError as exc:
         if exc.errno is None:
             raise  # a signal handler's
-        return None  # gone already; receiving will tell
+        return None  # receiving will tell

@@ -76,7 +76,7 @@ _DEFLATE = Deflate()
 
 # What other clients call an option.
 _UNVERIFIED = "ssl=wsmini.unverified_context() to verify nothing"
-_ELSEWHERE = {
+_NAMES_ELSEWHERE = {
     "extra_headers": "additional_headers",
     "header": "additional_headers",
     "headers": "additional_headers",
@@ -177,7 +177,7 @@ def _family(name: str, family: int) -> int:
     return family
 
 
-def _choice(name: str, value: bool | None) -> bool | None:
+def _flag(name: str, value: bool | None) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{name} is True, False or None, not {value!r}")
     return value
@@ -225,7 +225,7 @@ def _as_it_is(name: str, value: Any) -> Any:
     return value
 
 
-def _having(what: str, *methods: str) -> Callable[[str, Any], Any]:
+def _object_with(what: str, *methods: str) -> Callable[[str, Any], Any]:
     """Make a check for ``None`` or an object with these *methods*; *what* names it."""
 
     def check(name: str, value: Any) -> Any:
@@ -321,7 +321,7 @@ class _Table:
     proxy_server_hostname = _option(None, _host)
     ssl = _option(None, _context)
     server_hostname = _option(None, _host)
-    tls_resumption = _option(None, _choice)
+    tls_resumption = _option(None, _flag)
     origin = _option(None, _header("Origin"))
     subprotocols = _option((), _subprotocols)
     extensions = _option((), _extensions)
@@ -330,7 +330,7 @@ class _Table:
     user_agent_header = _option(USER_AGENT, _header("User-Agent"))
     auth: Credentials | None = _option(None, _as_it_is)
     cookies: CookieJar | None = _option(
-        None, _having("an http.cookiejar.CookieJar", "add_cookie_header", "extract_cookies")
+        None, _object_with("an http.cookiejar.CookieJar", "add_cookie_header", "extract_cookies")
     )
     max_redirects = _option(5, _from(0))
     open_timeout = _option(10, _interval)
@@ -340,8 +340,8 @@ class _Table:
     max_size = _option(1 << 20, _max_size)
     max_queue = _option(16, _from(1))
     busy_poll = _option(0, _seconds)
-    logger: Logger | None = _option(None, _having("a logging.Logger", "debug"))
-    trace: Trace | None = _option(None, _having("a callable", "__call__"))
+    logger: Logger | None = _option(None, _object_with("a logging.Logger", "debug"))
+    trace: Trace | None = _option(None, _object_with("a callable", "__call__"))
 
 
 # Name -> default and check.
@@ -419,7 +419,7 @@ class Options(_Table):
     def __init__(self, url: str, /, **given: Unpack[ConnectOptions]) -> None:
         for name in given:
             if name not in TABLE:
-                meant = _ELSEWHERE.get(name)
+                meant = _NAMES_ELSEWHERE.get(name)
                 advice = f"use {meant}" if meant else "help(wsmini.options.Options) lists them all"
                 raise TypeError(f"there is no option {name!r}: {advice}")
         self.uri = parse_uri(url)

@@ -478,10 +478,10 @@ def retry_after(failure: BaseException) -> float:
     """The seconds that *failure* asks to wait (RFC 9110, 10.2.3), 0 where it doesn't."""
     if not isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
         return 0.0
-    return min(max(_least(failure.response), 0.0), MAX_RETRY_AFTER)
+    return min(max(_asked_seconds(failure.response), 0.0), MAX_RETRY_AFTER)
 
 
-def _least(response: Response) -> float:
+def _asked_seconds(response: Response) -> float:
     value = ",".join(response.headers.get_all("Retry-After")).strip()
     # Some servers send fractions.
     if value.isascii() and all(digits.isdigit() for digits in value.split(".", 1)):

@@ -55,7 +55,7 @@ class Status(enum.IntEnum):
 
 
 # A section of the help each, and its options: their names, what stands for the value of one that
-# takes a value, and the help. What else the parser has to know is in ``_MORE``.
+# takes a value, and the help. What else the parser has to know is in ``_SETTINGS``.
 OPTIONS = """\
 handshake
 -H, --header 'NAME: VALUE'      send this header in the handshake; 'NAME:' or 'NAME;' sends it
@@ -207,8 +207,8 @@ def _add_option(group: _ArgumentGroup, names: str, text: str) -> None:
     settings: dict[str, Any] = {"action": "store_true"}
     if metavar:
         settings = {"metavar": metavar, "type": _KINDS.get(metavar, str)}
-    settings.update(_MORE.get(long, {}))
-    # _MORE is the last word: it may replace what follows from the placeholder.
+    # Behind the others: they may replace what follows from the placeholder.
+    settings.update(_SETTINGS.get(long, {}))
     group.add_argument(*short, long, help=text, **settings)
 
 
@@ -283,7 +283,7 @@ _KINDS: dict[str, Callable[[str], object]] = {
     "CODE": close_code,
 }
 _LIST = {"action": "append", "default": []}
-_MORE: dict[str, dict[str, Any]] = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("--header", "--cookie", "--subprotocol", "--resolve"), _LIST),
     "--message": {"type": utf8, **_LIST},
     "--ipv4": {"action": "store_const", "dest": "source", "const": "0.0.0.0"},
@@ -477,7 +477,7 @@ def _credentials(args: Namespace) -> tuple[str, str] | None:
     if args.password_file:
         password = _first_line(args.password_file)
     elif not colon:
-        password = _asked(f"Password of {name}: ", "--user", "--password-file")
+        password = _ask_secret(f"Password of {name}: ", "--user", "--password-file")
     return name, password
 
 
@@ -486,7 +486,7 @@ def _first_line(path: str) -> str:
         return file.readline().rstrip("\r\n")
 
 
-def _asked(prompt: str, option: str, instead: str) -> str:
+def _ask_secret(prompt: str, option: str, instead: str) -> str:
     """Ask for a secret on the terminal, though standard input may be something else.
 
     Raises:
@@ -510,7 +510,7 @@ def _asked(prompt: str, option: str, instead: str) -> str:
         raise ValueError(f"{option}: no password was given") from None
 
 
-def _trusting(path: str | None, option: str) -> SSLContext:
+def _trusting_context(path: str | None, option: str) -> SSLContext:
     """A context that trusts the authorities in a file, or those of the system."""
     import ssl  # only now: it is slow to load, and not everywhere
 
@@ -535,19 +535,19 @@ def _context(args: Namespace) -> SSLContext | None:
         raise ValueError(problem)
     from ..opening.tls_context import unverified_context  # which loads ssl
 
-    context = unverified_context() if args.insecure else _trusting(args.cafile, "--cafile")
+    context = unverified_context() if args.insecure else _trusting_context(args.cafile, "--cafile")
     if args.cert:
-        _identify(context, args)
+        _load_certificate(context, args)
     return context
 
 
-def _identify(context: SSLContext, args: Namespace) -> None:
+def _load_certificate(context: SSLContext, args: Namespace) -> None:
     """Load the client certificate."""
     known = args.key_password_file and _first_line(args.key_password_file)
 
     def passphrase() -> str:  # called if the key has one
         prompt = f"Passphrase of {args.key or args.cert}: "
-        return known or _asked(prompt, "--cert", "--key-password-file")
+        return known or _ask_secret(prompt, "--cert", "--key-password-file")
 
     try:
         context.load_cert_chain(args.cert, args.key, passphrase)
@@ -576,7 +576,7 @@ _TRANSLATIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "unix": ("unix_path", _as_it_is),
     "source": ("source_address", lambda address: (address, 0)),
     "proxy": ("proxy", lambda url: None if url == "none" else url),
-    "proxy_cafile": ("proxy_ssl", lambda path: _trusting(path, "--proxy-cafile")),
+    "proxy_cafile": ("proxy_ssl", lambda path: _trusting_context(path, "--proxy-cafile")),
     "proxy_server_name": ("proxy_server_hostname", _as_it_is),
     "server_name": ("server_hostname", _as_it_is),
     "timeout": ("open_timeout", _as_it_is),

@@ -87,16 +87,15 @@ def completion(parser: ArgumentParser, shell: str) -> str:
 
 
 def _bash(actions: list[Action]) -> str:
-    names = " ".join(name for action in actions for name in action.option_strings)
-    files = "|".join(
-        name for action in actions if action.metavar in _FILES for name in action.option_strings
-    )
-    others = "|".join(
-        name
-        for action in actions
-        if _metavar(action) and not _is_optional(action) and action.metavar not in _FILES
-        for name in action.option_strings
-    )
+    names: list[str] = []
+    files: list[str] = []
+    others: list[str] = []
+    for action in actions:
+        names += action.option_strings
+        if action.metavar in _FILES:
+            files += action.option_strings
+        elif _metavar(action) and not _is_optional(action):
+            others += action.option_strings
     policies = " ".join(_POLICIES)
     return f"""\
 # For ~/.bashrc, with: wsmini() {{ python3 -m wsmini "$@"; }}
@@ -112,9 +111,9 @@ _wsmini() {{
     esac
     case $before in
         --completion) COMPREPLY=($(compgen -W 'bash zsh' -- "$word")) ;;
-        {files}) COMPREPLY=($(compgen -f -- "$word")) ;;
-        {others}) COMPREPLY=() ;;
-        *) COMPREPLY=($(compgen -W '{names}' -- "$word")) ;;
+        {"|".join(files)}) COMPREPLY=($(compgen -f -- "$word")) ;;
+        {"|".join(others)}) COMPREPLY=() ;;
+        *) COMPREPLY=($(compgen -W '{" ".join(names)}' -- "$word")) ;;
     esac
 }}
 complete -o filenames -F _wsmini wsmini

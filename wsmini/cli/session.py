@@ -113,7 +113,7 @@ class Session:
         self.ws, self.connector, self.recorder = ws, connector, recorder
         self.count = 0  # of messages received
         self.greeted = False  # whether the messages of -m are sent
-        self.told: Connection | None = None  # the last one whose end is written down
+        self.last_ended: Connection | None = None  # the last one whose end is written down
         self.args = args
         self.output = output
         self.heard = monotonic()  # when the last message came
@@ -249,9 +249,9 @@ class Session:
 
     def tell_end(self, end: ConnectionClosed) -> int:
         """Write the connection's end to record and journal, once; return the status for that."""
-        if self.told is self.ws:  # an interrupt came before there was another one
+        if self.last_ended is self.ws:  # an interrupt came before there was another one
             return Status.OK
-        self.told = self.ws
+        self.last_ended = self.ws
         fields = close_record(end)
         try:
             self.recorder.write(fields)
@@ -313,7 +313,7 @@ class Session:
                 self.progress.begin(file.fileno())
                 yield from self.read(file.read)
         elif isinstance(self.output, Terminal):
-            for line in _typed(History(), self.output):
+            for line in _typed_lines(History(), self.output):
                 yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
             # Without its buffer, whose lock this thread would hold at the interpreter's exit.
@@ -405,7 +405,7 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     return exc.code in good and (exc.sent is None or exc.sent.code in good)
 
 
-def _typed(history: History, terminal: Terminal) -> Iterator[str]:
+def _typed_lines(history: History, terminal: Terminal) -> Iterator[str]:
     """Lines typed on a terminal, but for empty ones."""
     while True:
         try:

@@ -53,5 +53,4 @@ def second_ends_at_once() -> ContextManager[None]:
 def block_interrupts() -> None:
     """Leave signals to the main thread: in another one, they wouldn't interrupt ``recv()``."""
     if hasattr(signal, "pthread_sigmask"):
-        wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGCONT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCONT})

@@ -50,7 +50,7 @@ class Terminal(Screen):
         super().__init__(args)
         # Before readline changes the mode for the first time.
         self.restore = _saved_terminal()
-        self.prepare: Callable[[], None] | None = None  # sets readline's mode while it reads
+        self.set_mode: Callable[[], None] | None = None  # sets readline's mode while it reads
         self.handling = ExitStack()  # of SIGCONT
         self.changing = Lock()  # held while the mode of the terminal changes, and from the end on
         self.asking = False  # whether there is a prompt, or one is just being written
@@ -92,7 +92,7 @@ class Terminal(Screen):
                 held.pop()()
 
         def mode_is_set() -> None:
-            self.prepare = _saved_terminal()
+            self.set_mode = _saved_terminal()
             release()
 
         if not _hook_readline(mode_is_set):
@@ -103,7 +103,7 @@ class Terminal(Screen):
             return input(_PROMPT) if sys.modules.get("readline") else self.plain_line()
         finally:
             self.asking = False
-            self.prepare = None
+            self.set_mode = None
             release()
 
     def plain_line(self) -> str:
@@ -127,9 +127,9 @@ class Terminal(Screen):
         anew, since it takes this for a change of the terminal's size.
         """
         # After "bg", too, there is a SIGCONT; then the terminal is the shell's.
-        if self.prepare is None or _in_background():
+        if self.set_mode is None or _in_background():
             return  # the input thread isn't waiting for a line
-        self.prepare()
+        self.set_mode()
         if self.smart:
             room = max(1, terminal_size(sys.stdout)[0] - len(_PROMPT) - 1)
             shown = _wrapped(printable(_line_buffer()), room)

@@ -76,7 +76,7 @@ class TracedStream:
 
     def __init__(self, stream: Stream, say: Callable[[str, str], None]) -> None:
         self._stream = stream
-        self._told = 0  # bytes of what comes next that were shown, and not taken yet
+        self._ahead = 0  # bytes of what comes next that were shown, and not taken yet
         self.received = FrameScanner(lambda line: say(line, "<")).feed
         self.sent = FrameScanner(lambda line: say(line, ">")).feed
 
@@ -94,11 +94,11 @@ class TracedStream:
 
     def send(self, data: Data, flags: int = 0) -> int:
         # Before it goes out, or another thread may show the answer first.
-        self.sent(bytes(memoryview(data)[self._told :]))
+        self.sent(bytes(memoryview(data)[self._ahead :]))
         # What the stream doesn't take comes again, perhaps with more behind it: it is shown once.
-        self._told = max(self._told, len(data))
+        self._ahead = max(self._ahead, len(data))
         taken = self._stream.send(data, flags)
-        self._told -= taken
+        self._ahead -= taken
         return taken
 
 

@@ -100,7 +100,7 @@ def _hold(peer: Peer) -> NoReturn:
 # -- of the network --
 
 
-class _OnTheWay(Fault):
+class _NetworkFault(Fault):
     """A fault of the bytes that the server sends, behind the handshake or from it on."""
 
     handshake = False  # whether to the bytes of the handshake, too
@@ -118,7 +118,7 @@ class _OnTheWay(Fault):
         raise NotImplementedError
 
 
-class _After(_OnTheWay):
+class _FaultAtByte(_NetworkFault):
     """A fault that happens once the server has sent so many bytes.
 
     Args:
@@ -150,7 +150,7 @@ class _After(_OnTheWay):
         raise NotImplementedError
 
 
-class Cut(_After):
+class Cut(_FaultAtByte):
     """End the connection (FIN) without a Close frame; with TLS, without its goodbye either.
 
     ``Cut()`` does so behind the handshake, ``Cut(handshake=True)`` instead of an answer.
@@ -166,7 +166,7 @@ class Cut(_After):
         raise ConnectionAbortedError("cut")
 
 
-class Reset(_After):
+class Reset(_FaultAtByte):
     """Reset the connection (RST). What was sent just before may not reach the program.
 
     Args:
@@ -180,7 +180,7 @@ class Reset(_After):
         raise ConnectionAbortedError("reset")
 
 
-class Stall(_After):
+class Stall(_FaultAtByte):
     """Fall silent: don't send, don't read, don't close, until the server closes.
 
     ``Stall()`` is a server, or a network, that dies behind the handshake; ``Stall(handshake=True)``
@@ -194,7 +194,7 @@ class Stall(_After):
         _hold(peer)
 
 
-class Drip(_OnTheWay):
+class Drip(_NetworkFault):
     """Send *size* bytes every *delay* seconds, of frames, or of the response too (*handshake*)."""
 
     def __init__(self, size: int = 1, delay: float = 0.01, handshake: bool = False) -> None:
@@ -396,7 +396,7 @@ class CloseWith(Fault):
             peer.close(self.code, self.reason)
 
 
-class IgnoreClose(_OnTheWay):
+class IgnoreClose(_NetworkFault):
     """Echo, but don't answer the client's Close frame, nor end the connection."""
 
     def intercept(self, peer: Peer) -> None:
