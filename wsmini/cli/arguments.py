@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from argparse import Action, ArgumentParser, Namespace, _ArgumentGroup
     from http.cookiejar import MozillaCookieJar
     from ssl import SSLContext
-    from typing import Any, Callable, Iterator, Sequence
+    from typing import Any, Callable, Iterator, Sequence, TypeVar
 
     from ..policies import Policy
+
+    T = TypeVar("T")
 
 
 class Status(enum.IntEnum):
@@ -212,36 +214,24 @@ def _add_option(group: _ArgumentGroup, names: str, text: str) -> None:
     group.add_argument(*short, long, help=text, **settings)
 
 
-def policy(text: str) -> Policy:
-    """When to connect again: after so many seconds, or ``backoff``."""
-    return Backoff() if text == "backoff" else Fixed(seconds(text))
+def _kind(name: str, read: Callable[[str], T], is_valid: Callable[[T], bool]) -> Callable[[str], T]:
+    """Make the type of an argument: *read* makes its value of a text.
+
+    Args:
+        name: what argparse calls the type when a value is wrong.
+    """
+
+    def kind(text: str) -> T:
+        value = read(text)
+        if not is_valid(value):
+            raise ValueError
+        return value
+
+    kind.__name__ = name
+    return kind
 
 
-def seconds(text: str) -> float:
-    """A duration, perhaps ``inf``."""
-    value = float(text)
-    if not value >= 0:
-        raise ValueError
-    return value
-
-
-def limit(text: str) -> float:
-    """A duration that isn't 0."""
-    value = seconds(text)
-    if not value:
-        raise ValueError
-    return value
-
-
-def natural(text: str) -> int:
-    """A number from 0 on."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def utf8(text: str) -> str:
+def _utf8(text: str) -> str:
     """An argument that is UTF-8, whatever the locale says."""
     try:
         text.encode()
@@ -250,51 +240,43 @@ def utf8(text: str) -> str:
         return os.fsencode(text).decode()
 
 
-def close_code(text: str) -> int:
-    """A close code that may be sent."""
-    code = int(text)
-    if not is_close_code(code):
-        raise ValueError
-    return code
+def _policy(text: str) -> Policy:
+    """When to connect again: after so many seconds, or ``backoff``."""
+    return Backoff() if text == "backoff" else Fixed(_seconds(text))
 
 
-def close_reason(text: str) -> str:
-    """A reason that fits into a Close frame (RFC 6455, 5.5)."""
-    text = utf8(text)
-    if len(text.encode()) > 123:
-        raise ValueError
-    return text
-
-
-# What argparse calls the type when a value is wrong.
-policy.__name__ = seconds.__name__ = "number of seconds"
-limit.__name__ = "number of seconds above 0"
-natural.__name__ = "number"
-utf8.__name__ = "UTF-8"
-close_code.__name__ = "close code (1000-1003, 1007-1014, 3000-4999)"
-close_reason.__name__ = "reason (at most 123 bytes of UTF-8)"
+# NaN is none of them, and infinity is.
+_seconds = _kind("number of seconds", float, lambda value: value >= 0)
+_limit = _kind("number of seconds above 0", float, lambda value: value > 0)
+_natural = _kind("number", int, lambda value: value >= 0)
+close_code = _kind("close code (1000-1003, 1007-1014, 3000-4999)", int, is_close_code)
+# RFC 6455, 5.5: a Close frame has 125 bytes at most, two of them for the code.
+close_reason = _kind(
+    "reason (at most 123 bytes of UTF-8)", _utf8, lambda text: len(text.encode()) <= 123
+)
+_policy.__name__, _utf8.__name__ = _seconds.__name__, "UTF-8"
 
 # What checks a value, by what stands for it in OPTIONS.
 _KINDS: dict[str, Callable[[str], object]] = {
-    "SECONDS": seconds,
-    "[=SECONDS]": policy,
-    "N": natural,
-    "BYTES": natural,
+    "SECONDS": _seconds,
+    "[=SECONDS]": _policy,
+    "N": _natural,
+    "BYTES": _natural,
     "CODE": close_code,
 }
 _LIST = {"action": "append", "default": []}
 _SETTINGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("--header", "--cookie", "--subprotocol", "--resolve"), _LIST),
-    "--message": {"type": utf8, **_LIST},
+    "--message": {"type": _utf8, **_LIST},
     "--ipv4": {"action": "store_const", "dest": "source", "const": "0.0.0.0"},
     "--ipv6": {"action": "store_const", "dest": "source", "const": "::"},
-    "--timeout": {"type": limit},
-    "--ping-timeout": {"type": limit},
+    "--timeout": {"type": _limit},
+    "--ping-timeout": {"type": _limit},
     "--count": {"default": 0},
     "--close-code": {"default": 1000},
     "--close-reason": {"type": close_reason, "default": ""},
     "--verbose": {"action": "count", "default": 0},
-    "--bench": {"type": limit},
+    "--bench": {"type": _limit},
     "--bench-size": {"default": 1024},
 }
 
