@@ -145,6 +145,7 @@ class Session:
             # Wakes the input thread where it waits: in linger(), or for another connection.
             self.finished.set()
         # The input thread may be about to find that it couldn't send all, which decides the status.
+        # On a terminal, it waits for a key.
         if not isinstance(self.output, Terminal):
             feeder.join(_GRACE)
         return self.closed(ended)
@@ -218,6 +219,7 @@ class Session:
         return Status.OK if clean else Status.ABNORMAL
 
     def failed(self, exc: Exception) -> int:
+        """Say what ended the input; return the exit status."""
         if isinstance(exc, OutputError):
             return output_failed(exc)
         if not isinstance(exc, (OSError, UnicodeError)):
@@ -236,7 +238,7 @@ class Session:
         return status or problem
 
     def end_so_far(self, closing: bool) -> ConnectionClosed:
-        """How the connection ended, or is about to if it is *closing* still."""
+        """Find out how the connection ended, or is about to if it is *closing* still."""
         try:
             # Discard what came behind the last message wanted; then recv() raises the end.
             while not closing:
