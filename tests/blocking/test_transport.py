@@ -860,7 +860,7 @@ def test_a_stream_comes_in_chunks_even_if_its_header_came_alone():
         whole = frame(BINARY, bytes(1 << 20))
         chunks = Task(lambda: [len(chunk) for chunk in ws.recv_streaming()])
         peer.send_raw(whole[:10])
-        eventually(lambda: ws._protocol.missing)
+        eventually(lambda: ws._protocol.reader.missing)
         receiving(ws)
         peer.send_raw(whole[10:])
         sizes = chunks.result()

@@ -102,7 +102,7 @@ def streaming(data):
                 protocol.next_chunk()
                 if data[0] & 2:
                     protocol.skip()
-        assert not protocol.finished or not protocol.streaming
+        assert not protocol.finished or not protocol.reader.streaming
 
 
 def inflate(data):

@@ -162,7 +162,7 @@ class Run:
         self.protocol.receive_data(data, self.now)
 
     def take(self):
-        if not self.protocol.streaming:
+        if not self.protocol.reader.streaming:
             had = self.protocol.pending
             assert not self.protocol.next_messages() or had
 
@@ -192,10 +192,12 @@ class Run:
         self.protocol.tick(self.now)
 
     def send(self, data):
-        self.write(self.protocol.send_message(BINARY, data))
+        self.protocol.check_can_send()
+        self.write(self.protocol.encode_message(BINARY, data))
 
     def fragment(self, data, fin):
-        self.write(self.protocol.send_fragment(BINARY, data, fin))
+        self.protocol.check_can_send_fragment()
+        self.write(self.protocol.encode_fragment(BINARY, data, fin))
 
     def flush(self):
         self.write(self.protocol.data_to_send())
@@ -238,11 +240,12 @@ def test_whatever_happens_what_is_sent_is_valid(script, deflated):
     for _ in range(10000):
         if protocol.finished and not protocol.pending:
             break
-        if protocol.streaming:
+        if protocol.reader.streaming:
             protocol.next_chunk()
         else:
             protocol.next_messages()
-    assert protocol.finished and not protocol.pending and not protocol.streaming
+    assert protocol.finished and not protocol.pending
+    assert not protocol.reader.streaming
     assert protocol.state is State.CLOSED
     assert isinstance(protocol.close_code, int)
     assert not isinstance(protocol.failure, PayloadTooBig) or protocol.rcvd is None

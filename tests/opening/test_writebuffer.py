@@ -46,7 +46,7 @@ def test_a_small_message_does_not_get_into_a_pong_of_which_a_part_is_written():
     protocol.pong(b"x" * 100)
     stream.room = 50
     assert not buffer.flush()
-    assert not buffer.write(protocol.send_message(TEXT, b"y"), 1)
+    assert not buffer.write(protocol.encode_message(TEXT, b"y"), 1)
     stream.room = 1000
     assert buffer.flush()
     assert frames_of(stream.taken) == [(FIN | PONG, b"x" * 100), (FIN | TEXT, b"y")]
@@ -70,7 +70,7 @@ def test_frames_are_whole_and_those_of_each_kind_in_order_whatever_the_stream_ta
                 buffer.flush()
             else:
                 write = buffer.put if gathers else buffer.write
-                write(protocol.send_message(TEXT, data), len(data))
+                write(protocol.encode_message(TEXT, data), len(data))
                 messages.append((TEXT, data))
         protocol.close()
         stream.room = 1 << 30

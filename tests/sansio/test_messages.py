@@ -55,10 +55,16 @@ class Owner:
         self.found.append((opcode, data))
 
 
+def reader_with(extensions, limits=(UNLIMITED, UNLIMITED), found=None):
+    reader = MessageReader(Owner([] if found is None else found), limits)
+    reader.use(extensions)
+    return reader
+
+
 def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=()):
     """All that comes out: messages, (opcode, payload) of control frames, the type of an error."""
     found = []
-    reader = MessageReader(Owner(found), limits, extensions)
+    reader = reader_with(extensions, limits, found=found)
     if plain:
         reader._fast_limit = -1
     for chunk in chunks:
@@ -82,7 +88,7 @@ def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=())
 def streamed(chunks, *, limits=(UNLIMITED, UNLIMITED), extensions=()):
     """The same by ``next_chunk`` alone; and what there is of the last message."""
     found, parts = [], []
-    reader = MessageReader(Owner(found), limits, extensions)
+    reader = reader_with(extensions, limits, found=found)
     for chunk in chunks:
         reader.receive_data(chunk)
         try:
@@ -538,7 +544,7 @@ def test_what_does_not_compress_is_accepted_up_to_the_limit(size):
 
 def test_a_declared_length_that_no_deflated_message_has():
     for n in (1000, 1 << 20, 1 << 40):
-        reader = MessageReader(Owner([]), (n // 2, n // 2), deflate())
+        reader = reader_with(deflate(), (n // 2, n // 2))
         reader.receive_data(header(0xC2, n, 0))
         with pytest.raises(PayloadTooBig):
             reader.messages()
@@ -631,7 +637,7 @@ def test_an_extension_that_breaks_its_contract():
     for chunks in splits(frame(BINARY, b"grow")):
         assert events(chunks, limits=(399, 399), extensions=[Broken()]) == [TB]
         assert events(chunks, limits=(400, 400), extensions=[Broken()]) == [b"grow" * 100]
-    reader = MessageReader(Owner([]), extensions=[Broken()])
+    reader = reader_with([Broken()])
     reader.receive_data(frame(BINARY, b"bug"))
     with pytest.raises(ValueError, match="a bug"):
         reader.messages()
@@ -677,7 +683,7 @@ def test_little_is_parsed_ahead(size, most):
 
 
 def test_little_is_inflated_ahead():
-    reader = MessageReader(Owner([]), extensions=deflate())
+    reader = reader_with(deflate())
     reader.receive_data(frame(BINARY, compressed(bytes(10000)), rsv=RSV1) * 50)
     assert len(reader.messages()) * 10000 < messages.BATCH + 20000
 
@@ -694,7 +700,8 @@ def test_the_fast_way_takes_whole_messages():
     for payload in payloads:
         for rsv in (0, RSV1):
             for opcode in (TEXT, BINARY):
-                reader = Fast(Owner([]), extensions=deflate())
+                reader = Fast(Owner([]))
+                reader.use(deflate())
                 data = compressed(payload) if rsv else payload
                 reader.receive_data(frame(opcode, data, rsv=rsv))
                 assert reader.messages() == [payload.decode() if opcode == TEXT else payload]
@@ -751,7 +758,7 @@ BEGUN = {
 @pytest.mark.parametrize("data", BEGUN.values(), ids=BEGUN)
 def test_after_stop_nothing_comes_and_nothing_is_kept(data, take):
     found = []
-    reader = MessageReader(Owner(found), extensions=deflate())
+    reader = reader_with(deflate(), found=found)
     reader.receive_data(data)
     if take is not None:
         take(reader)
@@ -859,7 +866,7 @@ def test_each_call_does_a_bounded_amount_of_work(again, before, deflated):
     count = 3 * BATCH // len(again) if again == frame(TEXT) else 4 * FRAMES
     for receive in (MessageReader.messages, MessageReader.next_chunk):
         found = []
-        reader = MessageReader(Owner(found), extensions=deflate() if deflated else ())
+        reader = reader_with(deflate() if deflated else (), found=found)
         reader.receive_data(before + again * count)
         calls, begun = 0, len(reader._data) - reader._at
         while reader.pending:
@@ -953,7 +960,7 @@ def test_streaming_begins_with_what_was_gathered():
 
 def test_a_message_that_is_too_big_after_some_of_it():
     for extensions, rsv in (([], 0), (deflate(), RSV1)):
-        reader = MessageReader(Owner([]), (10, 10), extensions)
+        reader = reader_with(extensions, (10, 10))
         parts = [b"abcdef", b"ghijkl"]
         if rsv:
             parts = [compressed(part, False) for part in parts]
@@ -1124,7 +1131,7 @@ class Skipped:
 def mixed(chunks, rng, extensions):
     """As ``events``, taking messages now whole and now in chunks, and skipping some."""
     found, parts = [], []
-    reader = MessageReader(Owner([]), extensions=extensions)
+    reader = reader_with(extensions)
     for chunk in chunks:
         reader.receive_data(chunk)
         got = True
@@ -1205,10 +1212,10 @@ def test_a_whole_message_is_left_alone_where_something_else_goes_on():
     assert reader.whole_message(data) is None
     assert MessageReader(Owner([]), (2, 2)).whole_message(data) is None
     assert MessageReader(Owner([]), (3, 3)).whole_message(data) == "abc"
-    assert MessageReader(Owner([]), extensions=[Broken()]).whole_message(data) is None
-    assert MessageReader(Owner([]), extensions=deflate()).whole_message(data) == "abc"
+    assert reader_with([Broken()]).whole_message(data) is None
+    assert reader_with(deflate()).whole_message(data) == "abc"
     deflated = frame(TEXT, compressed(b"abc"), rsv=RSV1)
-    assert MessageReader(Owner([]), extensions=deflate()).whole_message(deflated) is None
+    assert reader_with(deflate()).whole_message(deflated) is None
 
 
 # -- as programs have them --

@@ -52,6 +52,17 @@ def opened(extensions=(), **options):
     return protocol
 
 
+def send_message(protocol, opcode, data, compress=None):
+    """As the front ends do: look first, then encode."""
+    protocol.check_can_send()
+    return protocol.encode_message(opcode, data, compress)
+
+
+def send_fragment(protocol, opcode, data, fin, compress=None):
+    protocol.check_can_send_fragment()
+    return protocol.encode_fragment(opcode, data, fin, compress)
+
+
 def joined(frames):
     return bytes(frames) if isinstance(frames, (bytes, bytearray)) else b"".join(frames)
 
@@ -200,7 +211,7 @@ def test_failures_while_streaming(data, code, error):
                 found.append(got)
         assert "".join(text for text, fin in found if type(text) is str) == "ok"
         assert protocol.sent.code == code
-        assert protocol.finished and not protocol.streaming and not protocol.pending
+        assert protocol.finished and not protocol.reader.streaming and not protocol.pending
 
 
 def test_a_long_reason_is_cut_between_characters():
@@ -278,11 +289,11 @@ def test_messages_before_a_close_can_be_answered():
         protocol.receive_data(frame(TEXT, b"a") + frame(TEXT, b"b") + last)
         assert protocol.next_messages() == ["a", "b"]
         assert not protocol.finished and protocol.pending
-        assert parsed(joined(protocol.send_message(TEXT, b"c"))) == [(0x81, b"c")]
+        assert parsed(joined(send_message(protocol, TEXT, b"c"))) == [(0x81, b"c")]
         assert protocol.next_messages() == []
         assert protocol.finished
         with pytest.raises(ConnectionClosedError if last == b"\xff\xff" else ConnectionClosedOK):
-            protocol.send_message(TEXT, b"d")
+            send_message(protocol, TEXT, b"d")
 
 
 def test_on_control():
@@ -394,8 +405,8 @@ def test_every_transition_is_in_the_table(state):
 
 
 SENDING = {
-    "send_message": lambda protocol: protocol.send_message(TEXT, b"a"),
-    "send_fragment": lambda protocol: protocol.send_fragment(TEXT, b"a", False),
+    "send_message": lambda protocol: send_message(protocol, TEXT, b"a"),
+    "send_fragment": lambda protocol: send_fragment(protocol, TEXT, b"a", False),
     "ping": lambda protocol: protocol.ping(),
     "pong": lambda protocol: protocol.pong(),
     "check_open": lambda protocol: protocol.check_open(),
@@ -494,11 +505,11 @@ def test_chunks_that_came_before_the_end_are_delivered():
     protocol = opened()
     protocol.receive_data(frame(TEXT, b"ab", False) + frame(CONT, b"cd", False))
     assert protocol.next_chunk() == ("ab", False)
-    assert protocol.streaming
+    assert protocol.reader.streaming
     protocol.connection_lost()
     assert not protocol.finished
     assert protocol.next_chunk() == ("cd", False)
-    assert protocol.finished and not protocol.streaming
+    assert protocol.finished and not protocol.reader.streaming
     assert protocol.next_chunk() is None
 
 
@@ -967,27 +978,27 @@ def frames_of(protocol, *calls):
 @pytest.mark.parametrize("n", [0, 1, 125, 126, 65535, 65536, PIECE, PIECE + 1, 3 * PIECE])
 def test_send_message(n):
     protocol, data = opened(), bytes(n)
-    frames = protocol.send_message(BINARY, data)
+    frames = send_message(protocol, BINARY, data)
     assert isinstance(frames, (bytes, bytearray)) is (n <= PIECE)
     assert parsed(joined(frames)) == [(0x82, data)]
     for same in (bytearray(data), memoryview(data)):
-        assert parsed(joined(protocol.send_message(TEXT, same))) == [(0x81, data)]
-        assert parsed(joined(protocol.send_fragment(TEXT, same, True))) == [(0x81, data)]
+        assert parsed(joined(send_message(protocol, TEXT, same))) == [(0x81, data)]
+        assert parsed(joined(send_fragment(protocol, TEXT, same, True))) == [(0x81, data)]
 
 
 def test_send_fragments():
     protocol = opened()
     assert not protocol.sending
-    sent = [protocol.send_fragment(TEXT, b"a", False)]
+    sent = [send_fragment(protocol, TEXT, b"a", False)]
     assert protocol.sending
     with pytest.raises(InvalidState, match="fragmented"):
-        protocol.send_message(TEXT, b"x")
+        send_message(protocol, TEXT, b"x")
     protocol.ping(b"between")
-    sent.append(protocol.send_fragment(BINARY, b"", False))
-    sent.append(protocol.send_fragment(TEXT, b"c", True))
+    sent.append(send_fragment(protocol, BINARY, b"", False))
+    sent.append(send_fragment(protocol, TEXT, b"c", True))
     assert not protocol.sending
-    sent.append(protocol.send_message(BINARY, b"d"))
-    sent.append(protocol.send_fragment(BINARY, b"e", True))
+    sent.append(send_message(protocol, BINARY, b"d"))
+    sent.append(send_fragment(protocol, BINARY, b"e", True))
     assert not protocol.sending
     assert frames_of(protocol, *sent) == [
         (0x01, b"a"), (0x00, b""), (0x80, b"c"), (0x82, b"d"), (0x82, b"e"),
@@ -996,30 +1007,30 @@ def test_send_fragments():
 
 def test_a_close_between_fragments():
     protocol = opened()
-    protocol.send_fragment(TEXT, b"a", False)
+    send_fragment(protocol, TEXT, b"a", False)
     protocol.close()
     with pytest.raises(ConnectionClosedError):
-        protocol.send_fragment(TEXT, b"b", True)
+        send_fragment(protocol, TEXT, b"b", True)
 
 
 def test_behind_an_abandoned_message_no_message_is_sent():
     protocol = opened()
     protocol.abandon_message()  # nothing was begun
-    protocol.send_message(TEXT, b"ok")
-    protocol.send_fragment(TEXT, b"a", False)
+    send_message(protocol, TEXT, b"ok")
+    send_fragment(protocol, TEXT, b"a", False)
     protocol.abandon_message()
     protocol.abandon_message()
     assert not protocol.sending
     for _ in range(2):
         with pytest.raises(ConnectionClosedError):
-            protocol.send_message(TEXT, b"b")
+            send_message(protocol, TEXT, b"b")
         with pytest.raises(ConnectionClosedError):
-            protocol.send_fragment(TEXT, b"b", True)
+            send_fragment(protocol, TEXT, b"b", True)
     assert not protocol.sending
     protocol.close(1000)
     assert written(protocol) == [(0x88, b"\x03\xf3message abandoned")]
     with pytest.raises(ConnectionClosedError):
-        protocol.send_fragment(TEXT, b"b", True)
+        send_fragment(protocol, TEXT, b"b", True)
 
 
 # -- extensions --
@@ -1034,9 +1045,9 @@ def inflated(payloads):
 def test_deflate_both_ways():
     protocol = opened([PerMessageDeflate()])
     text = b"hello hello hello"
-    sent = [protocol.send_message(TEXT, text) for _ in range(2)]
-    sent.append(protocol.send_message(BINARY, b"plain", compress=False))
-    sent.append(protocol.send_message(BINARY, text, compress=True))
+    sent = [send_message(protocol, TEXT, text) for _ in range(2)]
+    sent.append(send_message(protocol, BINARY, b"plain", compress=False))
+    sent.append(send_message(protocol, BINARY, text, compress=True))
     frames = frames_of(protocol, *sent)
     assert [head for head, _ in frames] == [0xC1, 0xC1, 0x82, 0xC2]
     assert frames[2][1] == b"plain"
@@ -1050,14 +1061,14 @@ def test_deflate_both_ways():
 
 def test_deflate_fragments():
     protocol = opened([PerMessageDeflate()])
-    sent = [protocol.send_fragment(TEXT, b"a" * 50, False) for _ in range(3)]
-    sent.append(protocol.send_fragment(TEXT, b"", True))
+    sent = [send_fragment(protocol, TEXT, b"a" * 50, False) for _ in range(3)]
+    sent.append(send_fragment(protocol, TEXT, b"", True))
     # The choice of the first fragment holds for the message.
-    sent.append(protocol.send_fragment(TEXT, b"b", False, compress=False))
-    sent.append(protocol.send_fragment(TEXT, b"c", False, compress=True))
-    sent.append(protocol.send_fragment(TEXT, b"d", True))
-    sent.append(protocol.send_fragment(BINARY, b"e", False))
-    sent.append(protocol.send_fragment(BINARY, b"f", True, compress=False))
+    sent.append(send_fragment(protocol, TEXT, b"b", False, compress=False))
+    sent.append(send_fragment(protocol, TEXT, b"c", False, compress=True))
+    sent.append(send_fragment(protocol, TEXT, b"d", True))
+    sent.append(send_fragment(protocol, BINARY, b"e", False))
+    sent.append(send_fragment(protocol, BINARY, b"f", True, compress=False))
     frames = frames_of(protocol, *sent)
     heads = [head for head, _ in frames]
     assert heads == [0x41, 0, 0, 0x80, 0x01, 0, 0x80, 0x42, 0x80]
@@ -1085,10 +1096,10 @@ class Tag(Extension):
 def test_extensions_encode_in_order_and_decode_in_reverse():
     protocol = opened([Tag(b"1", "rsv2"), Tag(b"2", "rsv3")])
     sent = [
-        protocol.send_message(TEXT, b"a"),
-        protocol.send_fragment(BINARY, b"b", False),
-        protocol.send_fragment(BINARY, memoryview(b"c"), True),
-        protocol.send_message(BINARY, bytes(PIECE)),
+        send_message(protocol, TEXT, b"a"),
+        send_fragment(protocol, BINARY, b"b", False),
+        send_fragment(protocol, BINARY, memoryview(b"c"), True),
+        send_message(protocol, BINARY, bytes(PIECE)),
     ]
     frames = frames_of(protocol, *sent)
     assert frames == [
@@ -1108,15 +1119,15 @@ def test_optional_extensions_can_be_left_out():
     for compress, expected in ((None, b"a12"), (True, b"a12"), (False, b"a2")):
         protocol = opened([Tag(b"1", "rsv2", optional=True), Tag(b"2", "rsv3")])
         head = 0xB1 if compress is not False else 0x91
-        frames = frames_of(protocol, protocol.send_message(TEXT, b"a", compress))
+        frames = frames_of(protocol, send_message(protocol, TEXT, b"a", compress))
         assert frames == [(head, expected)]
-        sent = [protocol.send_fragment(TEXT, b"a", fin, compress) for fin in (False, True)]
+        sent = [send_fragment(protocol, TEXT, b"a", fin, compress) for fin in (False, True)]
         assert [data for _, data in frames_of(protocol, *sent)] == [expected] * 2
 
 
 def test_deflate_with_another_extension():
     protocol = opened([PerMessageDeflate(), Tag(b"2", "rsv2")])
-    frames = frames_of(protocol, protocol.send_message(TEXT, b"a" * 99))
+    frames = frames_of(protocol, send_message(protocol, TEXT, b"a" * 99))
     assert frames[0][0] == 0xE1 and frames[0][1].endswith(b"2")
     protocol = opened([PerMessageDeflate(), Tag(b"2", "rsv2")])
     data = b"".join(header(head, len(data), 0) + data for head, data in frames)
@@ -1129,7 +1140,7 @@ def test_a_subclass_of_deflate_encodes_the_frames():
             return frame
 
     protocol = opened([Never()])
-    assert frames_of(protocol, protocol.send_message(TEXT, b"a")) == [(0x81, b"a")]
+    assert frames_of(protocol, send_message(protocol, TEXT, b"a")) == [(0x81, b"a")]
 
 
 def test_an_extension_that_cannot_encode_leaves_no_message_begun():
@@ -1141,9 +1152,9 @@ def test_an_extension_that_cannot_encode_leaves_no_message_begun():
 
     protocol = opened([Picky()])
     with pytest.raises(ValueError):
-        protocol.send_fragment(TEXT, b"bad", False)
+        send_fragment(protocol, TEXT, b"bad", False)
     assert not protocol.sending
-    assert frames_of(protocol, protocol.send_message(TEXT, b"good")) == [(0x81, b"good")]
+    assert frames_of(protocol, send_message(protocol, TEXT, b"good")) == [(0x81, b"good")]
 
 
 def test_a_frame_may_set_any_bit():
@@ -1159,12 +1170,12 @@ def test_streaming():
     protocol = opened()
     protocol.receive_data(frame(TEXT, b"ab", False))
     assert protocol.next_chunk() == ("ab", False)
-    assert protocol.streaming and not protocol.pending
+    assert protocol.reader.streaming and not protocol.pending
     assert protocol.next_chunk() is None
     protocol.receive_data(frame(PING, b"p") + frame(CONT, b"cd") + frame(TEXT, b"next"))
     assert protocol.next_chunk() == ("cd", True)
     assert written(protocol) == [(0x8A, b"p")]
-    assert not protocol.streaming and protocol.pending
+    assert not protocol.reader.streaming and protocol.pending
     assert protocol.next_messages() == ["next"]
 
 
@@ -1173,7 +1184,7 @@ def test_skip():
     protocol.receive_data(frame(TEXT, b"ab", False))
     assert protocol.next_chunk() == ("ab", False)
     protocol.skip()
-    assert not protocol.streaming
+    assert not protocol.reader.streaming
     assert feed(protocol, frame(CONT, b"cd") + frame(TEXT, b"next")) == ["next"]
 
 
@@ -1183,17 +1194,17 @@ def test_a_close_while_streaming():
     assert protocol.next_chunk() == ("ab", False)
     assert protocol.state is OPEN
     assert protocol.next_chunk() is None
-    assert protocol.finished and not protocol.streaming
+    assert protocol.finished and not protocol.reader.streaming
     assert written(protocol) == [(0x88, b"\x03\xe9")]
 
 
 def test_missing_says_how_much_to_read():
     protocol = opened()
-    assert protocol.missing == 0
+    assert protocol.reader.missing == 0
     feed(protocol, header(0x82, 100000, 0) + b"x")
-    assert protocol.missing == 99999
+    assert protocol.reader.missing == 99999
     feed(protocol, bytes(99999))
-    assert protocol.missing == 0
+    assert protocol.reader.missing == 0
 
 
 # -- any bytes --

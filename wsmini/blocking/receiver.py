@@ -469,7 +469,7 @@ class Receiver:
         queue.dropping = queue.dropping or not queue.has_room()
         if queue.dropping:
             self._drop()
-        elif protocol.streaming:
+        elif protocol.reader.streaming:
             chunk = protocol.next_chunk()
             queue.chunks.extend([chunk] if chunk else ())
         else:
@@ -644,11 +644,11 @@ class Receiver:
             ``False`` if *deadline* passed first. ``True`` may be for nothing.
         """
         protocol, transport = self.protocol, self.transport
-        missing, size, flags = protocol.missing, self._size, 0
+        missing, size, flags = protocol.reader.missing, self._size, 0
         if self._read_not_fed:  # an exception came in between
             self._feed(missing)
             return True
-        if in_chunks or protocol.streaming:
+        if in_chunks or protocol.reader.streaming:
             missing, size = 0, min(size, CHUNK)
         elif missing >= LARGE:
             size, flags = min(missing, MAX_LARGE), WAITALL

@@ -100,7 +100,6 @@ class MessageReader:
         owner: its ``receive_control`` gets the opcode and the payload of each control frame, in
             order. (A bound method would be one more object for each connection.)
         max_size: the limits for a message and for a fragment, in bytes.
-        extensions: those negotiated, in the order of the response.
 
     Attributes:
         pending: whether more may come out without more bytes going in.
@@ -115,12 +114,7 @@ class MessageReader:
         "_skipping", "_stopped",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        owner: Owner,
-        max_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
-        extensions: Sequence[Extension] = (),
-    ) -> None:
+    def __init__(self, owner: Owner, max_size: tuple[int, int] = (UNLIMITED, UNLIMITED)) -> None:
         self._owner = owner
         self._max_message, self._max_fragment = max_size
         self._fast_limit = min(max_size)
@@ -140,10 +134,13 @@ class MessageReader:
         self._opcode, self._received = 0, 0
         self._decoder: codecs.IncrementalDecoder | None = None
         self.pending = self.streaming = self._skipping = self._stopped = False
-        self.use(extensions)
 
     def use(self, extensions: Sequence[Extension]) -> None:
-        """Decode frames with *extensions*, the last one first; before anything is received."""
+        """Decode frames with *extensions*, the last one first; before anything is received.
+
+        Args:
+            extensions: those negotiated, in the order of the response.
+        """
         self._extensions = tuple(reversed(extensions))
         for extension in extensions:
             self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
@@ -560,7 +557,5 @@ def chunk_decoder(decode: bool | None) -> Callable[[Message, bool], Message]:
     """What turns the chunks of one message into the type that is asked for."""
     if not decode:
         return lambda chunk, fin: chunk if decode is None else decode_message(chunk, False)
-    import codecs
-
     decoder = codecs.getincrementaldecoder("utf-8")()
     return lambda chunk, fin: chunk if isinstance(chunk, str) else decoder.decode(chunk, fin)

@@ -1,9 +1,10 @@
 """The protocol after the opening handshake: one state machine, no sockets, no clock, no threads.
 
 Bytes go in with ``receive_data``, messages come out of ``next_messages``; messages go in with
-``send_message``, bytes come out of it. What the protocol has to say by itself (pongs, keepalive
-pings, Close frames) is in ``data_to_send()``. The front end owns the socket, the waiting and the
-locks, and passes the time in: seconds of any clock that doesn't go backwards.
+``encode_message``, after ``check_can_send``, and bytes come out of it. What the protocol has to say
+by itself (pongs, keepalive pings, Close frames) is in ``data_to_send()``. The front end owns the
+socket, the waiting and the locks, and passes the time in: seconds of any clock that doesn't go
+backwards.
 
 The life of a connection, RFC 6455, 7::
 
@@ -247,11 +248,6 @@ class ClientProtocol:
         """Whether ``next_messages`` may have something without more bytes."""
         return self.reader.pending
 
-    @property
-    def missing(self) -> int:
-        """How many bytes the data frame that has begun needs yet: how much to read at once."""
-        return self.reader.missing
-
     def receive_data(self, data: bytes, now: float = 0.0) -> None:
         """Take bytes from the network that came at *now*."""
         if self.finished or self.state is _CLOSED:
@@ -310,11 +306,6 @@ class ClientProtocol:
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
-
-    @property
-    def streaming(self) -> bool:
-        """Whether ``next_chunk`` has begun a message that isn't complete."""
-        return self.reader.streaming
 
     def skip(self) -> None:
         """Leave the rest of the message that ``next_chunk`` has begun."""
@@ -426,18 +417,11 @@ class ClientProtocol:
         if self.sending:
             raise InvalidState("a fragmented message isn't complete yet")
 
-    def send_message(self, opcode: int, data: Data, compress: bool | None = None) -> Frames:
-        """A whole message as a frame to write: a buffer, or an iterator of them if it is long.
-
-        Raises:
-            ConnectionClosed, InvalidState: as ``check_can_send``.
-        """
-        if self.state is not _OPEN or self.sending:
-            self.check_can_send()
-        return self.encode_message(opcode, data, compress)
-
     def encode_message(self, opcode: int, data: Data, compress: bool | None = None) -> Frames:
-        """The same behind ``check_can_send``: an exception that comes now isn't the protocol's."""
+        """Encode a whole message as a frame: a buffer, or an iterator of them if it is long.
+
+        Call ``check_can_send`` first: what is raised in here isn't the protocol's.
+        """
         # The usual cases need no Frame: no extension, or permessage-deflate alone, which always
         # compresses a whole message unless the program says not to.
         if not self.extensions:
@@ -451,17 +435,6 @@ class ClientProtocol:
             data = self._deflate(data)
         return masked(head, data) if len(data) <= PIECE else masked_pieces(head, data)
 
-    def send_fragment(
-        self, opcode: int, data: Data, fin: bool, compress: bool | None = None
-    ) -> Frames:
-        """A fragment of a message; *opcode* and *compress* count in the first one.
-
-        Raises:
-            ConnectionClosed: as ``send_message``.
-        """
-        self.check_can_send_fragment()
-        return self.encode_fragment(opcode, data, fin, compress)
-
     def check_can_send_fragment(self) -> None:
         """Raise as ``check_can_send`` does, unless a fragment can be sent now."""
         if self.sending:
@@ -472,7 +445,10 @@ class ClientProtocol:
     def encode_fragment(
         self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> Frames:
-        """``send_fragment`` behind ``check_can_send_fragment``."""
+        """Encode a fragment of a message; *opcode* and *compress* count in the first one.
+
+        Call ``check_can_send_fragment`` first.
+        """
         if self.sending:
             opcode, compress = Opcode.CONT, self._sending_compressed
         frame = self._encode(Frame(opcode, data, fin), compress)
@@ -508,7 +484,7 @@ class ClientProtocol:
         """Queue a ping with *data*, or 8 random digits; *callback* gets the round trip in seconds.
 
         Raises:
-            ConnectionClosed: as ``send_message``.
+            ConnectionClosed: as ``check_can_send``.
             ValueError: if *data* exceeds 125 bytes, or a ping with it isn't answered yet.
             SendBufferFull: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
         """
