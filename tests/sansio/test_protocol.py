@@ -1158,9 +1158,13 @@ def test_an_extension_that_cannot_encode_leaves_no_message_begun():
 
 
 def test_a_frame_may_set_any_bit():
-    assert parsed(joined(ClientProtocol._masked(Frame(TEXT, b"a", False, True, True, True)))) == [
-        (0x71, b"a")
-    ]
+    class Bits(Extension):
+        def encode(self, frame):
+            return Frame(frame.opcode, frame.data, False, True, True, True)
+
+    protocol = opened([Bits()])
+    assert parsed(joined(send_message(protocol, TEXT, b"a"))) == [(0x71, b"a")]
+    assert parsed(joined(send_fragment(protocol, TEXT, b"a", True))) == [(0x71, b"a")]
 
 
 # -- streaming --

@@ -21,8 +21,8 @@ import binascii
 import os
 from collections import namedtuple
 
-from .http11 import Headers, is_value
-from .uri import quote
+from .http11 import TOKEN, Headers, is_value
+from .uri import UNRESERVED, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ MAX_PARAMS = 32
 
 _BLANKS = " \t"
 _SEPARATORS = " \t,"
-_ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-_TOKEN = frozenset(_ALPHANUMERIC + "!#$%&'*+-.^_`|~")  # RFC 9110, 5.6.2
-_TOKEN68 = frozenset(_ALPHANUMERIC + "-._~+/")  # RFC 9110, 11.2
+_TOKEN = frozenset(TOKEN)
+_TOKEN68 = frozenset(UNRESERVED + "+/")  # RFC 9110, 11.2
 
 # Algorithm (RFC 7616, 6.1) -> its name in hashlib, the stronger ones last.
 _HASHES = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256"}
@@ -332,21 +331,9 @@ class Authenticator:
 
     # No repr shows these, and so no password.
     __slots__ = (
-        "_answered",
-        "_cnonce",
-        "_credentials",
-        "_guessed",
-        "_last",
-        "_nc",
-        "_pair",
-        "_preemptive",
-        "_retried",
-        "_rounds",
-        "_sent",
-        "challenge_name",
-        "name",
-        "status",
-    )
+        "_answered", "_cnonce", "_credentials", "_guessed", "_last", "_nc", "_pair", "_preemptive",
+        "_retried", "_rounds", "_sent", "challenge_name", "name", "status",
+    )  # fmt: skip
 
     def __init__(
         self, credentials: Credentials, proxy: bool = False, preemptive: bool = False
@@ -356,9 +343,7 @@ class Authenticator:
         self.name = "Proxy-Authorization" if proxy else "Authorization"
         self._credentials = credentials if callable(credentials) else None
         self._pair = ("", "") if callable(credentials) else _checked_pair(credentials)
-        self._preemptive = ""
-        if preemptive and not callable(credentials):
-            self._preemptive = basic(*self._pair)
+        self._preemptive = basic(*self._pair) if preemptive and not callable(credentials) else ""
         self._answered: Challenge | None = None  # and not refused, as far as is known
         self._cnonce = ""
         self._nc = 0

@@ -261,9 +261,9 @@ class PerMessageDeflate(Extension):
         # Some servers send no bytes at all for an empty message, and go on from the same state.
         if not data and not self._inside:
             return b""
-        # zlib's own limit can't tell "just full" from "more to come", so it gets one byte more.
-        limit = sys.maxsize if max_size is None else max_size
-        room = max(limit, 0) + 1 if limit < sys.maxsize else 0
+        # zlib's own limit can't tell "just full" from "more to come", so it gets one byte more. To
+        # zlib, 0 is no limit.
+        room = 0 if max_size is None or max_size >= sys.maxsize else max(max_size, 0) + 1
         inflater = self._inflater or self._new_inflater()
         try:
             out = inflater.decompress(b"".join((data, _TAIL)) if fin else data, room)
@@ -283,8 +283,7 @@ class PerMessageDeflate(Extension):
         import zlib
 
         bits = max(9, self.server_max_window_bits)
-        inflater = zlib.decompressobj(-bits, zdict=bytes(self._history))
-        self._inflater = inflater
+        self._inflater = inflater = zlib.decompressobj(-bits, zdict=bytes(self._history))
         return inflater
 
     def _keep_history(self, inflater: zlib._Decompress, out: bytes, room: int, fin: bool) -> bytes:
@@ -383,9 +382,8 @@ class PerMessageDeflate(Extension):
         import zlib
 
         bits = max(9, self.client_max_window_bits)
-        deflater = zlib.compressobj(self.level, zlib.DEFLATED, -bits, self.mem_level)
-        self._deflater = deflater
-        return deflater
+        self._deflater = zlib.compressobj(self.level, zlib.DEFLATED, -bits, self.mem_level)
+        return self._deflater
 
     def encode(self, frame: Frame) -> Frame:
         """A frame of a message to compress; control frames stay as they are."""

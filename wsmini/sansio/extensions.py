@@ -182,16 +182,15 @@ def _accept(
     name: str, params: Params, offers: Sequence[ExtensionOffer], accepted: list[Extension]
 ) -> Extension:
     """The extension of the first offer that accepts; else what the first one had against it."""
-    error = NegotiationError(HEADER, _format(name, params), "this extension wasn't offered")
-    refused = False
+    refusals = []
     for offer in offers:
         if offer.name == name:
             try:
                 return offer.accept(params, accepted)
             except NegotiationError as exc:
-                if not refused:
-                    error, refused = exc, True
-    raise error
+                refusals.append(exc)
+    unknown = NegotiationError(HEADER, _format(name, params), "this extension wasn't offered")
+    raise refusals[0] if refusals else unknown
 
 
 def _conflict(extension: Extension, accepted: list[Extension]) -> str:

@@ -64,8 +64,7 @@ class Frame(namedtuple("Frame", "opcode data fin rsv1 rsv2 rsv3")):
     def head(self) -> int:
         """The first byte on the wire."""
         bits = self.fin << 7 | self.rsv1 << 6 | self.rsv2 << 5 | self.rsv3 << 4
-        head: int = bits | self.opcode
-        return head
+        return int(bits | self.opcode)
 
 
 FIN, RSV1, RSV2, RSV3 = 0x80, 0x40, 0x20, 0x10

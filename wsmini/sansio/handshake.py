@@ -85,10 +85,7 @@ def user_headers(headers: HeaderItems) -> list[tuple[str, str | None]]:
         reason = _RESERVED.get(name.lower())
         if reason is not None:
             raise ValueError(f"{name} can't be set with additional_headers: {reason}")
-        if values:
-            pairs.extend((name, value) for value in values)
-        else:
-            pairs.append((name, None))
+        pairs += [(name, value) for value in values or (None,)]
     if len(checked.get_all("Host")) > 1:  # Servers must refuse that: RFC 9112, 3.2.
         raise ValueError("additional_headers has more than one Host")
     return pairs

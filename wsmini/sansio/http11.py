@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     HeadersLike: TypeAlias = "Headers | Mapping[str, str] | Iterable[tuple[str, str]]"
 
 # RFC 9110, 5.6.2. For strip(), which leaves nothing of a text that has no others.
-_TOKEN = "abcdefghijklmnopqrstuvwxyz-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+.^_`|~"
+TOKEN = "abcdefghijklmnopqrstuvwxyz-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+.^_`|~"
 
 # Of most handshakes; a copy of each for each connection would be half a kilobyte.
 _SHARED = {
@@ -34,7 +34,7 @@ def is_token(text: str) -> bool:
     """Whether *text* is a token (RFC 9110, 5.6.2), such as the name of a header."""
     # Most are letters and hyphens, which takes half of the time to find out.
     simple = str.isascii(text) and text.replace("-", "_").isidentifier()
-    return simple or (text != "" and not text.strip(_TOKEN))
+    return simple or (text != "" and not text.strip(TOKEN))
 
 
 def is_value(text: str) -> bool:
@@ -124,8 +124,7 @@ class Headers:
         self._delete(places)
 
     def __contains__(self, name: str) -> bool:
-        key = name.lower()
-        return any(field.lower() == key for field in self._flat[::2])
+        return name.lower() in map(str.lower, self._flat[::2])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -245,13 +244,8 @@ class Response:
     """
 
     __slots__ = (
-        "body",
-        "body_truncated",
-        "headers",
-        "http_version",
-        "reason_phrase",
-        "status_code",
-    )
+        "body", "body_truncated", "headers", "http_version", "reason_phrase", "status_code",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other contro
 EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
 
+_NEVER = float("-inf")  # a time before all others
+
 # All the idle share these, which stay empty.
 _NO_PINGS: dict[bytes, tuple[float, Answered | None]] = {}
 _NO_FRAMES: list[bytes | bytearray] = []
@@ -125,25 +127,25 @@ class Keepalive:
 
     __slots__ = ("_interval", "_pinged", "_timeout", "received")
 
-    @property
-    def unanswered(self) -> bool:
-        """Whether nothing was received since the last ping."""
-        return self._pinged is not None and self.received < self._pinged
-
     def __init__(self, interval: float, timeout: float | None, now: float) -> None:
         self._interval, self._timeout = interval, timeout
         self.received = now
-        self._pinged: float | None = None
+        self._pinged = _NEVER
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nothing was received since the last ping."""
+        return self.received < self._pinged
 
     def doubt(self, now: float) -> None:
         """Forget what was heard: a ping is due at *now*."""
-        self.received, self._pinged = min(self.received, now - self._interval), None
+        self.received, self._pinged = min(self.received, now - self._interval), _NEVER
 
     def tick(self, now: float) -> tuple[str, float]:
         """Decide what is due (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
         # Three cases: a ping is out and has a deadline; a ping is out and may stay unanswered for
         # ever (no ping_timeout); or the peer was heard since, and silence counts from there.
-        if self._pinged is not None and self.received < self._pinged:  # unanswered
+        if self.unanswered:
             if self._timeout is not None:
                 deadline = self._pinged + self._timeout
                 return ("give up" if now >= deadline else "wait"), deadline
@@ -353,14 +355,13 @@ class ClientProtocol:
 
     def _receive_pong(self, data: bytes) -> None:
         """A pong answers its ping and all before it (RFC 6455, 5.5.3)."""
-        answered = []
-        if data in self._pings:
-            payloads = list(self._pings)
-            # A dictionary keeps the order in which the pings were sent.
-            for payload in payloads[: payloads.index(data) + 1]:
-                answered.append(self._pings.pop(payload))
-            if not self._pings:
-                self._pings = _NO_PINGS
+        if data not in self._pings:
+            return  # unsolicited, or answered by a later one
+        # A dictionary keeps the order in which the pings were sent.
+        payloads = list(self._pings)
+        answered = [self._pings.pop(one) for one in payloads[: payloads.index(data) + 1]]
+        self._pings = self._pings or _NO_PINGS
+        # Called when none of them waits any more: a callback may send the next ping.
         for sent_at, callback in answered:
             self.latency = self._now - sent_at
             if callback is not None:
@@ -427,7 +428,8 @@ class ClientProtocol:
         if not self.extensions:
             head = FIN | opcode
         elif self._deflate is None:
-            return self._masked(self._encode(Frame(opcode, data), compress))
+            frame = self._encode(Frame(opcode, data), compress)
+            head, data = frame.head, frame.data
         elif compress is False:
             head = FIN | opcode
         else:
@@ -456,7 +458,8 @@ class ClientProtocol:
             self.sending = 0
         elif opcode:
             self.sending, self._sending_compressed = opcode, compress
-        return self._masked(frame)
+        make = masked if len(frame.data) <= PIECE else masked_pieces
+        return make(frame.head, frame.data)
 
     def abandon_message(self) -> None:
         """The fragmented message that has begun can't be completed: close with 1011."""
@@ -469,11 +472,6 @@ class ClientProtocol:
             if compress is not False or not extension.optional:
                 frame = extension.encode(frame)
         return frame
-
-    @staticmethod
-    def _masked(frame: Frame) -> Frames:
-        make = masked if len(frame.data) <= PIECE else masked_pieces
-        return make(frame.head, frame.data)
 
     def ping(
         self,

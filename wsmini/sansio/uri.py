@@ -28,8 +28,7 @@ _CODEC = "idna"
 _DEVIATIONS = frozenset("\xdf\u03c2")  # ß and ς
 
 # Characters, for strip(), which leaves nothing of a text that has no others.
-_ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_UNRESERVED = _ALPHANUMERIC + "-._~"
+UNRESERVED = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-._~"
 _LABEL = "abcdefghijklmnopqrstuvwxyz0123456789-_"  # DNS and hosts files know underscores, too
 _HEX = b"0123456789abcdefABCDEF"
 _MAX_LABEL = 63
@@ -211,7 +210,7 @@ def quote(text: str, safe: str = "") -> str:
         safe: more ASCII characters to leave alone. With ``%`` among them, what looks like an
             escape is left alone, so that quoting twice changes nothing.
     """
-    safe += _UNRESERVED
+    safe += UNRESERVED
     data = text.encode()
     if not text.strip(safe) and all(map(_is_escape, data.split(b"%")[1:])):
         return text
@@ -426,7 +425,7 @@ def _parse_ipv6(text: str) -> str:
         return address
     if zone.startswith("25") and len(zone) > 2:  # RFC 6874, 2; a bare "%" is common, too.
         zone = zone[2:]
-    if not zone or zone.strip(_UNRESERVED):
+    if not zone or zone.strip(UNRESERVED):
         raise ValueError("the zone of its IPv6 address isn't the name of an interface")
     return f"{address}%{zone}"
 
