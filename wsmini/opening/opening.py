@@ -121,6 +121,8 @@ class Journal:
 
     def __init__(self, options: Options) -> None:
         self._trace, self._logger = options.trace, options.logger
+        # Without one of them, no note needs to be made up.
+        self.wants_notes = self._trace is not None or self._logger is not None
         self.started = self._phase_started = time.monotonic()
         self.phase, self.address = "dns", options.uri.authority
         self.timings: dict[str, float] = {}
@@ -135,7 +137,7 @@ class Journal:
 
     def note(self, event: str, **data: object) -> None:
         """Tell ``trace`` and ``logger``, if there are any, of *event*; secrets are the caller's."""
-        if self._trace is None and self._logger is None:
+        if not self.wants_notes:
             return
         elapsed = time.monotonic() - self.started
         record = {"time": elapsed, "phase": self.phase, "event": event, **data}
@@ -143,10 +145,6 @@ class Journal:
             self._logger.debug("%.3f s, %s: %s %r", elapsed, self.phase, event, data)
         if self._trace is not None:
             self._trace(record)
-
-    def wants_notes(self) -> bool:
-        """Whether there is a trace or a logger; without one, no note needs to be made up."""
-        return self._trace is not None or self._logger is not None
 
     def explain(self, exc: OSError | InvalidHandshake, situation: Situation) -> None:
         """Make *exc* say where and when it happened, and what to try in this *situation*."""
@@ -340,7 +338,7 @@ class Opening:
             options.socket_options,
         )
         stream = SocketStream(sock)
-        if journal.wants_notes():
+        if journal.wants_notes:
             with _closed_on_error(stream):
                 journal.note("connected", address=_peer(sock))
         return stream
@@ -357,7 +355,7 @@ class Opening:
     def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
         self._journal.enter("dns", shown)
         addresses = yield from resolve(host, port, self.options.family)
-        if self._journal.wants_notes():
+        if self._journal.wants_notes:
             self._journal.note("resolved", addresses=[shown_address(a[4]) for a in addresses])
         return addresses
 
@@ -379,7 +377,7 @@ class Opening:
                 raise InvalidMessage(
                     "the server has chosen HTTP/2, which the context offers by ALPN: leave h2 out"
                 )
-            if self._journal.wants_notes():
+            if self._journal.wants_notes:
                 self._journal.note("secured", server_hostname=name, **secure.details())
         return secure
 
@@ -474,7 +472,7 @@ class Opening:
             offers=options.offers,
             additional=self._headers(uri),
         )
-        if journal.wants_notes():
+        if journal.wants_notes:
             target = redacted_uri(request.target)
             journal.note("request", target=target, headers=_shown(request.headers))
         send_error = yield from send_all(stream, request.serialize())
@@ -593,7 +591,7 @@ class Opening:
         return ssl_problem() if target.secure else ""
 
     def _note_response(self, response: Response) -> None:
-        if self._journal.wants_notes():
+        if self._journal.wants_notes:
             self._journal.note(
                 "response",
                 status_code=response.status_code,

@@ -75,7 +75,7 @@ def choose_proxy(uri: URI) -> Proxy | None:
         excluded = is_excluded(uri.host, uri.port, exceptions)
     elif asks_system():
         source = "the settings of the system"
-        text, excluded = _system_proxy(uri, _names(uri))
+        text, excluded = _system_proxy(uri)
     if not text or excluded:
         return None
     try:
@@ -110,12 +110,12 @@ def asks_system() -> bool:
     return sys.platform in ("win32", "darwin")
 
 
-def _system_proxy(uri: URI, names: tuple[str, ...]) -> tuple[str, bool]:
+def _system_proxy(uri: URI) -> tuple[str, bool]:
     """The proxy that Windows or macOS is set to, and whether the host is an exception."""
     from urllib.request import getproxies, proxy_bypass  # it knows these systems
 
     proxies = getproxies()
-    text = next((proxies[name] for name in names if proxies.get(name)), "")
+    text = next((proxies[name] for name in _names(uri) if proxies.get(name)), "")
     if not text and proxies.get("socks"):
         # The schemes that it gives it tell nothing. Windows' own client speaks SOCKS4.
         scheme = "socks4" if sys.platform == "win32" else "socks5h"
@@ -151,7 +151,7 @@ def _entry_matches(entry: str, host: str, port: int) -> bool:
     if entry == "*" or _in_network(host, entry):
         return True
     name = entry.lstrip("*").strip(".")
-    if not name or _packed(host.partition("%")[0]):  # an address has no subdomains
+    if not name or _packed(host):  # an address has no subdomains
         return False
     return host == name or host.endswith("." + name)
 
@@ -159,7 +159,7 @@ def _entry_matches(entry: str, host: str, port: int) -> bool:
 def _in_network(host: str, network: str) -> bool:
     """Whether *host* is an address in *network*, an address with or without ``/bits``."""
     base, slash, bits = network.partition("/")
-    address, first = _packed(host.partition("%")[0]), _packed(base)
+    address, first = _packed(host), _packed(base)
     if not address or len(address) != len(first):
         return False
     width = 8 * len(first)
@@ -171,10 +171,10 @@ def _in_network(host: str, network: str) -> bool:
 
 
 def _packed(text: str) -> bytes:
-    """An IP address as bytes; none if it isn't one."""
+    """An IP address as bytes, without its zone; none if it isn't one."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            return socket.inet_pton(family, text)
+            return socket.inet_pton(family, text.partition("%")[0])
         except (OSError, ValueError):
             continue
     return b""
@@ -267,7 +267,7 @@ def _authenticate(stream: Stream, proxy: Proxy) -> Steps[None]:
 
 def _socks5_destination(host: str, address: Address | None) -> bytes:
     """The type of the address, and the address (RFC 1928, 5)."""
-    packed = _packed((host if address is None else address[4][0]).partition("%")[0])
+    packed = _packed(host if address is None else address[4][0])
     if packed:
         return (b"\1" if len(packed) == 4 else b"\4") + packed
     name = host.encode("ascii")
@@ -283,7 +283,7 @@ def connect_socks4(
         ProxyError: if it refuses, or the address is an IPv6 one.
         InvalidProxyMessage: if it doesn't speak SOCKS4.
     """
-    packed = _packed((host if address is None else address[4][0]).partition("%")[0])
+    packed = _packed(host if address is None else address[4][0])
     if len(packed) == 16:
         raise ProxyError("SOCKS4 knows IPv4 addresses only; use socks5")
     # An impossible address says that the name follows.

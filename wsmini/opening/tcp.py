@@ -133,4 +133,4 @@ def _no_connection(failures: Sequence[tuple[Address, OSError]]) -> OSError:
         return first
     each = "; ".join(f"{shown_address(a[4])}: {exc.strerror or exc}" for a, exc in failures)
     # OSError picks the class, such as ConnectionRefusedError, by the number.
-    return OSError(first.errno, each) if first.errno is not None else OSError(each)
+    return OSError(first.errno, each)

@@ -77,8 +77,7 @@ class WriteBuffer:
         Returns:
             Whether that was all; what is left is written by ``flush``.
         """
-        odd = self.waits or self.error is not None
-        if odd or not isinstance(frames, _BUFFERS):
+        if self.waits or self.error is not None or not isinstance(frames, _BUFFERS):
             self.put(frames, size)
             return self.flush()
         # Nearly always: one system call, and it takes everything.
