@@ -151,6 +151,7 @@ def _parse_param(value: str, at: int) -> tuple[str, str, int] | None:
 
 def _parse_quoted(value: str, at: int) -> tuple[str, int] | None:
     """The text up to the closing quote, and what is behind that; ``None`` if there is none."""
+    # Looked for once again only where an escape goes beyond it: so it takes linear time.
     parts: list[str] = []
     end = value.find('"', at)
     while end >= 0:
@@ -211,6 +212,7 @@ def digest(
     if is_session:
         key = _hash(algorithm, key, nonce, cnonce)
     request = _hash(algorithm, method, target)
+    # Quotes are as RFC 7616, 3.4, has them: nc, qop and algorithm have none.
     fields = [_username(user, realm, algorithm, params), f"realm={_quoted(realm)}"]
     fields += [f"uri={_quoted(target)}", f"nonce={_quoted(nonce)}"]
     if _tokens(params.get("qop", "")):
@@ -388,6 +390,7 @@ class Authenticator:
         if self._credentials is None:
             return self._respond(challenges, method, target)
         value = self._credentials(challenges, method, target)
+        # What was refused once would be refused again.
         if value is None or value == self._last:
             return None
         Headers([(self.name, value)])  # Its messages don't quote the value.
@@ -421,6 +424,7 @@ class Authenticator:
             return False
         # Basic has no nonce that could count.
         nonce = challenge.params.get("nonce") if challenge.scheme == "digest" else None
+        # A guess, by an earlier request's nonce, may be out of date whatever the server calls it.
         self._retried = nonce is not None and nonce != self._answered.params.get("nonce")
         return self._retried and (self._guessed or _is_true(challenge.params, "stale"))
 
@@ -429,6 +433,7 @@ class Authenticator:
         self._answered = challenge
         if challenge.scheme == "basic":
             return basic(*(_normalized(text, params) for text in self._pair))
+        # Each nonce is counted by itself, and a session (-sess) keeps its cnonce (RFC 7616, 3.4).
         if answered is None or answered.params.get("nonce") != params["nonce"]:
             self._cnonce, self._nc = os.urandom(16).hex(), 0
         self._nc += 1

@@ -272,6 +272,7 @@ class PerMessageDeflate(Extension):
             # Nearly never: a whole message without a final block needs none of it.
             if inflater.eof or not fin or self._inside or self._finals:
                 out = self._keep_history(inflater, out, room, fin)
+        # Looked up when something was raised: an inflater was made, so zlib is loaded.
         except _zlib_error() as exc:
             raise ProtocolError(f"compressed data is corrupt: {exc}") from exc
         if self.server_no_context_takeover and fin:
@@ -333,6 +334,8 @@ class PerMessageDeflate(Extension):
             # The next final block may come in any step: its context starts from these bytes.
             history += out[-_WINDOW:]
             del history[:-_WINDOW]
+        # What comes next begins a new stream. Where nothing more of the message comes, that has no
+        # block to complete, and gets no tail.
         if inflater.eof:
             self._new_inflater()
             self._inside = False
@@ -372,6 +375,7 @@ class PerMessageDeflate(Extension):
         else:
             deflater = self._deflater or self._new_deflater()
             out = deflater.compress(data) + deflater.flush(_SYNC_FLUSH)
+            # A fragment keeps the tail: what ends there can be inflated before the next one comes.
             if fin:
                 out = out[:-4]
         if self.client_no_context_takeover and fin:

@@ -128,6 +128,7 @@ def _parse_param(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
     value = value.strip(_SPACE)
     if value[:1] == value[-1:] == '"':
+        # An empty part is a backslash that escapes nothing, or another one, which no token has.
         first, *escaped = value[1:-1].split("\\")
         value = first + "".join(escaped) if all(escaped) else ""
     return name.strip(_SPACE), value if equals else None

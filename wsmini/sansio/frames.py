@@ -86,11 +86,13 @@ _unpack_keys = struct.Struct("1024I").unpack
 
 def _more_keys() -> int:
     keys: list[int] = list(_unpack_keys(os.urandom(4096)))
+    # Taken before other threads can see the rest of them, and use it up.
     key = keys.pop()
     _keys.extend(keys)
     return key
 
 
+# Windows has no fork.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keys.clear)
 
@@ -223,6 +225,7 @@ def masked(head: int, data: Data) -> bytes | bytearray:
         ones, excess = _MEDIUM[n >> 8], 8 * (256 - (n & 255))
         frame = _from_bytes(_pack_medium(head, 0xFE, n, 0) + data, "big") ^ (key * ones >> excess)
         return frame.to_bytes(n + 8, "big")
+    # The payload is copied once, into the frame, and masked there.
     key_bytes = masking_key()
     out = bytearray(header(head, n))
     out += key_bytes
@@ -251,6 +254,8 @@ def masked_pieces(head: int, data: Data) -> Iterator[bytearray]:
 
 def is_close_code(code: int) -> bool:
     """Whether *code* may stand in a Close frame (RFC 6455, 7.4)."""
+    # 1004 is reserved; 1005, 1006 and 1015 are for APIs: they say what no frame has said. 1012 to
+    # 1014 came later, by registration (RFC 6455, 11.7).
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 

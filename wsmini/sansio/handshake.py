@@ -80,6 +80,7 @@ def user_headers(headers: HeaderItems) -> list[tuple[str, str | None]]:
     pairs: list[tuple[str, str | None]] = []
     checked = Headers()
     for name, values in _items(headers):
+        # The name of a header to remove is checked as well.
         for value in values or [""]:
             checked.add(name, value)
         reason = _RESERVED.get(name.lower())

@@ -39,6 +39,8 @@ def is_token(text: str) -> bool:
 
 def is_value(text: str) -> bool:
     """Whether *text* has only what the value of a header can have, and UTF-8 (RFC 9110, 5.5)."""
+    # Nearly all are printable, which is quickly seen. Of the others, tabs and what isn't ASCII are
+    # right: isprintable() refuses a no-break space, say.
     return text.isprintable() or not any(
         character < " " != character != "\t"
         or character == "\x7f"
@@ -226,6 +228,7 @@ class Request:
             raise ValueError(
                 "the target of a request must be visible ASCII; percent-encode the rest"
             )
+        # The headers were checked when they were set: none of them can end its line.
         lines = [f"{self.method} {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()

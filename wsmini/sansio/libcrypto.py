@@ -75,6 +75,8 @@ def _masking() -> Mask:
             return
         # The reference holds the buffer until the call returns: no other thread can resize it.
         where = reference(position(data, start))
+        # For memcmp, the cipher's key is the number of bytes to read: None, which is 0. The integer
+        # is where in the block to begin.
         output_feedback(where, where, n, None, key * 4, reference(integer(0)), no_cipher)
 
     return mask_in_place

@@ -70,6 +70,7 @@ class ByteQueue:
             chunks = self._chunks = []
         if len(chunk) >= MERGE:
             chunks.append(chunk)
+        # A bytearray was made here, and can grow; bytes may be the caller's.
         elif chunks and type(chunks[-1]) is bytearray:
             chunks[-1] += chunk
         elif chunk:
@@ -89,6 +90,7 @@ def only_deflate(extensions: Sequence[Extension]) -> PerMessageDeflate | None:
         return None
     from .deflate import PerMessageDeflate  # where nobody compresses, it isn't loaded
 
+    # A subclass may have its own encode() and decode(), which the short ways wouldn't call.
     only = extensions[0]
     return only if type(only) is PerMessageDeflate else None
 
@@ -148,7 +150,8 @@ class MessageReader:
         if deflate is not None:
             self._inflate = deflate.inflate
         elif extensions:
-            self._fast_limit = -1  # extensions of the user's see every frame
+            # Extensions of the user's see every frame. No message is short enough for the fast way.
+            self._fast_limit = -1
         if extensions:
             self._payload = ByteQueue()
 
@@ -176,10 +179,12 @@ class MessageReader:
             if size < 2 or data[1] != size - 2:
                 return None
             payload = data[2:]
+        # The length in two bytes, where one would not do: else the plain way has to complain.
         elif size < 65540 and data[1] == 126 and data[2] << 8 | data[3] == size - 4 > 125:
             payload = data[4:]
         else:
             return None
+        # Only between two messages, with half of none waiting.
         if self._data or self._opcode or self._stopped or len(payload) > self._fast_limit:
             return None
         if head == _BINARY:
@@ -187,6 +192,7 @@ class MessageReader:
         try:
             return payload.decode()
         except UnicodeDecodeError:
+            # The plain way comes to the same, and its caller knows what to do then.
             return None
 
     def stop(self) -> None:
@@ -211,6 +217,7 @@ class MessageReader:
         steps = 0
         try:
             while not batch and not self._stopped:
+                # Between fragments, only the plain way knows which frames may come.
                 if not self._opcode:
                     self._plain_messages(batch)
                     if batch:
@@ -218,6 +225,7 @@ class MessageReader:
                 if not self._step(batch):
                     break
                 steps += 1
+                # So many frames, and no message: the caller may have others to look after.
                 if steps == FRAMES:
                     self._drop_parsed()
                     return batch
@@ -228,17 +236,19 @@ class MessageReader:
         if self._at >= len(self._data):
             self._data, self._at, self._latin1 = b"", 0, None  # an idle connection keeps no buffer
             self.pending = self._error is not None
+        # With messages in hand, what is left stays in its place: the next call goes on there.
         elif not batch:
             self._keep_half_a_frame()
         return batch
 
     def _drop_parsed(self) -> None:
+        """Keep no data that is parsed to its end; else it is pending."""
         if self._at >= len(self._data):
             self._data, self._at, self._latin1 = b"", 0, None
         self.pending = bool(self._data)
 
     def _keep_half_a_frame(self) -> None:
-        """What isn't parsed, if anything, needs more bytes: keep nothing else."""
+        """Keep what isn't parsed, if anything, and nothing else: it needs more bytes."""
         self._data, self._at, self._latin1 = self._data[self._at :], 0, None
         self.pending = False
 
@@ -264,10 +274,13 @@ class MessageReader:
                             break
                         n = data[begin] << 8 | data[begin + 1]
                         begin = at + 4
+                        # Not the shortest form: the plain way complains.
                         if n < 126:
                             break
+                        # A long message counts for an eighth of its bytes.
                         stop += n - (n >> 3)
                     else:
+                        # Above 127, the mask bit is set: the plain way complains.
                         if n != 127 or size - at < 10:
                             break
                         begin = at + 10
@@ -287,11 +300,13 @@ class MessageReader:
                 elif inflate is None or (head != _DEFLATED_TEXT and head != _DEFLATED_BINARY):
                     break
                 else:
+                    # A few bytes can become many, and those take the time.
                     message = inflate(data[begin:end], inflated_limit)
                     stop -= len(message) + INFLATED
                     append(message.decode() if head == _DEFLATED_TEXT else message)
                 at = end
         finally:
+            # Where one of them can't be decoded, those before it are in the batch, and parsed.
             self._at = at
 
     # -- the plain way --
@@ -307,6 +322,7 @@ class MessageReader:
         data, at = self._data, self._at
         available = len(data) - at
         if available < 2:
+            # What is wrong by its first byte fails at once: the second may never come.
             if available:
                 self._check_head(data[at])
             return False
@@ -325,6 +341,7 @@ class MessageReader:
         if head & 0x08:
             if len(data) - begin < n:
                 return False
+            # Set before the owner gets it: it calls stop() for a Close frame, which resets it.
             self._at = begin + n
             self._owner.receive_control(head & 0x0F, data[begin : begin + n])
             return True
@@ -384,6 +401,7 @@ class MessageReader:
         chunk = self._data[at : at + missing]
         self._at = at + len(chunk)
         self.missing = missing = missing - len(chunk)
+        # Extensions decode whole frames; what needs no decoding is taken as it comes.
         if self._coded:
             self._payload.add(chunk)
             if missing:
@@ -416,6 +434,8 @@ class MessageReader:
 
     def _keep(self, chunk: bytes) -> None:
         """Gather a chunk of a message that isn't complete; bad UTF-8 fails now."""
+        # While streaming, text is decoded when it is handed out. As long as all of it was ASCII, no
+        # character can be cut, and no decoder is needed.
         if self._opcode == Opcode.TEXT and not self.streaming:
             if self._decoder is not None or not chunk.isascii():
                 self._decode_text(chunk)
@@ -465,10 +485,13 @@ class MessageReader:
         steps = 0
         try:
             while not self._stopped:
+                # A message has begun, here or in messages(): what is gathered of it is handed out
+                # from its start, and decoded anew.
                 if self._opcode and not self.streaming and not self._skipping:
                     self.streaming, self._decoder = True, None
                 if self._gathered.size:
                     chunk = self._take_chunk()
+                    # There may be only a part of a character, which the decoder keeps.
                     if chunk:
                         self._drop_parsed()
                         return chunk, False
@@ -548,13 +571,14 @@ def encode_message(part: object, text: bool | None, first: int = 0) -> tuple[int
 
 
 def decode_message(message: Message, decode: bool) -> Message:
+    """Return *message* as ``str`` if *decode* is set, else as ``bytes``."""
     if decode:
         return message if isinstance(message, str) else message.decode()
     return message.encode() if isinstance(message, str) else message
 
 
 def chunk_decoder(decode: bool | None) -> Callable[[Message, bool], Message]:
-    """What turns the chunks of one message into the type that is asked for."""
+    """Return a function that turns the chunks of one message into the type that is asked for."""
     if not decode:
         return lambda chunk, fin: chunk if decode is None else decode_message(chunk, False)
     decoder = codecs.getincrementaldecoder("utf-8")()

@@ -139,6 +139,7 @@ class Keepalive:
 
     def doubt(self, now: float) -> None:
         """Forget what was heard: a ping is due at *now*."""
+        # As if the peer had been silent for an interval, if it hasn't been for longer.
         self.received, self._pinged = min(self.received, now - self._interval), _NEVER
 
     def tick(self, now: float) -> tuple[str, float]:
@@ -264,6 +265,7 @@ class ClientProtocol:
 
         For what came at *now*, while nothing is pending.
         """
+        # In any other state, more than the message has to be looked at: see next_messages.
         if self.state is not _OPEN:
             return None
         message = self.reader.whole_message(data)
@@ -288,6 +290,7 @@ class ClientProtocol:
             # Of a signal handler or of a program's extension: what was being parsed is lost.
             self.abandon(exc)
             raise
+        # TCP has ended, and these were the last messages that had come before.
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return batch
@@ -331,13 +334,14 @@ class ClientProtocol:
         self.has_output = False
 
     def abandon(self, exc: BaseException) -> None:
-        """Nothing is known any more of what was received: drop it, and deliver nothing again."""
+        """Drop what was received, of which nothing is known any more, and deliver nothing again."""
         self.connection_lost(exc)
         self._finish()
 
     def receive_control(self, opcode: int, data: bytes) -> None:
         """For the reader: a control frame."""
         if opcode == Opcode.PING:
+            # Behind our Close frame nothing is sent, no pong either (RFC 6455, 5.5.1).
             if self.state is _OPEN:
                 if self._pongs is _NO_FRAMES:
                     self._pongs = []
@@ -371,6 +375,7 @@ class ClientProtocol:
         # Noted before it is checked: a reason that is cut in a character fails the connection, but
         # the code in front of it still says whether to come back.
         self.rcvd = close = read_close(data)
+        # If open, our Close frame follows below, or from _fail() if the payload is wrong.
         if self.sent is not None:
             self.rcvd_then_sent = False
         elif self.state is _OPEN:
@@ -381,7 +386,7 @@ class ClientProtocol:
         self._finish()
 
     def _finish(self) -> None:
-        """Nothing more can come."""
+        """Deliver nothing more, and wait for no pong."""
         self.finished = True
         self.reader.stop()
         self._pings = _NO_PINGS
@@ -394,6 +399,7 @@ class ClientProtocol:
         else:
             code, reason = (1009 if isinstance(exc, PayloadTooBig) else 1002), str(exc)
         if self.state is _OPEN:
+            # The last character may be cut in the middle; then it is left out.
             cut = reason.encode("utf-8", "replace")[: MAX_CONTROL - 2]
             self._send_close(Close(code, cut.decode("utf-8", "ignore")))
         self._finish()
@@ -453,16 +459,19 @@ class ClientProtocol:
         """
         if self.sending:
             opcode, compress = Opcode.CONT, self._sending_compressed
+        # If an extension raises, nothing has changed: no message has begun, or it still goes on.
         frame = self._encode(Frame(opcode, data, fin), compress)
         if fin:
             self.sending = 0
+        # A continuation leaves what the first fragment has set.
         elif opcode:
             self.sending, self._sending_compressed = opcode, compress
         make = masked if len(frame.data) <= PIECE else masked_pieces
         return make(frame.head, frame.data)
 
     def abandon_message(self) -> None:
-        """The fragmented message that has begun can't be completed: close with 1011."""
+        """Close with 1011, if a fragmented message has begun: it can't be completed."""
+        # The peer waits for the rest, and no other message can begin before it (RFC 6455, 5.4).
         if self.sending:
             self.close(1011, "message abandoned")
             self.sending = 0
@@ -493,6 +502,7 @@ class ClientProtocol:
             raise ValueError("a ping with the same data isn't answered yet")
         if len(self._pings) >= MAX_PINGS:
             raise SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
+        # Queued first: a ping that can't be sent waits for no pong.
         self._queue_control(Opcode.PING, data)
         self._expect_pong(data, now, callback)
 
@@ -542,6 +552,7 @@ class ClientProtocol:
         # refused, and can't follow the Close frame.
         self._move(_CLOSING)
         self.sent = close
+        # 1005 stands for a Close frame without a code, which is answered alike (RFC 6455, 7.4.1).
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
         self._queue(masked(FIN | Opcode.CLOSE, payload))
 
@@ -582,6 +593,7 @@ class ClientProtocol:
             self.failure = TimeoutError(f"nothing received for {silence:.1f} s: the peer is dead")
             self._send_close(Close(1011, "keepalive ping timeout"))
             self.abort = self.finished = True
+            # What has come before, and isn't parsed yet, is still delivered.
             if not self.pending:
                 self._finish()
             return None
@@ -594,7 +606,7 @@ class ClientProtocol:
         return self.tick(now)
 
     def heard(self, now: float) -> None:
-        """The peer lives, though it may say nothing: its TCP takes what is sent at *now*."""
+        """Note that the peer lives at *now*: it may say nothing, but its TCP takes what is sent."""
         if self.keepalive is not None:
             self.keepalive.received = now
 

@@ -142,6 +142,7 @@ class ResponseParser:
                 for line in lines
             )
         flat: list[str] = []
+        # The last line, too, ends with a line feed.
         for line in text.split("\n")[:-1]:
             name, colon, value = line.partition(":")
             if not colon or not is_token(name):  # RFC 9112, 5.1
@@ -157,6 +158,7 @@ class ResponseParser:
             self._interim += 1
             if self._interim > MAX_INTERIM:
                 raise InvalidMessage(f"more than {MAX_INTERIM} interim responses")
+            # The step stays: another head follows.
             return
         self._is_tunnel = status == 101 or (self._method == "CONNECT" and status < 300)
         if self._is_tunnel or self._method == "HEAD" or status in (204, 304):
@@ -195,6 +197,7 @@ class ResponseParser:
         if line is None:
             return False
         digits = line.partition(b";")[0].rstrip(b" \t")
+        # No chunk is so long that more digits are needed.
         if not 0 < len(digits) <= 16 or digits.strip(_HEX):
             return self._finish(truncated=True)
         self._left = int(digits, 16)
@@ -221,6 +224,7 @@ class ResponseParser:
         line = self._take_line()
         if line is None:
             return False
+        # Trailers tell nothing that is needed here, and are dropped.
         self._trailers += 1
         if line and self._trailers <= self.max_headers:
             return True
@@ -271,7 +275,8 @@ class ResponseParser:
 def _find_blank_line(buffer: bytearray, start: int) -> tuple[int, int]:
     """Where the line feed before the first empty line is, -1 if there is none, and what ends it."""
     blank = buffer.find(b"\n\r\n", start)
-    short = buffer.find(b"\n\n", start, blank + 1 or None)  # before that
+    # Before that only; if there is none, blank + 1 is 0, and the search goes on to the end.
+    short = buffer.find(b"\n\n", start, blank + 1 or None)
     if short >= 0:
         return short, short + 2
     return blank, blank + 3 if blank >= 0 else len(buffer)
