@@ -101,6 +101,7 @@ def store_cookies(jar: CookieJar, uri: URI, home: URI, headers: Headers) -> None
             earlier = set(map(id, before.get(domain, ())))
             # Only a domain that has got a cookie now can have too many now.
             if len(cookies) > len(earlier):
+                # Stable: the earlier ones come first, in their order, and so are the first to go.
                 cookies.sort(key=lambda cookie: id(cookie) not in earlier)
                 for cookie in cookies[:-MAX_COOKIES]:
                     jar.clear(domain, cookie.path, cookie.name)

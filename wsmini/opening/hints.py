@@ -207,6 +207,7 @@ def _for_refusal(response: Response, situation: Situation) -> str:
 
 def _for_nonsense(exc: InvalidMessage, situation: Situation) -> str:
     """For an answer that isn't HTTP, by how it begins."""
+    # The types of TLS records, an alert or a handshake, and the first half of their version.
     first = exc.first_bytes
     if first[:2] in (b"\x15\x03", b"\x16\x03"):
         return "the server speaks TLS on this port: use wss://"
@@ -231,6 +232,7 @@ def _for_tls(exc: OSError, phase: str) -> str:
         found = _CERTIFICATES.get(code, "the certificate isn't acceptable")
         if found is _CLOCK:
             found = _CLOCK.format(time.strftime("%Y-%m-%d", time.gmtime()))
+        # Without the variable, "/" is there: only a file that it names can be missing.
         elif found is _TRUST and not os.path.exists(os.environ.get("SSL_CERT_FILE") or "/"):
             found = _NO_FILE
         elif found is _TRUST and not _has_authorities():

@@ -179,6 +179,7 @@ class Opening:
         self._tls: list[TLSStream] = []  # of this round
         self._expired: TimeoutError | None = None
         self._authorization: str | None = None  # what a challenge has led to
+        # steps() begins another one, which counts the time from the first step.
         self._journal = Journal(options)
 
     def steps(self) -> Steps[Opened]:
@@ -196,9 +197,12 @@ class Opening:
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
+            # A TimeoutError without a number that isn't the deadline's is a signal handler's, which
+            # passes as it is.
             if exc is self._expired or not isinstance(exc, TimeoutError) or exc.errno is not None:
                 self._journal.explain(exc, self._situation())
-            raise  # a signal handler's TimeoutError as it is
+            raise
+        # The program's trace= may raise.
         with _closed_on_error(opened.stream):
             self._journal.note("open", timings=dict(opened.timings))
         return opened
@@ -237,7 +241,9 @@ class Opening:
                 ready = yield Wait(wanted.sockets, until)
                 if deadline is None or time.monotonic() < deadline:
                     wanted = steps.send(ready)
-                else:  # even if there is something: a server may send without end
+                # Even if there is something to read: a server may send without end. receive_body()
+                # catches this, and makes do with what it has.
+                else:
                     wanted = steps.throw(Expired())
         except StopIteration as stop:
             result: T = stop.value
@@ -268,6 +274,7 @@ class Opening:
 
     def _goes_without_resumption(self, exc: OSError | InvalidMessage) -> bool:
         """Whether *exc* may come of resuming a TLS session, and another round will not do that."""
+        # A signal handler's exception has no number; behind a timeout there is no time left.
         if isinstance(exc, OSError):
             may_be = exc.errno is not None and not isinstance(exc, TimeoutError)
         else:
@@ -370,6 +377,7 @@ class Opening:
 
             context = context or default_context()
             resumption = self.options.tls_resumption
+            # The zone of an IPv6 address is in no certificate.
             secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
             self._tls.append(secure)
             yield from secure.handshake()
@@ -417,6 +425,7 @@ class Opening:
         if proxy.resolves_names:
             return [None]
         found = interleaved((yield from self._resolve(host, port, shown_address((host, port)))))
+        # If it has IPv6 addresses only, connect_socks4() says so.
         if proxy.scheme == "socks4":
             found = [a for a in found if a[0] == socket.AF_INET] or found
         return list(found[:MAX_PROXY_ATTEMPTS])
@@ -479,6 +488,7 @@ class Opening:
         parser = ResponseParser()
         response = yield from receive_head(stream, parser, send_error)
         self._note_response(response)
+        # Of a refusal, too: a redirect often sets the cookie that the next request needs.
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
 
@@ -508,6 +518,7 @@ class Opening:
         # A header of the user wins over one that is made up here: there is never a second one.
         headers = list(self._given(uri))
         if not _has(headers, "authorization"):
+            # The answer to the challenge just received, else what can be known without one.
             authorization = self._authorization
             authenticator = self._server_authenticator(uri)
             if authorization is None and authenticator is not None:
@@ -542,7 +553,9 @@ class Opening:
 
     def _prepares_another_round(self, uri: URI, response: Response) -> bool:
         """Whether the refusal asks for another round, which is prepared then."""
+        # It was for this request: refused, it isn't sent again, nor to where a redirect leads.
         self._authorization = None
+        # Another round needs another connection, which sock= doesn't give.
         if response.status_code == 401 and self.options.sock is None:
             given = _has(self._given(uri), "authorization")
             authenticator = None if given else self._server_authenticator(uri)

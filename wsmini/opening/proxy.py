@@ -241,6 +241,7 @@ def connect_socks5(
     elif method != 0:
         wants = "credentials" if proxy.username is None else "another way to authenticate"
         raise ProxyError(f"the SOCKS5 proxy wants {wants}")
+    # Version, CONNECT and a reserved byte, the destination and its port (RFC 1928, 4).
     command = b"\5\1\0" + _socks5_destination(host, address) + port.to_bytes(2, "big")
     version, reply, _, kind = yield from _ask(stream, command, 4)
     if version != 5:
@@ -249,6 +250,7 @@ def connect_socks5(
         meaning = _SOCKS5_REPLIES.get(reply, f"reply {reply}")
         raise DestinationRefused(f"the SOCKS5 proxy refused: {meaning}")
     size = {1: 4, 4: 16}.get(kind)
+    # A name, behind the length of it.
     if kind == 3:
         size = (yield from _receive_exactly(stream, 1))[0]
     if size is None:
@@ -257,7 +259,7 @@ def connect_socks5(
 
 
 def _authenticate(stream: Stream, proxy: Proxy) -> Steps[None]:
-    """RFC 1929."""
+    """Send the user and the password, each behind its length (RFC 1929)."""
     user, password = (proxy.username or "").encode(), (proxy.password or "").encode()
     message = bytes((1, len(user))) + user + bytes((len(password),)) + password
     _, status = yield from _ask(stream, message, 2)
@@ -289,6 +291,7 @@ def connect_socks4(
     # An impossible address says that the name follows.
     name = b"" if packed else host.encode("ascii") + b"\0"
     user = (proxy.username or "").encode() + b"\0"
+    # Version, CONNECT, port, address.
     head = b"\4\1" + port.to_bytes(2, "big") + (packed or b"\0\0\0\1")
     answer = yield from _ask(stream, head + user + name, 8)
     if answer[0] not in (0, 4):  # 0 by the protocol, 4 by some proxies

@@ -180,6 +180,7 @@ def _start_thread(lookup: Lookup) -> None:
     try:
         thread = threading.Thread(target=_work, args=(token,), name="wsmini-lookup", daemon=True)
         thread.start()
+    # There can be no more threads (RuntimeError), or a signal handler has raised.
     except BaseException as exc:
         _threads.discard(token)
         if not isinstance(exc, RuntimeError):

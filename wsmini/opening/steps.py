@@ -128,7 +128,8 @@ class LoopRun:
     def _try_to_wait(self, wanted: Wait) -> None:
         try:
             self._wait(wanted)
-        except BaseException as exc:  # another owner may have the loop watch it
+        # The loop may refuse: another owner has it watch this socket, say.
+        except BaseException as exc:
             self.cancel()
             self._done(None, exc)
 
@@ -140,6 +141,7 @@ class LoopRun:
         loop, registered = self._loop, self._registered
         for sock, events in wanted.sockets.items():
             fd = sock.fileno()
+            # Where both are ready, the first to be called takes the other one off the loop.
             if events & READ:
                 loop.add_reader(fd, self._step, [sock])
                 registered.append((loop.remove_reader, fd))

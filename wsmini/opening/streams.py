@@ -100,6 +100,7 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
     """
     view = memoryview(data)
     try:
+        # TLS takes bytes before the socket does: flush() sends what it still holds.
         while view or not stream.flush():
             try:
                 view = view[stream.send(view) :]
@@ -174,6 +175,7 @@ def receive_body(stream: Stream, parser: ResponseParser) -> Steps[None]:
     while not parser.complete:
         try:
             data = yield from receive_some(stream, deadline=deadline)
+        # The time of the whole opening is over: the refusal still tells more than that.
         except Expired:
             data, clean = b"", False
         except OSError as exc:

@@ -80,6 +80,7 @@ def connect_tcp(
                 next_start = 0.0
         raise _no_connection(failures)
     finally:
+        # All but the winner, which isn't among them any more.
         for sock in attempts:
             sock.close()
 

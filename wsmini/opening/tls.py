@@ -124,7 +124,7 @@ class TLSStream:
         return self._tls
 
     def details(self) -> dict[str, object]:
-        """What a trace tells of it."""
+        """The version, the cipher and whether a session was resumed, for ``trace=``."""
         cipher = self._tls.cipher()
         return {
             "version": self._tls.version(),
@@ -133,7 +133,7 @@ class TLSStream:
         }
 
     def _locked(self, call: Callable[..., T], *args: Any) -> T:
-        """What ``call(*args)`` returns, with the engine to ourselves."""
+        """Return what ``call(*args)`` does, while no other thread calls the engine."""
         lock = self._lock
         if lock._is_owned():  # we have interrupted such a call of this thread, between two steps
             return call(*args)
@@ -231,6 +231,7 @@ class TLSStream:
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
+        # To gather a message, one record at first: _gather decrypts the others to where they stay.
         at_first = min(size, RECORD) if flags & self._gathers else size
         while True:
             try:
@@ -245,7 +246,7 @@ class TLSStream:
             self.busy = False  # behind the lock, so that nothing is called before the return
             if data is not None:
                 return
-            # Answers have to be sent before the lower stream waits.
+            # Answers have to be sent before the lower stream waits; else a few may gather.
             if self._fed >= SLICE or self._outgoing.pending > (flags & DONTWAIT and ANSWERS):
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
             if landed:
@@ -274,7 +275,8 @@ class TLSStream:
         return self._incoming.write(data)
 
     def _decrypt(self, size: int) -> bytes | None:
-        """What has landed, decrypted; ``None`` if more is needed, ``b""`` at the end."""
+        """Decrypt what has come; ``None`` if more is needed, ``b""`` at the end."""
+        # recv_onto() resets it, once it has passed on what comes out of here.
         self.busy = True
         if self._landed:
             self._feed()
@@ -419,6 +421,7 @@ class TLSStream:
         if not data:
             return 0
         taken, out = self._locked(self._encrypt, data)
+        # From here on it is taken: the engine has counted the records, and can't take them back.
         try:
             sent = self._lower.send(out, flags)
         except BlockingIOError as exc:
@@ -433,6 +436,7 @@ class TLSStream:
     def _encrypt(self, data: Data) -> tuple[int, bytes]:
         try:
             taken = self._tls.write(data if len(data) <= MAX_SEND else memoryview(data)[:MAX_SEND])
+        # Set though there is nothing to flush, which is how a write buffer tells what to wait for.
         except ssl.SSLWantReadError:
             self.unsent = True
             raise BlockingIOError(EAGAIN, "TLS has to read before it can write") from None

@@ -95,6 +95,7 @@ def remember_session(
     if session is None or not session.id:
         return
     sessions = _sessions.get(context, {})
+    # It fails when it is asked to resume: see refuse_sessions.
     if server in sessions and sessions[server] is None:
         return
     _remember(context, server, session)
@@ -106,6 +107,7 @@ def refuse_sessions(context: ssl.SSLContext, server: Server) -> None:
 
 
 def _remember(context: ssl.SSLContext, server: Server, session: ssl.SSLSession | None) -> None:
+    # Out and in again: so the first of a dictionary is the one unused for the longest time.
     sessions = _sessions.pop(context, {})
     _sessions[context] = sessions
     sessions.pop(server, None)

@@ -27,6 +27,7 @@ def wait(sockets: dict[socket.socket, int], timeout: float | None) -> list[socke
     """Block until some of *sockets* are ready or *timeout* seconds are over; those ready."""
     if timeout is not None:
         timeout = min(max(timeout, 0.0), _LONGEST_WAIT)
+    # Only the main thread runs signal handlers, and so has to look for them.
     if (timeout is None or timeout > HEED) and in_main_thread():
         left = math.inf if timeout is None else timeout
         while left > HEED:

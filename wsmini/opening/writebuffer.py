@@ -93,6 +93,7 @@ class WriteBuffer:
         size = len(frames)
         if sent == size and not self._stream.unsent:
             return True
+        # TLS may have taken all of it, and hold a part: the view is empty then, and waits as well.
         self.accepted += size
         self._count(sent)
         self.view = memoryview(frames)[sent:]
@@ -131,9 +132,11 @@ class WriteBuffer:
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise
+            # With nothing to flush, TLS takes nothing: it has to read before it can write.
             needs_read = flushed and stream.unsent
         except OSError as exc:
             self.fail(exc)
+        # Not in a finally: behind an exception of a signal handler, busy stays set for good.
         self.busy, self.needs_read = False, needs_read
         self.waits = not done and self.error is None
         return done
@@ -142,8 +145,7 @@ class WriteBuffer:
         protocol, stream = self._protocol, self._stream
         while True:
             # Control frames overtake what waits, but only between two frames: the bytes of one must
-            # not be torn apart.
-            # A Close has to be the last frame.
+            # not be torn apart. A Close has to be the last frame.
             if protocol.has_output and self.between_frames():
                 if protocol.state is OPEN or not self:
                     self.view = memoryview(protocol.data_to_send())
@@ -187,6 +189,7 @@ class WriteBuffer:
         if not tail:
             self.tail = frames  # nearly always the only one
             return
+        # The first one isn't copied before there is a second one to join.
         if type(tail) is bytes:
             self.tail = tail = bytearray(tail)
         tail += frames
@@ -194,11 +197,13 @@ class WriteBuffer:
             self._seal()
 
     def _seal(self) -> None:
+        """Put the tail behind the other items: it doesn't grow any more."""
         if self.tail:
             self._append(self.tail, len(self.tail))
             self.tail = b""
 
     def _append(self, frames: Frames, size: int) -> None:
+        # Others share the empty list.
         if not self.items:
             self.items = []
         self.items.append((frames, size))
@@ -215,6 +220,7 @@ class WriteBuffer:
             if piece is not None:
                 self.view = memoryview(piece)
                 return
+            # The message's last byte, which took() has left.
             self._count(self.uncounted)
             self.uncounted, self._pieces = 0, _NO_PIECES
 
