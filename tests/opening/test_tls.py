@@ -1162,7 +1162,7 @@ FLOODS = {  # name -> what makes a record, and how many bytes a call takes at mo
     "key updates": (lambda f: f.key_update(), SHORT_SLICE),
     "key updates to be answered": (lambda f: f.key_update(answered=True), SHORT_SLICE),
     "wishes": (
-        lambda f: f.messages(CERTIFICATE_REQUEST, [f.certificate_request(0)]), tls.WISHES,
+        lambda f: f.messages(CERTIFICATE_REQUEST, [f.certificate_request(0)]), tls.AUTH_SLICE,
     ),
     "a byte between key updates": (
         lambda f: f.key_update() + f.record(b"x") + f.key_update(), SHORT_SLICE,
@@ -1178,13 +1178,13 @@ def test_a_flood_of_records_without_data_comes_back_to_the_caller(
 ):
     monkeypatch.setattr(tls, "RECORD", 1000)  # to make thousands of records takes seconds
     monkeypatch.setattr(tls, "SLICE", SHORT_SLICE)
-    stream, lower = flooded(tmp_path, wishes=most == tls.WISHES)
+    stream, lower = flooded(tmp_path, wishes=most == tls.AUTH_SLICE)
     flood = b"".join(make(lower.forger) for _ in range(2 * most // 20))
     assert len(flood) > 2 * most
     lower.incoming += flood + lower.forger.record(b"y" * 100)
 
     def left():
-        return len(lower.incoming) + sum(map(len, stream._landed)) + stream._incoming.pending
+        return len(lower.incoming) + sum(map(len, stream._unfed)) + stream._incoming.pending
 
     data, here, calls = b"", left(), 0
     while not data.endswith(b"y" * 100):

@@ -47,13 +47,14 @@ READ_SIZE = 131000  # asked of the lower stream; with more, short messages take 
 MAX_SEND = 1 << 21  # bytes encrypted at once: a message must not cost its size in memory again
 MAX_HANDSHAKE = 1 << 20  # bytes from the server; OpenSSL accepts 100 KB of certificates
 
-# What has landed goes to the engine in slices, behind each of which a record is complete. One that
-# brings no data is of records that bring none (session tickets, key updates), which may go on for
-# ever: the caller has a look at the time, and at others. A slice of such takes some 20 ms; but of
-# wishes for certificates, each of which is signed for, much less has to do (RFC 8446, 4.6.2).
+# What was read goes to the engine in slices, each long enough to complete a record. A slice that
+# brings no data has records that bring none (session tickets, key updates), and such may come
+# without end: the caller looks at the time then, and at others. A slice of them takes some 20 ms;
+# but of requests for a certificate, each of which is signed for, a much shorter one has to do
+# (RFC 8446, 4.6.2).
 SLICE = RECORD + 2048
-WISHES = 512
-OTHERS = 16  # times as much as the data of a slice, other things may be of it to go on at once
+AUTH_SLICE = 512
+MAX_OVERHEAD = 16  # bytes of a slice for each byte of data in it: with more, don't go on at once
 ANSWERS = 4096  # bytes of the engine's own to send, after which the caller shall do so
 MAX_ANSWERS = 1 << 18  # bytes of them that the server lets wait, and wants more
 
@@ -81,9 +82,9 @@ class TLSStream:
     """
 
     __slots__ = (
-        "busy", "cut", "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_landed",
-        "_lock", "_lower", "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls",
-        "sock", "unsent",
+        "busy", "cut", "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_lock",
+        "_lower", "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls",
+        "_unfed", "sock", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -110,8 +111,8 @@ class TLSStream:
         # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
         self._failure: OSError | None = None
         self._ended = False
-        self._landed: list[Data] = []  # ciphertext that was read and isn't in _incoming yet
-        self._slice = WISHES if getattr(context, "post_handshake_auth", False) else SLICE
+        self._unfed: list[Data] = []  # ciphertext that was read and isn't in _incoming yet
+        self._slice = AUTH_SLICE if getattr(context, "post_handshake_auth", False) else SLICE
         # The flag with which recv() gathers a long message; 0 if it never does.
         self._gathers = WAITALL if GATHERS and self._slice > RECORD else 0
         self._fed = 0  # bytes that the engine got from this recv()
@@ -227,7 +228,7 @@ class TLSStream:
         CPython 3.8 and 3.9 look for signals in front of a ``return``, too: what it would return is
         lost then.
         """
-        landed, self._fed = self._landed, 0
+        unfed, self._fed = self._unfed, 0
         if self.busy:
             text = "a signal handler's exception came in the middle of a record"
             raise ConnectionAbortedError(ECONNABORTED, text)
@@ -249,12 +250,12 @@ class TLSStream:
             # Answers have to be sent before the lower stream waits; else a few may gather.
             if self._fed >= SLICE or self._outgoing.pending > (flags & DONTWAIT and ANSWERS):
                 raise BlockingIOError(EAGAIN, "the records that came brought no data")
-            if landed:
+            if unfed:
                 continue
             # In one step, so that an exception of a signal handler can't lose what was read.
-            landed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
-            if not landed[0]:
-                landed.clear()
+            unfed.extend(map(self._lower.recv, (READ_SIZE,), (flags & DONTWAIT,)))
+            if not unfed[0]:
+                unfed.clear()
                 self.cut = True
                 received.append(b"")  # without TLS's goodbye: WebSocket has its own
                 return
@@ -262,14 +263,14 @@ class TLSStream:
     @property
     def unread(self) -> bool:
         """Whether ``recv`` has more to look at, and shan't wait for the socket."""
-        return bool(self._landed) or self._lower.unread
+        return bool(self._unfed) or self._lower.unread
 
     def _feed(self) -> int:
-        """Pass a slice of what has landed to the engine; how many bytes."""
-        data: Data = self._landed.pop()
+        """Pass a slice of what was read to the engine; how many bytes."""
+        data: Data = self._unfed.pop()
         if len(data) > self._slice:
             view = memoryview(data)
-            self._landed.append(view[self._slice :])
+            self._unfed.append(view[self._slice :])
             data = view[: self._slice]
         self._fed += len(data)
         return self._incoming.write(data)
@@ -278,7 +279,7 @@ class TLSStream:
         """Decrypt what has come; ``None`` if more is needed, ``b""`` at the end."""
         # recv_onto() resets it, once it has passed on what comes out of here.
         self.busy = True
-        if self._landed:
+        if self._unfed:
             self._feed()
         # The connection may have failed behind a record of which only a part was asked for so far.
         if self._failure is not None and not self._tls.pending():
@@ -287,7 +288,7 @@ class TLSStream:
         try:
             data = self._tls.read(min(size, RECORD))
             size -= len(data)
-            more = self._incoming.pending or self._landed or self._tls.pending()
+            more = self._incoming.pending or self._unfed or self._tls.pending()
             if not data or size <= 0 or not more:
                 return data
             chunks.append(data)
@@ -300,15 +301,15 @@ class TLSStream:
                 if self._failure is not None:
                     raise self._failure from None
                 return b"" if self._ended else None
-        if self._landed:
+        if self._unfed:
             self._decrypt_slices(chunks, size + len(chunks[0]))
         # What ended it is told by the next call.
         return b"".join(chunks)
 
     def _decrypt_slices(self, chunks: list[bytes], size: int) -> None:
-        """Go on with what has landed, up to *size* bytes, while it is data for the most part."""
+        """Go on with what was read, up to *size* bytes, while it is data for the most part."""
         brought = sum(map(len, chunks))
-        while brought * OTHERS >= SLICE and self._landed and self._failure is None:
+        while brought * MAX_OVERHEAD >= SLICE and self._unfed and self._failure is None:
             size -= brought
             if size <= 0 or self._ended:
                 break
@@ -353,20 +354,20 @@ class TLSStream:
         if not count and not incoming.pending:
             return first
         # In proportion to what is here: of a slow server's message, little is here at a time.
-        here = incoming.pending + sum(map(len, self._landed))
+        here = incoming.pending + sum(map(len, self._unfed))
         size = min(size, MAX_GATHERED, len(first) + GATHERED * here)
         file = BytesIO(bytes(size))  # of all writable buffers, the one that becomes bytes uncopied
         start = file.write(first)
         with file.getbuffer() as whole:
             end = self._locked(self._decrypt_into, whole, start)
             # As long as there is more, and it is data for the most part.
-            fed = 0 if (end - start) * OTHERS >= count else count
+            fed = 0 if (end - start) * MAX_OVERHEAD >= count else count
             while end < size and fed < SLICE and not self._ended and self._failure is None:
                 count = self._fetch()
                 if not count:
                     break
                 start, end = end, self._locked(self._decrypt_into, whole, end)
-                fed = 0 if (end - start) * OTHERS >= count else fed + count
+                fed = 0 if (end - start) * MAX_OVERHEAD >= count else fed + count
         file.truncate(end)
         return file.getvalue()
 
@@ -387,7 +388,7 @@ class TLSStream:
 
     def _fetch(self) -> int:
         """Pass on a slice of what the lower stream has without waiting; how many bytes."""
-        if not self._landed:
+        if not self._unfed:
             try:
                 data = self._lower.recv(READ_SIZE, DONTWAIT)
             except OSError as exc:
@@ -398,12 +399,12 @@ class TLSStream:
                 return 0
             if not data:
                 return 0
-            self._landed.append(data)
+            self._unfed.append(data)
         return self._locked(self._feed)
 
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
-        here = self._landed or self._incoming.pending or self._ended
+        here = self._unfed or self._incoming.pending or self._ended
         here = here or self._locked(self._tls.pending)
         return bool(here) or self._failure is not None or self._lower.buffered()
 
