@@ -143,6 +143,7 @@ def hint(exc: BaseException, phase: str, situation: Situation = _PLAIN) -> str:
     """One thing to try after *exc* in *phase*; empty if nothing better than its text is known."""
     if isinstance(exc, OSError):
         found = _for_tls(exc, phase)
+        # The environment may name a proxy without the user's knowing.
         if not found and situation.proxy_from:
             named = f"{situation.proxy_from} names it; proxy=None goes without"
             return f"is it the right proxy? {named}"
@@ -175,11 +176,12 @@ def _for_status(exc: InvalidStatus | InvalidProxyStatus, situation: Situation) -
 def _for_challenges(response: Response, by_proxy: bool) -> str:
     from ..sansio.auth import parse_challenges, strength
 
+    # Some proxies confuse the two.
     values = response.headers.get_all("WWW-Authenticate")
     values += response.headers.get_all("Proxy-Authenticate")
     challenges = parse_challenges(values)
     if not challenges or any(map(strength, challenges)):
-        return _STATUSES[407 if by_proxy else 401]  # some proxies confuse them
+        return _STATUSES[407 if by_proxy else 401]
     names = (challenge.scheme.capitalize() for challenge in challenges)
     offered = ", ".join(names).replace("Ntlm", "NTLM")[:40]
     if by_proxy:

@@ -68,6 +68,7 @@ def choose_proxy(uri: URI) -> Proxy | None:
     Raises:
         InvalidProxy: if it isn't valid.
     """
+    # A variable comes before the settings of the system, with its own exceptions.
     name, text = proxy_variable(uri)
     source = f"the variable {name} of the environment"
     if text:
@@ -236,6 +237,7 @@ def connect_socks5(
     version, method = yield from _ask(stream, bytes((5, len(methods))) + methods, 2)
     if version != 5:
         raise InvalidProxyMessage(f"expected an answer of SOCKS version 5, not {version}")
+    # 255 says that the proxy takes none of them.
     if method == 2 and proxy.username is not None:
         yield from _authenticate(stream, proxy)
     elif method != 0:

@@ -112,8 +112,9 @@ class LoopRun:
     def _step(self, ready: Ready | None) -> None:
         """Go on behind a wait for which *ready* is the answer; ``None`` begins the first step."""
         self._stop_watching()  # before the step, which may close the sockets
+        # The call that has led here is done, and needs no cancel().
         if ready is None:
-            self._call = None  # it was this one
+            self._call = None
         try:
             wanted = next(self._steps) if ready is None else self._steps.send(ready)
         except StopIteration as stop:

@@ -116,6 +116,7 @@ def parse_extensions(value: str) -> list[tuple[str, Params]]:
         name = name.strip(_SPACE)
         if name or parts:
             params = [_parse_param(part) for part in parts]
+            # A name may be missing, and what _parse_param() refuses is empty: neither is a token.
             texts = [name, *(text for param in params for text in param if text is not None)]
             if not all(map(is_token, texts)):
                 raise InvalidHeader(HEADER, value)
@@ -172,6 +173,7 @@ def negotiate(header_values: Sequence[str], offers: Sequence[ExtensionOffer]) ->
     for header_value in header_values:
         for name, params in parse_extensions(header_value):
             extension = _accept(name, params, offers, accepted)
+            # Here for all of them: accept() need not look at the others.
             problem = _conflict(extension, accepted)
             if problem:
                 raise NegotiationError(HEADER, _format(name, params), problem)
@@ -183,6 +185,7 @@ def _accept(
     name: str, params: Params, offers: Sequence[ExtensionOffer], accepted: list[Extension]
 ) -> Extension:
     """The extension of the first offer that accepts; else what the first one had against it."""
+    # Offers of one name are alternatives, the preferred one first: its refusal tells most.
     refusals = []
     for offer in offers:
         if offer.name == name:

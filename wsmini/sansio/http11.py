@@ -157,6 +157,7 @@ class Headers:
         return [2 * n for n, name in enumerate(self._flat[::2]) if name.lower() == key]
 
     def _delete(self, places: list[int]) -> None:
+        # From the end: a deletion moves what is behind it.
         for place in reversed(places):
             del self._flat[place : place + 2]
 

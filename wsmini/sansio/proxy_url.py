@@ -61,17 +61,18 @@ def parse_proxy(text: object) -> Proxy:
     scheme, found, rest = text.strip().partition("://")
     if not found:
         scheme, rest = "http", scheme
-    scheme = scheme.lower()
-    scheme = "socks5h" if scheme == "socks" else scheme
+    # Of the socks schemes, the one that keeps the name from the local resolver.
+    scheme = "socks5h" if scheme.lower() == "socks" else scheme.lower()
     if scheme not in _PORTS:
         known = ", ".join(sorted(_PORTS))
         raise InvalidProxy(redacted_uri(text), f"its scheme isn't one of {known}")
     authority, _, path = rest.partition("/")
+    # No problem quotes the URL's parts, any of which may be a password.
     try:
         if path:
             raise ValueError("it has a path")
         username, password, host, port = parse_authority(authority)
-        longest = max(len((text or "").encode()) for text in (username, password))
+        longest = max(len((part or "").encode()) for part in (username, password))
         if scheme.startswith("socks") and longest > 255:  # RFC 1929, 2
             raise ValueError("its user or password exceeds 255 bytes")
         if scheme.startswith("http") and ":" in (username or ""):

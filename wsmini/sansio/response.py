@@ -91,6 +91,7 @@ class ResponseParser:
             exc = InvalidMessage(f"connection closed {when}")
             exc.hung_up = True
             raise exc
+        # Only a body without a length ends where the connection does (RFC 9112, 6.3).
         if not self.complete:
             self._finish(truncated=not clean or self._step != self._read_until_eof)
 
@@ -117,6 +118,7 @@ class ResponseParser:
             raise InvalidMessage("the head of the response has control characters")
         if len(head) > self.max_line and max(map(len, head.split(b"\n"))) > self.max_line:
             raise InvalidMessage(f"a line of the response exceeds {self.max_line} bytes")
+        # RFC 9110, 5.5, wants ASCII, and was Latin-1 once; what servers send is mostly UTF-8.
         try:
             text = head.decode()
         except UnicodeDecodeError:
@@ -160,6 +162,7 @@ class ResponseParser:
                 raise InvalidMessage(f"more than {MAX_INTERIM} interim responses")
             # The step stays: another head follows.
             return
+        # What follows is no body, but the next protocol's (RFC 9110, 9.3.6 and 15.2.2).
         self._is_tunnel = status == 101 or (self._method == "CONNECT" and status < 300)
         if self._is_tunnel or self._method == "HEAD" or status in (204, 304):
             self.response = response
@@ -215,6 +218,7 @@ class ResponseParser:
         line = self._take_line()
         if line is None:
             return False
+        # The chunk is longer than it says: where the next one begins, nothing tells.
         if line:
             return self._finish(truncated=True)
         self._step = self._read_chunk_size

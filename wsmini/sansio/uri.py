@@ -161,7 +161,8 @@ def join(base: URI, reference: str) -> URI:
     Raises:
         InvalidURI: if *reference* isn't a URL, or no WebSocket can be opened to it.
     """
-    text = reference.partition("#")[0].replace(" ", "%20")  # as browsers and curl mend it
+    # Servers send spaces, and browsers and curl mend them.
+    text = reference.partition("#")[0].replace(" ", "%20")
     try:
         _check_characters(text)
         return _resolve(base, *_split(text))
@@ -180,6 +181,7 @@ def parse_authority(text: str) -> Authority:
     """
     if "\\" in text:  # Some clients read it as a slash, and would find another host.
         raise ValueError("it has a backslash before the path; write \\ as %5C")
+    # The last @, as browsers have it: an earlier one is of a password that was pasted.
     userinfo, _, host_port = text.rpartition("@")
     host, port = _split_port(host_port)
     username, password = _parse_userinfo(userinfo)
@@ -304,6 +306,7 @@ def _build(secure: bool, authority: str, path: str, query: str | None) -> URI:
 def _parse_unix(secure: bool, authority: str | None, path: str, query: str | None) -> URI:
     if authority:
         raise ValueError("it has a host before the path of its socket")
+    # The first colon ends it: one within is percent-encoded, which is decoded below.
     socket_path, _, path = path.partition(":")
     socket_path = _unquote_part(socket_path, "the path of its socket")
     if not socket_path:
@@ -407,6 +410,7 @@ def _label_to_ascii(label: str) -> str:
     if label.lower().startswith("xn--"):
         raise UnicodeError("what is encoded has other characters than ASCII")
     nameprep(label.replace("\xdf", "s").replace("\u03c2", "\u03c3"))  # raises for what is forbidden
+    # What is between them is prepared as ever.
     prepared, start = "", 0
     for at, character in enumerate(label):
         if character in _DEVIATIONS:
@@ -442,6 +446,7 @@ def _is_ipv6(text: str) -> bool:
     digits = "0123456789abcdef"
     halves = text.split("::")
     groups = [group for half in halves if half for group in half.split(":")]
+    # "::" stands for one group or more, and comes once at most.
     enough = len(groups) == 8 if len(halves) == 1 else len(halves) == 2 and len(groups) < 8
     return enough and all(0 < len(group) <= 4 and not group.strip(digits) for group in groups)
 
@@ -454,9 +459,11 @@ def _resolve(base: URI, scheme: str, authority: str | None, path: str, query: st
         secure = _REDIRECT_SCHEMES[scheme]
     if authority is not None:
         uri = _build(secure, authority, _remove_dot_segments(path), query)
+        # A server that redirects to itself by a whole URL seldom repeats the user.
         if uri.username is None and uri.origin == base.origin:
             uri = uri._replace(username=base.username, password=base.password)
         return uri
+    # Without a path, the reference is a query, or empty: the rest is the base's (RFC 3986, 5.2.2).
     if not path:
         path, query = base.path, base.query if query is None else query
     elif not path.startswith("/"):
@@ -470,6 +477,7 @@ def _remove_dot_segments(path: str) -> str:
     segments = path.split("/")
     kept: list[str] = []
     for segment in segments:
+        # The first segment is the empty one in front of the slash: ".." doesn't lead above it.
         if segment == "..":
             del kept[max(1, len(kept) - 1) :]
         elif segment != ".":
