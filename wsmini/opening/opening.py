@@ -128,7 +128,7 @@ class Journal:
         self.timings: dict[str, float] = {}
 
     def enter(self, phase: str, address: str | None = None) -> None:
-        """The present phase is done, *phase* begins; to *address* if that changes."""
+        """End the present phase and begin *phase*; *address* is where to, if that changes."""
         now = time.monotonic()
         self.timings[self.phase] = self.timings.get(self.phase, 0.0) + now - self._phase_started
         self.phase, self._phase_started = phase, now

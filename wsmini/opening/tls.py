@@ -194,7 +194,7 @@ class TLSStream:
         return data
 
     def refuse_resumption(self) -> bool:
-        """The connection has failed: if a session was to be resumed, don't do so again.
+        """Resume no session with this server again, if this connection was to: it has failed.
 
         Some servers fail each time (OpenSSL's that want a certificate and have no session id
         context, say).
@@ -333,7 +333,7 @@ class TLSStream:
         self._ended = not chunks[-1]
 
     def _stop(self, exc: ssl.SSLError) -> None:
-        """The engine has no more plaintext, and *exc* says why."""
+        """Note why the engine has no more plaintext, as *exc* says."""
         self.unsent = self.unsent or self._outgoing.pending > 0  # an answer, or an alert
         if isinstance(exc, ssl.SSLZeroReturnError):
             self._ended = True

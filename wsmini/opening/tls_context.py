@@ -102,7 +102,7 @@ def remember_session(
 
 
 def refuse_sessions(context: ssl.SSLContext, server: Server) -> None:
-    """*server* has failed when it was asked to resume a session: don't ask it again."""
+    """Ask *server* no more to resume a session: it has failed when it was asked."""
     _remember(context, server, None)
 
 

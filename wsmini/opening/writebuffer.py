@@ -238,7 +238,7 @@ class WriteBuffer:
         return self.view
 
     def took(self, count: int) -> None:
-        """The stream has taken *count* bytes of ``head``."""
+        """Go on behind *count* bytes of ``head``, which the stream has taken."""
         # An empty slice would keep the frame.
         self.view = self.view[count:] if count < len(self.view) else _NO_BYTES
         # The last byte counts when all is taken: the headers of what comes in pieces don't count.
@@ -247,7 +247,7 @@ class WriteBuffer:
         self._count(counted)
 
     def _count(self, taken: int) -> None:
-        """The stream has taken *taken* bytes more, or has passed on what it held."""
+        """Count *taken* bytes more that the stream has taken, as written or as held."""
         self._held += taken
         if not self._stream.unsent:
             self.written += self._held

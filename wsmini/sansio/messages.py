@@ -77,7 +77,7 @@ class ByteQueue:
             chunks.append(bytearray(chunk))
 
     def take(self) -> bytes:
-        """All of it; nothing is left. A single chunk isn't copied."""
+        """Take out all of it. A single chunk of ``bytes`` isn't copied."""
         chunks, self._chunks, self.size = self._chunks or (), None, 0
         if len(chunks) == 1:
             return bytes(chunks[0])

@@ -229,7 +229,7 @@ class ClientProtocol:
         self.listener: Listener | None = None
 
     def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
-        """The opening handshake is done, with these extensions in the order of the response."""
+        """Begin to be open, with the extensions negotiated, in the order of the response."""
         self._move(_OPEN)
         self.extensions = extensions or ()
         deflate = only_deflate(extensions)
@@ -317,7 +317,7 @@ class ClientProtocol:
         self.reader.skip()
 
     def connection_lost(self, exc: BaseException | None = None) -> None:
-        """The TCP connection has ended, because of *exc* if that isn't ``None``.
+        """Note that the TCP connection has ended, because of *exc* if that isn't ``None``.
 
         What was received before can still be delivered. May be called more than once.
         """
@@ -339,7 +339,7 @@ class ClientProtocol:
         self._finish()
 
     def receive_control(self, opcode: int, data: bytes) -> None:
-        """For the reader: a control frame."""
+        """Act on a control frame: the reader calls this in the order of the frames."""
         if opcode == Opcode.PING:
             # Behind our Close frame nothing is sent, no pong either (RFC 6455, 5.5.1).
             if self.state is _OPEN:

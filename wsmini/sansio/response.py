@@ -75,7 +75,7 @@ class ResponseParser:
             pass
 
     def receive_eof(self, clean: bool = True) -> None:
-        """Nothing more comes. May also be called to make do with what is there of a body.
+        """Note that nothing more comes; or make do with what is there of a body.
 
         Args:
             clean: ``False`` if the connection was lost, or TLS cut off, rather than closed by the
