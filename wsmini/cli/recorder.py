@@ -29,11 +29,15 @@ class Recorder:
             file.close()
 
     def write(self, fields: dict[str, object]) -> None:
-        """Write *fields* as one line."""
-        # Looked at once: end() may come meanwhile, and None would mean standard output to write().
-        file = self.file
-        if file is not None:
+        """Write *fields* as one line; end() may come meanwhile, in another thread."""
+        file = self.file  # looked at once: None would mean standard output to write()
+        if file is None:
+            return
+        try:
             write(as_json(fields) + b"\n", file)
+        except ValueError:
+            if not file.closed:
+                raise
 
     def open(self, ws: Connection) -> None:
         """Record the handshake, without its secrets."""
