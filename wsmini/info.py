@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from .sansio.uri import shown_address
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -98,6 +96,8 @@ class ConnectionInfo:
         return self._sock.fileno()
 
     def __repr__(self) -> str:
+        from .sansio.uri import shown_address  # which only the opening needs besides
+
         address = shown_address(self.remote_address) if self.remote_address else "?"
         return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"
 

@@ -46,8 +46,7 @@ from wsmini.exceptions import (
     ConnectionClosedOK,
 )
 from wsmini.opening import writebuffer
-from wsmini.opening.readsizes import CHUNK
-from wsmini.opening.streams import SocketStream
+from wsmini.opening.streams import CHUNK, SocketStream
 from wsmini.opening.waiting import READ, WRITE
 from wsmini.opening.writebuffer import WriteBuffer
 from wsmini.sansio.deflate import PerMessageDeflate

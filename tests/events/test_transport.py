@@ -11,9 +11,8 @@ import pytest
 
 from wsmini.callbacks.loop import Loop
 from wsmini.events.transport import EventTransport
-from wsmini.opening.readsizes import CHUNK
 from wsmini.opening.steps import Wait, run_on_loop
-from wsmini.opening.streams import SocketStream
+from wsmini.opening.streams import CHUNK, SocketStream
 from wsmini.opening.waiting import READ
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode

@@ -22,9 +22,10 @@ from forging import CERTIFICATE_REQUEST, NEW_SESSION_TICKET, Forger, forges, for
 from helpers import CERTS, PATIENCE, SEED, splits
 
 from wsmini.opening import tls, tls_context
+from wsmini.opening.exchange import send_all
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking
-from wsmini.opening.streams import WAITALL, SocketStream, send_all
+from wsmini.opening.streams import WAITALL, SocketStream
 from wsmini.opening.tls import TLSStream
 from wsmini.opening.tls_context import unverified_context
 from wsmini.opening.waiting import READ, WRITE

@@ -11,7 +11,7 @@ from certificates import client_context, server_context
 from helpers import PATIENCE
 
 import wsmini
-from wsmini.opening import opening, steps, streams, tcp
+from wsmini.opening import exchange, opening, steps, tcp
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -157,7 +157,7 @@ class Hours:
 def give_up(monkeypatch):
     """Let ``open_timeout`` pass; something must wake the client up, then: a request, or a byte."""
     hours = Hours()
-    for module in (opening, steps, streams, tcp):
+    for module in (exchange, opening, steps, tcp):
         monkeypatch.setattr(module, "time", hours)
 
     def give_up():

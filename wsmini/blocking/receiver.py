@@ -11,15 +11,18 @@ from itertools import repeat
 
 from ..clock import NEVER, lock_timeout
 from ..exceptions import ConcurrencyError
-from ..opening.readsizes import (
+from ..opening.streams import (
     CHUNK,
+    DONTWAIT,
     LARGE,
     LAST_READS,
     MAX_READ_SIZE,
+    NO_CLOSE,
     READ_SIZE,
+    SLOW_CLOSE,
+    WAITALL,
     next_read_size,
 )
-from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, WAITALL
 from ..opening.waiting import HEED, READ
 from ..sansio.protocol import State
 

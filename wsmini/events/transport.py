@@ -34,15 +34,18 @@ from __future__ import annotations
 import socket
 
 from ..clock import NEVER
-from ..opening.readsizes import (
+from ..opening.streams import (
     CHUNK,
+    DONTWAIT,
     LARGE,
     LAST_READS,
     MAX_READ_SIZE,
+    NO_CLOSE,
     READ_SIZE,
+    SLOW_CLOSE,
+    SocketStream,
     next_read_size,
 )
-from ..opening.streams import DONTWAIT, NO_CLOSE, SLOW_CLOSE, SocketStream
 from ..opening.waiting import MAX_WAIT, READ, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.frames import Opcode

@@ -38,6 +38,7 @@ from ..sansio.proxy_url import DestinationRefused
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
 from ..sansio.uri import join, shown_address
+from .exchange import receive_body, receive_head, send_all
 from .proxy import (
     asks_system,
     choose_proxy,
@@ -48,7 +49,7 @@ from .proxy import (
 )
 from .resolver import in_thread, resolve
 from .steps import Expired, Wait
-from .streams import SocketStream, receive_body, receive_head, send_all
+from .streams import SocketStream
 from .tcp import configure, connect_tcp, interleaved
 
 TYPE_CHECKING = False

@@ -24,7 +24,7 @@ from ..sansio.http11 import Request
 from ..sansio.proxy_url import DestinationRefused, parse_proxy
 from ..sansio.response import ResponseParser
 from ..sansio.uri import shown_address
-from .streams import receive_body, receive_head, receive_some, send_all
+from .exchange import receive_body, receive_head, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,26 +1,18 @@
 """Streams of bytes: what the opening and the connections read from and write to.
 
 A *stream* is a plain socket (``SocketStream``) or TLS over another stream (``tls.TLSStream``).
-``recv`` and ``send`` raise ``BlockingIOError`` where they would have to wait.
+``recv`` and ``send`` raise ``BlockingIOError`` where they would have to wait. How much an open
+connection asks for at once is one rule, for all front ends: ``next_read_size``.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
-import time
-
-from ..exceptions import InvalidMessage
-from .steps import Expired, Wait
-from .waiting import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Protocol
-
-    from ..sansio.http11 import Response
-    from ..sansio.response import ResponseParser
-    from .steps import Steps
 
     class Stream(Protocol):
         """The interface of ``SocketStream`` and ``tls.TLSStream``."""
@@ -50,8 +42,14 @@ if TYPE_CHECKING:
 DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0)) if sys.platform.startswith("linux") else 0
 WAITALL = int(socket.MSG_WAITALL) if DONTWAIT else 0
 
-RESPONSE_READ = 65536  # bytes asked for at once while opening
-BODY_TIME = 1.0  # seconds for the body of a refusal, whose head says enough
+# How many bytes an open connection asks for: at first, and at most, as reads come back full. What
+# is longer falls out of the cache before it is parsed. (For so much, malloc maps memory, but only
+# at first.)
+READ_SIZE, MAX_READ_SIZE = 32768, 1 << 19
+CHUNK = 1 << 17  # while a message is taken in chunks: the longest
+LARGE = 65536  # a frame that lacks at least so much is read exactly, without a copy
+LAST_READS = 64  # of what comes behind the end, so that closing doesn't reset the connection
+HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 
 SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
@@ -92,100 +90,17 @@ class SocketStream:
         """Say that nothing more will be sent, where that takes bytes: not here."""
 
 
-def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
-    """Send all of *data*; less if the peer has hung up, and then return the exception.
-
-    What it said before that tells more than the reset: a response, or TLS's alert that it wants a
-    certificate, say. So receiving comes next, and the exception counts if there is nothing.
-    """
-    view = memoryview(data)
-    try:
-        # TLS takes bytes before the socket does: flush() sends what it still holds.
-        while view or not stream.flush():
-            try:
-                view = view[stream.send(view) :]
-                continue
-            except BlockingIOError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's
-            # Out of the except, so that what is thrown into the wait has no context.
-            yield Wait({stream.sock: WRITE}, None)
-    except ConnectionError as exc:
-        if exc.errno is None:
-            raise  # a signal handler's
-        return exc
-    return None
-
-
-def receive_some(
-    stream: Stream, size: int = RESPONSE_READ, deadline: float | None = None
-) -> Steps[bytes]:
-    """The next bytes, at most *size*; ``b""`` at the end, or when *deadline* is over."""
-    while deadline is None or time.monotonic() < deadline:
-        try:
-            return stream.recv(size)
-        except BlockingIOError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
-        # TLS may have to answer before more comes: a renegotiation, or a late wish for a
-        # certificate. (RFC 8446, 4.6.2)
-        flushed = stream.flush()
-        # With more to look at, there is room to write nearly always: this is for others' sake.
-        waits = READ if flushed and not stream.unread else READ | WRITE
-        yield Wait({stream.sock: waits}, deadline)
-    return b""
-
-
-def receive_head(
-    stream: Stream, parser: ResponseParser, send_error: ConnectionError | None = None
-) -> Steps[Response]:
-    """Feed *parser* until the head of the response is complete.
+def next_read_size(asked: int, came: int, missing: int) -> int:
+    """How many bytes to ask for next, after a read.
 
     Args:
-        send_error: what ``send_all`` returned for the request.
-
-    Raises:
-        InvalidMessage: if it isn't an HTTP response; its ``first_bytes`` are what it is instead.
-        OSError: if the connection is lost before the end of the head.
+        asked: bytes that the read asked for.
+        came: bytes that it returned.
+        missing: bytes that a frame lacked before it; 0 if the reader doesn't ask.
     """
-    first_bytes = b""
-    while parser.response is None:
-        data = yield from receive_some(stream)
-        if not data and send_error is not None:
-            raise send_error
-        first_bytes = first_bytes or data[:1024]
-        try:
-            if data:
-                parser.receive_data(data)
-            else:
-                parser.receive_eof()
-        except InvalidMessage as exc:
-            exc.first_bytes = first_bytes
-            raise
-    return parser.response
-
-
-def receive_body(stream: Stream, parser: ResponseParser) -> Steps[None]:
-    """Feed *parser*, which has the head, with what comes of the body within ``BODY_TIME``.
-
-    The body may have no length and no end, and isn't what matters: whatever goes wrong cuts it off.
-    """
-    deadline = time.monotonic() + BODY_TIME
-    clean = True
-    while not parser.complete:
-        try:
-            data = yield from receive_some(stream, deadline=deadline)
-        # The time of the whole opening is over: the refusal still tells more than that.
-        except Expired:
-            data, clean = b"", False
-        except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
-            data, clean = b"", False
-        try:
-            if data:
-                parser.receive_data(data)
-            else:
-                parser.receive_eof(clean and not stream.cut)
-        except InvalidMessage:
-            return
+    if missing >= LARGE:
+        # Behind a large frame that is complete now, another one begins, quite often.
+        return HEADER if came == missing else READ_SIZE
+    if asked < READ_SIZE or came < READ_SIZE:
+        return READ_SIZE
+    return min(2 * came, MAX_READ_SIZE) if came == asked else asked
