@@ -18,7 +18,6 @@ DEEPEST = 4
 # "module.function" -> why it may be longer or more complex: measured hot paths, and signatures.
 EXCEPTIONS = {
     "sansio.deflate.PerMessageDeflate.inflate": "its rare branches are functions; a call costs 3%",
-    "blocking.receiver.Receiver._read_message": "once for each message of an echo, without calls",
     "events.transport.EventTransport._on_readable": "once for each read; a call costs 1%",
     "opening.writebuffer.WriteBuffer.flush": "once for each message of a loop; a call costs 1%",
     "callbacks.loop.Loop._turn": "once for each wake-up; each call costs 1% of a short round trip",

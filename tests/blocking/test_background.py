@@ -17,7 +17,16 @@ from helpers import PROMPT
 from pairs import PATIENCE, Task, closing, connection, eventually, feeding, fill, pair, receiving
 
 from wsmini import clock as slept
-from wsmini.blocking import background, receiver, sender, transport
+from wsmini.blocking import (
+    background,
+    consumer,
+    ending,
+    reader,
+    receiver,
+    sender,
+    service,
+    transport,
+)
 from wsmini.blocking.receiver import Receiver
 from wsmini.exceptions import ConnectionClosedError, ConnectionClosedOK
 from wsmini.opening.streams import SocketStream
@@ -33,7 +42,7 @@ def soon():
     """Connections are looked at, and the thread ends, without delay: each test has its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(background, "CHECK", 0.02)
-        patch.setattr(receiver, "CHECK", 0.02)
+        patch.setattr(service, "CHECK", 0.02)
         patch.setattr(background, "LINGER", 0.02)
         patch.setattr(background, "GRID", 1000)
         yield
@@ -251,7 +260,7 @@ def test_a_socket_that_is_closed_while_it_is_about_to_be_waited_for_does_no_harm
 
 def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
     monkeypatch.setattr(background, "CHECK", 3600.0)
-    monkeypatch.setattr(receiver, "CHECK", 3600.0)  # nothing is looked at but below
+    monkeypatch.setattr(service, "CHECK", 3600.0)  # nothing is looked at but below
     with pair() as (ws, _):
         reads = []
 
@@ -260,12 +269,12 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
             return len(reads) < 1000
 
         monkeypatch.setattr(Receiver, "receive_now", receive_now)
-        _, at = ws._receiver.service()
-        assert len(reads) == receiver.READS_AHEAD
+        _, at = service.service(ws._receiver)
+        assert len(reads) == service.READS_AHEAD
         assert at <= time.monotonic()
         ws._receiver.wanted = True  # nor a consumer that comes meanwhile
         monkeypatch.setattr(Receiver, "receive_now", lambda self: 1 / 0)
-        ws._receiver._read_ahead()
+        service._read_ahead(ws._receiver)
         monkeypatch.undo()
         ws._receiver.wanted = False
     background._background._rouse()  # or else it would sleep an hour
@@ -316,16 +325,15 @@ class Clocks:
 def clocks(monkeypatch):
     clocks = Clocks()
     monkeypatch.setattr(slept, "time", clocks)
-    for module in (background, receiver, sender, transport):
+    for module in (background, consumer, ending, reader, receiver, sender, service, transport):
         monkeypatch.setattr(module, "monotonic", clocks.monotonic)
-    service = Receiver.service
 
-    def counted(self):
-        served = service(self)
+    def counted(receiver):
+        served = service.service(receiver)
         clocks.looks.append(1)
         return served
 
-    monkeypatch.setattr(Receiver, "service", counted)
+    monkeypatch.setattr(background, "service", counted)
     yield clocks
     eventually(has_gone)  # before the clocks are put back
 

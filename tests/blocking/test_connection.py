@@ -15,6 +15,7 @@ from pairs import Task, closing, connection, pair
 
 import wsmini
 from wsmini.blocking.connection import connect
+from wsmini.blocking.reader import Reader
 from wsmini.blocking.receiver import Receiver
 from wsmini.blocking.transport import MAX_DEFERRED, BlockingTransport
 from wsmini.exceptions import (
@@ -830,7 +831,9 @@ def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(BlockingTransport, "poll", interrupt)
             if closing:
-                patch.setattr(Receiver, "_read", lambda *args, **kwargs: ws._receiver._drain(0.0))
+                patch.setattr(
+                    Reader, "read", lambda *args, **kwargs: ws._receiver.ending._drain(0.0)
+                )
             with pytest.raises(KeyboardInterrupt) as raised:
                 ws.recv()
     assert raised.value.__context__ is None

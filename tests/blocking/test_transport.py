@@ -34,8 +34,18 @@ from pairs import (
     tcp_pair,
 )
 
-from wsmini.blocking import background, receiver, sender, transport
+from wsmini.blocking import (
+    background,
+    consumer,
+    ending,
+    reader,
+    receiver,
+    sender,
+    service,
+    transport,
+)
 from wsmini.blocking import connection as connection_module
+from wsmini.blocking.reader import Reader
 from wsmini.blocking.receiver import Receiver
 from wsmini.blocking.transport import BlockingTransport
 from wsmini.exceptions import (
@@ -94,9 +104,9 @@ WAYS = {
 def way(request, monkeypatch):
     """Options for a connection, on a system that waits in one way or another."""
     if request.param in ("no flags", "select"):
-        for module in (receiver, transport, writebuffer):
+        for module in (ending, reader, transport, writebuffer):
             monkeypatch.setattr(module, "DONTWAIT", 0)
-        monkeypatch.setattr(receiver, "WAITALL", 0)
+        monkeypatch.setattr(reader, "WAITALL", 0)
     if request.param == "select" and hasattr(select, "poll"):
         monkeypatch.delattr(select, "poll")
     return WAYS[request.param]
@@ -233,7 +243,7 @@ def test_who_waits_for_a_pong_leaves_messages_to_who_receives():
         receiving(ws)
         for i in range(50):
             task = Task(ws.recv)
-            eventually(lambda: ws._receiver._consumer)
+            eventually(lambda: ws._consumer._token)
             peer.send_message(str(i))
             assert task.result() == str(i)
         peer.send_raw(frame(PONG, b"!"))
@@ -250,7 +260,7 @@ def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming):
 
         def acquire(self, blocking=True, timeout=-1):
             if not blocking and not len(ws._receiver.queue):
-                ws._receiver._read(None)
+                ws._receiver.reader.read(None)
                 ws._receiver.keep()
             return False
 
@@ -261,11 +271,11 @@ def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming):
         peer.send_message("a")
         lock = ws._transport.receiving
         ws._transport.receiving = held = Held()
-        ws._receiver._acquire = held.acquire
+        ws._consumer._acquire = held.acquire
         chunks = ws.recv_streaming()
         assert (next(chunks) if streaming else ws.recv(timeout=PATIENCE)) == "a"
         chunks.close()
-        ws._transport.receiving, ws._receiver._acquire = lock, lock.acquire
+        ws._transport.receiving, ws._consumer._acquire = lock, lock.acquire
 
 
 def test_a_poll_takes_what_who_waits_for_a_pong_has_kept():
@@ -1029,7 +1039,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (receiver, sender, transport):
+    for module in (consumer, ending, reader, receiver, sender, service, transport):
         monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)
@@ -1330,13 +1340,13 @@ def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
     with pair(ping_interval=None) as (ws, peer):  # no keeper would help
         ping, waiting = ws.ping(b"!"), []
 
-        def interrupt(receiver, deadline, in_chunks=False):
+        def interrupt(reader, deadline, in_chunks=False):
             waiting.append(Task(ping.wait))
             eventually(lambda: ws._transport.waiters.locks)
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Receiver, "_read", interrupt)
+        monkeypatch.setattr(Reader, "read", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(ws.recv_streaming())
         peer.send_frame(PONG, b"!")
@@ -1496,8 +1506,8 @@ def test_the_background_thread_waits_for_room_for_the_last_frame():
         ws._transport.change(ws._protocol.close, 1000)
         peer.send_raw(closing(1000))
         eventually(lambda: select.select([ws], [], [], 0)[0])
-        ws._receiver.service()
-        events, _ = ws._receiver.service()
+        service.service(ws._receiver)
+        events, _ = service.service(ws._receiver)
         assert events == READ | WRITE
         peer.sock.close()
 
@@ -1598,7 +1608,7 @@ def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(m
 def test_failing_leaves_what_has_landed_to_the_receiver():
     """Which may be about to take it."""
     with pair(ping_interval=None, close_timeout=0.1) as (ws, peer):
-        landed = ws._receiver._read_not_fed
+        landed = ws._receiver.reader.read_not_fed
         landed.append(frame(TEXT, "behind a gap"))
         Task(ws._receiver.fail, KeyboardInterrupt()).result()
         assert landed

@@ -81,7 +81,7 @@ def test_messages_in_one_record_are_received_though_the_socket_shows_nothing(tls
 
     with tls(script) as ws:
         assert [ws.recv(timeout) for _ in range(3)] == ["a", bytes(100), "b"]
-        ws._receiver._size = 16  # as behind a large frame
+        ws._receiver.reader._size = 16  # as behind a large frame
         ws.send("go")
         assert [ws.recv(timeout) for _ in range(2)] == [bytes(15000), "c"]
         done.set()

@@ -16,7 +16,7 @@ from certificates import client_context, server_context
 from helpers import PATIENCE, PROMPT, ROOT, SEED
 from pairs import Task, eventually, fill, is_locked, is_receiving, pair
 
-from wsmini.blocking import receiver, sender, transport
+from wsmini.blocking import reader, receiver, sender, transport
 from wsmini.blocking.connection import connect
 from wsmini.exceptions import (
     ConcurrencyError,
@@ -359,7 +359,7 @@ def test_sigterm_recipe_in_a_real_process(tmp_path):
 @pytest.mark.parametrize("what", ["recv", "recv with a timeout", "send", "pong"])
 def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, monkeypatch):
     """As one that comes just before the call, or, here, to another thread."""
-    for module in (waiting, receiver, sender, transport):
+    for module in (waiting, reader, receiver, sender, transport):
         monkeypatch.setattr(module, "HEED", 0.05)
 
     def heed(*args):

@@ -277,7 +277,7 @@ class World:
         for name in ("receiving", "sending", "mutex"):
             lock = getattr(transport, name)
             self.settle(lambda lock=lock: repr(lock).startswith("<unlocked"), (name, where))
-        assert not self.ws._receiver._consumer, where
+        assert not self.ws._consumer._token, where
         assert not transport.waiters.locks, where
 
     def settle(self, condition, where):

@@ -1,7 +1,7 @@
 """One daemon thread for all blocking connections, for when nobody receives from them.
 
 It answers pings, sends those of the keepalive, finds dead peers, and reads up to ``max_queue``
-messages ahead. What it does to one connection is ``Receiver.service``, which never waits.
+messages ahead. What it does to one connection is told in ``service``.
 
 Who may do what, and what may interleave:
 
@@ -34,7 +34,7 @@ from _thread import get_ident
 
 from ..clock import NEVER, suspend_detector
 from ..opening.waiting import READ, wait
-from .receiver import CHECK
+from .service import CHECK, service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Watched:
         try:
             if slept and not receiver.transport.closed:
                 receiver.transport.probe(monotonic())
-            self.events, at = receiver.service()
+            self.events, at = service(receiver)
         except Exception as exc:  # of one connection, which has to end; the others go on
             receiver.transport.lose(exc)
             self.events, at = READ, monotonic() + CHECK

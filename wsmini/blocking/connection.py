@@ -4,9 +4,10 @@ A ``Connection`` has no thread of its own. Any number of threads may send, each 
 whole; one at a time receives. Who may touch the socket when is told in ``transport``; this module
 is what a program sees of it.
 
-Unread messages are in ``Receiver.ready``, an iterator that ``recv`` and iteration share: whoever
-comes takes the next one, so none is lost when one gives way to the other. An exception of a signal
-handler that comes while a message is on its way from there to the caller fails the connection.
+Unread messages are in ``MessageQueue.ready``, an iterator that ``recv`` and iteration share:
+whoever comes takes the next one, so none is lost when one gives way to the other. An exception of a
+signal handler that comes while a message is on its way from there to the caller fails the
+connection.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..info import ConnectionInfo
 from ..sansio.frames import close_payload
 from ..sansio.messages import chunk_decoder, decode_message, encode_whole
 from ..sansio.protocol import ClientProtocol, State
-from .receiver import IN_A_HANDLER, Receiver
+from .consumer import IN_A_HANDLER, Consumer
+from .receiver import Receiver
 from .sender import Sender
 from .transport import REFUSALS, BlockingTransport
 
@@ -162,6 +164,8 @@ class Connection(ConnectionInfo):
             opened.stream, self._protocol, options, options.busy_poll
         )
         self._receiver = Receiver(self._transport, options, opened.rest)
+        self._queue = self._receiver.queue
+        self._consumer = Consumer(self._receiver)
         self._sender = Sender(self._transport, self._receiver)
         # Bound here once, for send().
         self._write = self._transport.buffer.write
@@ -205,7 +209,7 @@ class Connection(ConnectionInfo):
         deadline = None
         while True:
             try:
-                ready = self._receiver.ready
+                ready = self._queue.ready
                 for message in ready:
                     return message if decode is None else decode_message(message, decode)
             except UnicodeDecodeError:
@@ -215,7 +219,7 @@ class Connection(ConnectionInfo):
                 raise
             if timeout is not None and deadline is None:
                 deadline = deadline_after(timeout)
-            self._receiver.fill(ready, deadline)
+            self._consumer.fill(ready, deadline)
 
     def __iter__(self) -> Iterator[Message]:
         """Receive messages until the connection is closed with 1000 or 1001.
@@ -228,12 +232,12 @@ class Connection(ConnectionInfo):
         return chain.from_iterable(self._batches())
 
     def _batches(self) -> Iterator[Iterator[Message]]:
-        receiver = self._receiver
+        queue, consumer = self._queue, self._consumer
         while True:
-            ready = receiver.ready
+            ready = queue.ready
             yield ready
             try:
-                receiver.fill(ready, None)
+                consumer.fill(ready, None)
             except ConnectionClosedOK:
                 return
 
@@ -262,31 +266,31 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        receiver = self._receiver
+        consumer = self._consumer
         token: list[None] = []
         try:
             yield from self._chunks(token, decode)
         except BaseException as exc:
-            receiver.fail_if_handing(exc)
-            receiver.leave_stream(token)  # if that was interrupted itself
+            consumer.fail_if_handing(exc)
+            consumer.leave_stream(token)  # if that was interrupted itself
             raise
 
     def _chunks(self, token: object, decode: Optional[bool]) -> Iterator[Message]:
-        receiver, fin, begun = self._receiver, False, False
+        consumer, fin, begun = self._consumer, False, False
         try:
-            receiver.start_consuming(token)
+            consumer.start_consuming(token)
             convert = chunk_decoder(decode)
             while not fin:
-                chunk, fin = receiver.receive_chunk(begun)
+                chunk, fin = consumer.receive_chunk(begun)
                 begun = True
                 chunk = convert(chunk, fin)
-                receiver.handed_on()
+                consumer.handed_on()
                 yield chunk
         except UnicodeDecodeError:
-            receiver.handed_on()  # it is lost, and the next message isn't
+            consumer.handed_on()  # it is lost, and the next message isn't
             raise
         finally:
-            receiver.leave_stream(token)
+            consumer.leave_stream(token)
 
     def recv_into(
         self, buffer: Union[bytearray, memoryview], timeout: Optional[float] = None
@@ -308,37 +312,38 @@ class Connection(ConnectionInfo):
         view = memoryview(buffer).cast("B")
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
-        receiver, deadline, waiting = self._receiver, None, False
+        consumer, queue = self._consumer, self._queue
+        deadline, waiting = None, False
         if timeout is not None:
             deadline = deadline_after(timeout)
         token: list[None] = []
         try:
             waiting = True
-            receiver.start_consuming(token)  # so that nobody else fills ``ready``
+            consumer.start_consuming(token)  # so that nobody else fills ``ready``
             waiting = False
-            ready = receiver.ready
+            ready = queue.ready
             message = next(ready, None)
             while message is None:
                 waiting = True
-                receiver.stop_consuming(token)
-                receiver.fill(ready, deadline)
-                receiver.start_consuming(token)
+                consumer.stop_consuming(token)
+                consumer.fill(ready, deadline)
+                consumer.start_consuming(token)
                 waiting = False
-                ready = receiver.ready
+                ready = queue.ready
                 message = next(ready, None)
             data = message.encode() if isinstance(message, str) else message
             if len(data) > len(view):
-                receiver.ready = iter([message, *receiver.ready])
+                queue.ready = iter([message, *queue.ready])
                 waiting = True  # for a larger buffer
                 raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
             size = len(data)
             view[:size] = data  # with room for it
-            receiver.stop_consuming(token)
+            consumer.stop_consuming(token)
             return size
         except BaseException as exc:
-            receiver.stop_consuming(token)
+            consumer.stop_consuming(token)
             if not waiting:
-                receiver.fail(exc)
+                self._receiver.fail(exc)
             raise
 
     # -- sending --

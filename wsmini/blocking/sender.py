@@ -14,7 +14,8 @@ from ..exceptions import ConnectionClosed, SendBufferFull
 from ..opening.waiting import HEED, READ, WRITE
 from ..sansio.messages import encode_message
 from ..sansio.protocol import State
-from .receiver import GLANCE, SETTLE
+from .receiver import SETTLE
+from .transport import GLANCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

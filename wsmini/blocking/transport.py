@@ -62,7 +62,9 @@ if TYPE_CHECKING:
         over: bool
 
 
-LEAVING = 0.5  # seconds for the closing handshake when the program is leaving
+# Seconds.
+LEAVING = 0.5  # for the closing handshake when the program is leaving
+GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
 
 MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they have interrupted
 
@@ -190,6 +192,11 @@ class BlockingTransport:
         while self.requests and not self.mutex._is_owned():
             self.change(self._carry_out)
         self.flush()
+
+    def answer(self) -> None:
+        """Write what the protocol says to what was parsed, and do what handlers have asked for."""
+        if self.protocol.has_output or self.stream.unsent or self.requests:
+            self.carry_out_requests()
 
     def _carry_out(self) -> None:
         """Under the mutex: an exception on the way from the list fails the connection."""
