@@ -260,7 +260,7 @@ def test_what_is_kept_just_before_the_receiver_is_asked_to_leave(streaming):
 
         def acquire(self, blocking=True, timeout=-1):
             if not blocking and not len(ws._receiver.queue):
-                ws._receiver.reader.read(None)
+                ws._receiver.reader.read_until(None)
                 ws._receiver.keep()
             return False
 
@@ -1346,7 +1346,7 @@ def test_who_waits_for_a_pong_goes_on_when_a_stream_is_interrupted(monkeypatch):
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Reader, "read", interrupt)
+        monkeypatch.setattr(Reader, "read_until", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(ws.recv_streaming())
         peer.send_frame(PONG, b"!")

@@ -278,7 +278,7 @@ class Connection(ConnectionInfo):
     def _chunks(self, token: object, decode: Optional[bool]) -> Iterator[Message]:
         consumer, fin, begun = self._consumer, False, False
         try:
-            consumer.start_consuming(token)
+            consumer.start(token)
             convert = chunk_decoder(decode)
             while not fin:
                 chunk, fin = consumer.receive_chunk(begun)
@@ -319,15 +319,15 @@ class Connection(ConnectionInfo):
         token: list[None] = []
         try:
             waiting = True
-            consumer.start_consuming(token)  # so that nobody else fills ``ready``
+            consumer.start(token)  # so that nobody else fills ``ready``
             waiting = False
             ready = queue.ready
             message = next(ready, None)
             while message is None:
                 waiting = True
-                consumer.stop_consuming(token)
+                consumer.stop(token)
                 consumer.fill(ready, deadline)
-                consumer.start_consuming(token)
+                consumer.start(token)
                 waiting = False
                 ready = queue.ready
                 message = next(ready, None)
@@ -338,10 +338,10 @@ class Connection(ConnectionInfo):
                 raise ValueError(f"a message of {len(data)} bytes doesn't fit into {len(view)}")
             size = len(data)
             view[:size] = data  # with room for it
-            consumer.stop_consuming(token)
+            consumer.stop(token)
             return size
         except BaseException as exc:
-            consumer.stop_consuming(token)
+            consumer.stop(token)
             if not waiting:
                 self._receiver.fail(exc)
             raise

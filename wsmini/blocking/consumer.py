@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SLACK = 0.05  # seconds for a receive behind its deadline, as long as bytes are there
 
-TWO_RECEIVERS = "another thread, or a recv_streaming() that goes on, is receiving already"
+TWO_CONSUMERS = "another thread, or a recv_streaming() that goes on, is receiving already"
 IN_A_HANDLER = "a signal handler, or the like, can't receive in the middle of what it interrupts"
 
 monotonic = time.monotonic
@@ -71,7 +71,7 @@ class Consumer:
         token: List[None] = []
         try:
             if self._token.setdefault(0, token) is not token:
-                raise ConcurrencyError(TWO_RECEIVERS)
+                raise ConcurrencyError(TWO_CONSUMERS)
             queue = self.queue
             kept = queue.messages
             found: Optional[bool] = True
@@ -86,17 +86,21 @@ class Consumer:
         except BaseException as exc:
             self.receiver.stop_receiving(exc)
             self.fail_if_handing(exc)
-            self.stop_consuming(token)
+            self.stop(token)
             raise
         if self._waiting:
             self.transport.waiters.notify()
-        if found is None:
-            raise self.protocol.close_exc()
         if not found:
-            raise TimeoutError("no message was complete in time; nothing is lost")
+            raise self._why_none(found)
 
-    def start_consuming(self, token: object) -> None:
-        """Become the consumer until ``stop_consuming`` with the same *token*, within one ``try``.
+    def _why_none(self, found: Optional[bool]) -> Exception:
+        """The exception for what ``_receive`` has returned."""
+        if found is None:
+            return self.protocol.close_exc()
+        return TimeoutError("no message was complete in time; nothing is lost")
+
+    def start(self, token: object) -> None:
+        """Become the consumer until ``stop`` with the same *token*, within one ``try``.
 
         Raises:
             ConcurrencyError: if there is one.
@@ -104,9 +108,9 @@ class Consumer:
         if self.transport.is_interrupted():
             raise ConcurrencyError(IN_A_HANDLER)
         if self._token.setdefault(0, token) is not token:
-            raise ConcurrencyError(TWO_RECEIVERS)
+            raise ConcurrencyError(TWO_CONSUMERS)
 
-    def stop_consuming(self, token: object) -> None:
+    def stop(self, token: object) -> None:
         if self._token.get(0) is token:
             del self._token[0]
 
@@ -162,7 +166,7 @@ class Consumer:
                     if protocol.has_output or self.stream.unsent:
                         self.transport.flush()
                     return True
-            elif not reader.read(deadline):
+            elif not reader.read_until(deadline):
                 late = True
             elif deadline is not None:
                 late = monotonic() >= deadline + SLACK
@@ -267,7 +271,7 @@ class Consumer:
                 self.ending.reach(None)
                 return None
             if not protocol.pending:  # parsing goes in slices
-                reader.read(None, in_chunks=True)
+                reader.read_until(None, in_chunks=True)
 
     def leave_stream(self, token: object) -> None:
         """Stop receiving chunks, and leave the rest of the message that has begun, if any."""

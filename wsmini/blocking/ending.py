@@ -44,7 +44,7 @@ class Ending:
         close_by = self.transport.closing_deadline()
         until = close_by if deadline is None else min(deadline, close_by)
         while not self._is_over():
-            self._drain(until)
+            self._drop_or_wait(until)
             if monotonic() >= until:
                 break
         if until < close_by and not self._is_over():
@@ -59,10 +59,10 @@ class Ending:
         both = protocol.rcvd is not None and protocol.sent is not None
         return both and not transport.buffer.waits and not protocol.has_output
 
-    def _drain(self, until: float) -> None:
+    def _drop_or_wait(self, until: float) -> None:
         """Drop what comes, or wait for it."""
         reader, transport = self.reader, self.transport
-        if reader.receive_some(READ_SIZE, DONTWAIT):
+        if reader.receive_once(READ_SIZE, DONTWAIT):
             if reader.read_not_fed and not reader.read_not_fed.pop():
                 reader.lost(EOFError(NO_CLOSE))
             return
@@ -78,7 +78,7 @@ class Ending:
             if not self._become_last_writer(deadline):
                 return False
             self._stop_talking()
-            transport.change(self._closed)
+            transport.change(self._close_now)
             sending.release()
         except BaseException as exc:
             transport.stop_writing(exc, busy=True)
@@ -110,12 +110,12 @@ class Ending:
                 if exc.errno is None:
                     raise  # a signal handler's; else it isn't connected any more
         for _ in repeat(None, LAST_READS):
-            if not reader.receive_some(READ_SIZE, DONTWAIT) or not reader.read_not_fed:
+            if not reader.receive_once(READ_SIZE, DONTWAIT) or not reader.read_not_fed:
                 break
             if not reader.read_not_fed.pop():
                 break
 
-    def _closed(self) -> None:
+    def _close_now(self) -> None:
         """Under all locks."""
         transport = self.transport
         self.protocol.connection_lost(transport.buffer.error)

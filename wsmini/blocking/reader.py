@@ -62,7 +62,7 @@ class Reader:
             self.protocol.receive_data(rest, monotonic())
 
     def read_message(self) -> Optional[Message]:
-        """What ``read(None)`` nearly always does, in one go: a blocking read.
+        """What ``read_until(None)`` nearly always does, in one go: a blocking read.
 
         Returns:
             A message, if that and nothing else was what came. The caller stores it, and clears
@@ -71,7 +71,7 @@ class Reader:
         protocol, transport, landed = self.protocol, self.transport, self.read_not_fed
         odd = landed or not transport.blocks or transport.buffer.waits
         if odd or protocol.reader.missing >= LARGE or protocol.state is not OPEN:
-            self.read(None)
+            self.read_until(None)
             return None
         try:
             if self._recv_onto is None:
@@ -85,7 +85,7 @@ class Reader:
             self.lost(exc)
             return None
         if not landed:  # SO_RCVTIMEO: it is time for the keepalive
-            self.read(None, polling=True)
+            self.read_until(None, polling=True)
             return None
         data = landed[0]
         if len(data) >= READ_SIZE or self._size != READ_SIZE:
@@ -103,7 +103,7 @@ class Reader:
             self.unstored = False
         return message
 
-    def read(
+    def read_until(
         self, deadline: Optional[float], polling: bool = False, in_chunks: bool = False
     ) -> bool:
         """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes.
@@ -122,12 +122,12 @@ class Reader:
             size, flags = min(missing, MAX_LARGE), WAITALL
         at_leisure = deadline is None and protocol.state is OPEN and not polling
         if transport.blocks and at_leisure and not transport.buffer.waits:
-            if self.receive_some(size, flags):
+            if self.receive_once(size, flags):
                 self._feed(missing)
                 return True  # else SO_RCVTIMEO
-        return self._read_polling(min(size, MAX_READ_SIZE), missing, deadline)
+        return self._poll_and_read(min(size, MAX_READ_SIZE), missing, deadline)
 
-    def _read_polling(self, size: int, missing: int, deadline: Optional[float]) -> bool:
+    def _poll_and_read(self, size: int, missing: int, deadline: Optional[float]) -> bool:
         """The same with the keepalive in time."""
         spin_until = 0.0
         if self._busy_poll:
@@ -140,7 +140,7 @@ class Reader:
                 ready = self._wait_readable(deadline)
                 if not ready:
                     return ready is not None
-            if self.receive_some(size, DONTWAIT):
+            if self.receive_once(size, DONTWAIT):
                 self._feed(missing)
                 return True
             # Records of TLS that bring no data may want answers, and may go on for ever: whoever
@@ -179,12 +179,12 @@ class Reader:
                 return False
 
     def read_now(self) -> bool:
-        if not self.receive_some(READ_SIZE, DONTWAIT):
+        if not self.receive_once(READ_SIZE, DONTWAIT):
             return False
         self._feed(0)
         return True
 
-    def receive_some(self, size: int, flags: int) -> bool:
+    def receive_once(self, size: int, flags: int) -> bool:
         """Read once; whether there is something to feed the protocol with, the end included."""
         landed = self.read_not_fed
         try:

@@ -199,11 +199,11 @@ class Receiver:
         """
         transport = self.transport
         while not done():
-            in_time = self.step_in(self._read_once, done, deadline)
+            in_time = self.step_in(self._read_and_keep, done, deadline)
             if in_time is None:
                 self.tick_if_due(monotonic())
                 blocked = transport.buffer.waits and not transport.closed
-                if blocked and transport.as_writer(self._wait_for_room, deadline) is not None:
+                if blocked and transport.as_writer(self._wait_briefly, deadline) is not None:
                     transport.flush()
                 else:
                     timeout = GLANCE if blocked else HEED
@@ -214,14 +214,14 @@ class Receiver:
                 return done()
         return True
 
-    def _read_once(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+    def _read_and_keep(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
         """Read once as the receiver, keeping the messages; ``False`` if *deadline* passed first."""
         protocol = self.protocol
         if done():
             return True
         if protocol.finished or protocol.state is CLOSED:
             self.ending.reach(deadline)  # what isn't parsed stays for the consumer
-        elif protocol.pending or self.reader.read(deadline):
+        elif protocol.pending or self.reader.read_until(deadline):
             self.keep()
         else:
             return False
@@ -247,7 +247,7 @@ class Receiver:
             self.protocol.heard(now)  # a peer whose bytes wait unread isn't dead
         self.transport.tick(now)
 
-    def _wait_for_room(self, deadline: Optional[float]) -> bool:
+    def _wait_briefly(self, deadline: Optional[float]) -> bool:
         """Wait for room to write a moment, as the writer; ``True``."""
         transport, soon = self.transport, monotonic() + GLANCE
         if not transport.closed:
@@ -266,6 +266,6 @@ class Receiver:
                 return
             if not self._may_step_in() and not self.wanted:
                 return  # for want of room, not of a receiver: whoever takes messages flushes
-            if transport.as_writer(self._wait_for_room, deadline) is None:
+            if transport.as_writer(self._wait_briefly, deadline) is None:
                 return  # who is writing goes on with it
             transport.flush()

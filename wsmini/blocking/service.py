@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import namedtuple
 from itertools import repeat
 
 from ..clock import NEVER
@@ -11,8 +12,6 @@ from ..sansio.protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Tuple
-
     from .receiver import Receiver
 
 CHECK = 1.0  # seconds until a connection that has a receiver is looked at again
@@ -24,22 +23,27 @@ OPEN, CLOSED = State.OPEN, State.CLOSED
 monotonic = time.monotonic
 
 
-def service(receiver: Receiver) -> Tuple[int, float]:
-    """Do what the receiver would do, without waiting, if there is none: in the background.
+class Next(namedtuple("Next", "events at")):
+    """For which events of the socket to wait, and when to look again in any case."""
 
-    Returns:
-        For which events of the socket to wait, and when to look again in any case.
-    """
+    __slots__ = ()
+
+    events: int
+    at: float
+
+
+def service(receiver: Receiver) -> Next:
+    """Do what the receiver would do, without waiting, if there is none: in the background."""
     now = monotonic()
     found = None if receiver.wanted else receiver.as_receiver(_look, receiver, now)
     if found is not None:
         return found
     if now >= receiver.transport.tick_at + CHECK:
         _tick_for_receiver(receiver, now)
-    return 0, now + CHECK
+    return Next(0, now + CHECK)
 
 
-def _look(receiver: Receiver, now: float) -> Tuple[int, float]:
+def _look(receiver: Receiver, now: float) -> Next:
     protocol, transport = receiver.protocol, receiver.transport
     if transport.buffer.waits:
         transport.flush()
@@ -51,16 +55,16 @@ def _look(receiver: Receiver, now: float) -> Tuple[int, float]:
         transport.tick(now)
     if protocol.finished or protocol.state is CLOSED:
         if receiver.ending.reach(now):
-            return 0, NEVER
+            return Next(0, NEVER)
         lost = protocol.state is CLOSED  # its socket would be readable all the time
         events = 0 if lost else READ | transport.unwritten()
-        return events, min(transport.closing_deadline(), now + CHECK)
+        return Next(events, min(transport.closing_deadline(), now + CHECK))
     at = transport.tick_at
     if protocol.state is not OPEN:
         at = min(at, transport.closing_deadline())
     if unread or more:
-        return 0, now if more else min(at, now + CHECK)  # there may be room then
-    return READ | transport.unwritten(), at
+        return Next(0, now if more else min(at, now + CHECK))  # there may be room then
+    return Next(READ | transport.unwritten(), at)
 
 
 def _read_ahead(receiver: Receiver) -> bool:
