@@ -1591,6 +1591,38 @@ def test_a_ping_that_has_to_wait_for_tls_to_read(renegotiating):
     assert waiting.result() >= 0
 
 
+@pytest.mark.parametrize("call", [lambda ws: ws.send("x"), lambda ws: ws.ping().wait()],
+                         ids=["send", "ping"])  # fmt: skip
+def test_nothing_spins_while_tls_has_to_read_and_there_is_no_room(monkeypatch, call):
+    """A socket that is hung up shows that whatever is waited for."""
+    ours, theirs = socket.socketpair()
+    waits, wait = [], transport.wait
+
+    def noting(sockets, timeout):
+        ready = wait(sockets, timeout)
+        if timeout > 0 and theirs.fileno() < 0:
+            waits.append([sockets[each] for each in ready])
+        return ready
+
+    ws = connection(Renegotiating(ours), ping_interval=None, close_timeout=0.1, max_queue=1)
+    with ws, theirs:
+        peer = peer_of(theirs)
+        peer.send_raw(b"begin")
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=0)
+        peer.send_message("1")
+        assert ws._receiver.receive_now()
+        monkeypatch.setattr(transport, "wait", noting)
+        blocked = Task(call, ws)
+        eventually(lambda: ws._transport.buffer.needs_read)
+        theirs.close()
+        eventually(lambda: len(waits) >= 2)
+        assert ws.recv() == "1"  # and so there is room
+        with pytest.raises(ConnectionClosed):
+            blocked.result()
+    assert 0 not in sum(waits, [])
+
+
 @pytest.mark.parametrize("call", [lambda ws: ws.send(bytes(LARGE)), lambda ws: ws.ping().wait()],
                          ids=["send", "ping"])  # fmt: skip
 def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(monkeypatch, call):

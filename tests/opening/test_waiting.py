@@ -48,6 +48,14 @@ def test_waiting_to_write(way, pair):
     assert wait({one: READ | WRITE}, None) == [one]
 
 
+def test_a_socket_that_is_waited_for_in_vain_is_never_ready(way, pair):
+    """Not even if it is hung up: whoever waits for something else would spin."""
+    one, other = pair
+    other.close()
+    assert wait({one: 0}, 0.01) == []
+    assert wait({one: READ}, None) == [one]
+
+
 def test_a_socket_that_can_do_both_is_named_once(way, pair):
     one, other = pair
     other.send(b"x")

@@ -51,6 +51,8 @@ def _wait_once(sockets: dict[socket.socket, int], timeout: float | None) -> list
     poll = select.poll()
     by_fd = {}
     for sock, events in sockets.items():
+        if not events:
+            continue  # poll would tell of a socket that is hung up in any case
         fd = sock.fileno()
         by_fd[fd] = sock
         poll.register(
