@@ -280,6 +280,15 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
     background._background._rouse()  # or else it would sleep an hour
 
 
+def test_a_flooded_connection_is_gone_on_with_at_once(monkeypatch):
+    """Wake-ups are rounded for many connections' sake; what is there to be read isn't put off."""
+    monkeypatch.setattr(service, "READS_AHEAD", 1)
+    monkeypatch.setattr(background, "GRID", 1 / 3600)  # one wake-up an hour
+    with pair() as (ws, peer):
+        peer.send_message(bytes(100000))  # several reads
+        eventually(lambda: len(ws._receiver.queue))
+
+
 def test_without_threads_connections_work(monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")

@@ -113,7 +113,8 @@ class Watched:
         except Exception as exc:  # of one connection, which has to end; the others go on
             receiver.transport.lose(exc)
             self.events, at = READ, monotonic() + CHECK
-        self.at = math.ceil(at * GRID) / GRID if at < NEVER else at
+        # What is due at once isn't put off: there is more to be read.
+        self.at = math.ceil(at * GRID) / GRID if monotonic() < at < NEVER else at
 
 
 class Background:
