@@ -1637,6 +1637,26 @@ def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(m
         assert isinstance(caught.value.__cause__, TimeoutError)
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["recv", "recv_streaming"])
+def test_a_read_that_brings_no_message_drops_none_that_comes_later(streaming):
+    """While closing, with as many unread messages as are kept: there is room again later."""
+    with pair(ping_interval=None, max_queue=1, close_timeout=PATIENCE) as (ws, peer):
+        take = ws.recv
+        if streaming:
+            take = ws.recv_streaming().__next__
+            peer.send_raw(frame(TEXT, "0", fin=False))
+            assert take() == "0"
+        peer.send_raw(frame(CONT if streaming else TEXT, "1", fin=not streaming))
+        assert ws._receiver.receive_now()
+        ws._transport.change(ws._protocol.close, 1000)
+        peer.send_raw(frame(PING, b"!"))
+        assert ws._receiver.receive_now()
+        assert take() == "1"
+        peer.send_raw(frame(CONT if streaming else TEXT, "2") + closing(1000))
+        assert take() == "2"
+        assert not ws._receiver.queue.dropping
+
+
 def test_failing_leaves_what_has_landed_to_the_receiver():
     """Which may be about to take it."""
     with pair(ping_interval=None, close_timeout=0.1) as (ws, peer):

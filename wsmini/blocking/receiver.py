@@ -17,7 +17,7 @@ from .transport import GLANCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Tuple, TypeVar
+    from typing import Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
     from ..options import Options
     from ..sansio.messages import Message
@@ -61,6 +61,14 @@ class MessageQueue:
 
     def has_room(self) -> bool:
         return len(self) < self._limit
+
+    def put(self, messages: Sequence[Message], chunks: Sequence[Chunk]) -> None:
+        """Keep what others than the consumer have met, or begin to drop it, for want of room."""
+        if self.has_room():
+            self.messages.extend(messages)
+            self.chunks.extend(chunks)
+        elif messages or chunks:
+            self.dropping = True
 
     def clear(self) -> None:
         self.messages.clear()
@@ -160,22 +168,25 @@ class Receiver:
 
     def keep(self) -> bool:
         """Parse, as the receiver, and keep what there is; whether there was anything."""
-        protocol, queue, mutex = self.protocol, self.queue, self.transport.mutex
+        queue, mutex = self.queue, self.transport.mutex
         self.reader.unstored = True
         mutex.acquire()
         kept = len(queue)
-        queue.dropping = queue.dropping or not queue.has_room()
+        if not queue.dropping:
+            queue.put(*self._parse())
         if queue.dropping:
             self.drop()
-        elif protocol.reader.streaming:
-            chunk = protocol.next_chunk()
-            queue.chunks.extend([chunk] if chunk else ())
-        else:
-            queue.messages.extend(protocol.next_messages())
         mutex.release()
         self.reader.unstored = False
         self.transport.answer()
         return len(queue) > kept
+
+    def _parse(self) -> Tuple[Sequence[Message], Sequence[Chunk]]:
+        """The next messages, or the next chunk of the one that is being streamed."""
+        if not self.protocol.reader.streaming:
+            return self.protocol.next_messages(), ()
+        chunk = self.protocol.next_chunk()
+        return (), [chunk] if chunk else ()
 
     def drop(self) -> None:
         """Drop what there is, under the mutex."""
