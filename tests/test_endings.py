@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import io
 import re
+import signal
+import socket
 import sys
 import threading
+import urllib.error
 from itertools import count
 
 import pytest
@@ -20,6 +23,7 @@ from helpers import CERTS, ROOT
 
 import wsmini
 from wsmini import aio, cli
+from wsmini.opening import opening, tcp
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import frame, scripted_server
 
@@ -372,3 +376,102 @@ def test_what_comes_after_a_failure_of_the_command_line_to_open_one(row, act, wo
     # Once, as Fixed(0) has no longest delay.
     _, status = command_line(main, [lambda peer: peer.accept()] * worked + [act, act])
     assert (status != 0) == WORDS[FAILURES[row][worked]][1]
+
+
+# -- what is raised within an opening, and is not the network's --
+
+
+def once(exc, function=lambda *args, **options: None):
+    """*function*, the first call of which raises *exc*."""
+    errors = [exc]
+
+    def call(*args, **options):
+        if errors:
+            raise errors.pop()
+        return function(*args, **options)
+
+    return call
+
+
+PLACES = [(opening, "make_key"), (opening, "check_response"), (tcp, "configure")]
+UNNUMBERED = [OSError, TimeoutError, ConnectionResetError, urllib.error.URLError]
+
+
+@contextlib.contextmanager
+def interrupted(place, error):
+    """A signal handler raises *error* where that function is called for the first time."""
+    genuine = getattr(*place)
+
+    def interrupt(*args, **options):
+        signal.raise_signal(signal.SIGALRM)
+        return genuine(*args, **options)
+
+    before = signal.signal(signal.SIGALRM, once(error))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*place, interrupt)
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+in_an_opening = pytest.mark.parametrize("place", PLACES, ids=[name for _, name in PLACES])
+without_a_number = pytest.mark.parametrize("kind", UNNUMBERED)
+with_signals = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="signals need POSIX")
+
+
+@with_signals
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@in_an_opening
+@without_a_number
+def test_what_a_signal_handler_raises_in_an_opening_leaves_the_loop(kind, place, front_end):
+    error = kind("from the handler")
+    with serving(staying, []) as (url, _), interrupted(place, error):
+        with pytest.raises(kind) as caught:
+            front_end([]).loop(url)
+    assert caught.value is error
+    assert not hasattr(error, "phase")  # it is as it was
+
+
+@with_signals
+@in_an_opening
+@without_a_number
+def test_what_a_signal_handler_raises_in_an_opening_ends_the_command_line(kind, place):
+    with interrupted(place, kind("from the handler")):
+        asked, status = command_line(cli.main, [])
+    assert asked <= 1 and status != 0
+
+
+class Logger:
+    """All that wsmini calls of one."""
+
+    def __init__(self, exc):
+        self.debug = once(exc)
+
+    def info(self, *args):
+        pass
+
+
+CALLABLES = {
+    "additional_headers": lambda exc: {"additional_headers": once(exc, dict)},
+    "auth": lambda exc: {"auth": once(exc, lambda *args: "Bearer abc")},
+    "trace": lambda exc: {"trace": once(exc)},
+    "logger": lambda exc: {"logger": Logger(exc)},
+}
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("name", CALLABLES)
+@without_a_number
+def test_what_a_callable_raises_in_an_opening_is_tried_again(kind, name, front_end):
+    acts = [answering(401)] if name == "auth" else []
+    loop = front_end(acts, **CALLABLES[name](kind("from the callable")))
+    assert loop.run() == ([FIRST], False)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@without_a_number
+def test_what_a_replaced_getaddrinfo_raises_is_tried_again(kind, front_end, monkeypatch):
+    error = kind("no such name")
+    monkeypatch.setattr(socket, "getaddrinfo", once(error, socket.getaddrinfo))
+    assert front_end([]).run() == ([FIRST], False)

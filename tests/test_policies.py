@@ -529,14 +529,14 @@ def attempts(policy, on_reconnect=None, logger=None):
 def test_attempts_are_counted_and_told():
     calls, logger = [], Logger()
     kept = attempts(Fixed(2), lambda *args: calls.append(args) or "told", logger)
-    first, second = ConnectionRefusedError("one"), TimeoutError("two")
+    first, second = ConnectionRefusedError(1, "one"), TimeoutError(2, "two")
     assert kept.failed(first) == 2 and kept.told == "told"
     assert kept.failed(second) == 2
     kept.opened()
     lost = connection_closed(None, None, None)
     assert kept.failed(lost) == 2
     assert calls == [(2, 2, first), (3, 2, second), (1, 2, lost)]
-    assert len(logger.lines) == 3 and logger.lines[0] == "connecting again in 2.0 s: one"
+    assert len(logger.lines) == 3 and logger.lines[0] == "connecting again in 2.0 s: [Errno 1] one"
 
 
 @pytest.mark.parametrize(
@@ -546,8 +546,8 @@ def test_attempts_are_counted_and_told():
 def test_who_gives_up_says_after_what(failures, said):
     kept = attempts(Fixed(0, attempts=max(0, failures - 1)))
     for _ in range(failures - 1):
-        assert kept.failed(OSError("refused")) == 0
-    last = OSError("refused") if failures else connection_closed(None, None, None)
+        assert kept.failed(OSError(1, "refused")) == 0
+    last = OSError(1, "refused") if failures else connection_closed(None, None, None)
     with pytest.raises(type(last)) as caught:
         kept.failed(last)
     assert caught.value is last
@@ -562,8 +562,8 @@ def test_delays_of_others_policies_are_kept_within_bounds():
             return self.answers.pop(0)
 
     kept = attempts(Policy())
-    assert kept.failed(OSError()) == 0
-    assert 1e5 < kept.failed(OSError()) < 1e12
+    assert kept.failed(OSError(1, "refused")) == 0
+    assert 1e5 < kept.failed(OSError(1, "refused")) < 1e12
 
 
 def test_on_reconnect_is_callable():

@@ -18,7 +18,9 @@ call every method of the same connection, and it may raise anything. So:
   an ``OSError`` without one (the built-in ``TimeoutError`` of many a handler, say) is passed on, as
   any other exception is. A handler's ``OSError`` that has an ``errno`` can't be told from the
   network's, and ends the connection. Our own deadlines are told by return values, and become
-  ``TimeoutError`` in the public method alone.
+  ``TimeoutError`` in the public method alone. While a connection is opened, what the program's
+  callables raise counts as the attempt's failure, and so do an expired deadline and what TLS says:
+  they are told from a handler's by a mark (``own``).
 * **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
   wait for the mutex.
 * **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
@@ -31,7 +33,9 @@ from _thread import RLock, allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Protocol
+    from typing import Any, Callable, Protocol, TypeVar
+
+    E = TypeVar("E", bound=BaseException)
 
     class Lock(Protocol):
         """A lock that knows which thread has it."""
@@ -45,6 +49,34 @@ def new_lock() -> Lock:
     """A lock that knows its owner. (It would let that in again: look first.)"""
     lock: Any = RLock()  # its stub lacks _is_owned(), which threading.Condition uses, too
     return lock  # type: ignore[no-any-return]
+
+
+def own(exc: E) -> E:
+    """*exc*, marked: it is the failure of an opening, though it may have no ``errno``."""
+    exc.of_opening = True  # type: ignore[attr-defined]
+    return exc
+
+
+class Owning:
+    """A block in which the program's code runs: an ``OSError`` of it is the opening's failure.
+
+    One that a signal handler raises in there can't be told from it.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, OSError):
+            own(exc)
+
+
+def is_handlers(failure: BaseException) -> bool:
+    """Whether *failure*, of an opening, is an ``OSError`` that a signal handler has raised."""
+    unnumbered = isinstance(failure, OSError) and failure.errno is None
+    return unnumbered and not hasattr(failure, "of_opening")
 
 
 class Waiters:

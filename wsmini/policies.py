@@ -27,6 +27,7 @@ from .exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
+from .interrupts import is_handlers
 from .options import FOREVER, check_count
 from .sansio.proxy_url import DestinationRefused
 
@@ -426,8 +427,11 @@ class Attempts:
             The seconds to wait; ``None`` to end without raising.
 
         Raises:
-            Exception: *failure*, with a note that tells the attempts, if the policy gives up.
+            Exception: *failure*, with a note that tells the attempts, if the policy gives up; as it
+                is, if a signal handler has raised it.
         """
+        if is_handlers(failure):
+            raise failure
         if closed_by_program:
             return None
         closed = failure if isinstance(failure, ConnectionClosed) else None

@@ -488,7 +488,7 @@ class Network:
 
     def steps(self):
         if self.rng.random() < 0.3:
-            raise ConnectionRefusedError("simulated")
+            raise ConnectionRefusedError(111, "simulated")
         ours, theirs = socket.socketpair()
         self.ends.append(theirs)
         for delay, action in self.plan():

@@ -1591,7 +1591,7 @@ def test_the_words_of_an_unknown_name(monkeypatch):
 
 def test_an_error_without_words(monkeypatch):
     def look_up(name, port, family, flags=0):
-        raise OSError
+        raise socket.gaierror if flags else OSError  # no address; and in a thread
 
     monkeypatch.setattr(resolver, "_getaddrinfo", look_up)
     assert "OSError (dns: h.example:80" in str(failure(OSError, "ws://h.example/"))

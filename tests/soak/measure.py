@@ -183,7 +183,7 @@ def fleet(count):
 
     class Simulated(wsmini.Client):
         def _steps(self):
-            raise ConnectionResetError("cut off")
+            raise ConnectionResetError(104, "cut off")
             yield
 
         def on_reconnect(self, attempt, delay, exception):

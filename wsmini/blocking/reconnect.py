@@ -96,8 +96,6 @@ def _connections(
         try:
             ws = open_connection(settings)
         except (OSError, InvalidHandshake) as exc:
-            if isinstance(exc, TimeoutError) and not hasattr(exc, "phase"):
-                raise  # a signal handler's: the opening's says where it was
             failure: Exception = exc
         else:
             attempts.opened()

@@ -32,6 +32,7 @@ from ..exceptions import (
     TooManyRedirects,
     failure_context,
 )
+from ..interrupts import Owning, is_handlers, own
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.proxy_url import DestinationRefused
@@ -142,10 +143,11 @@ class Journal:
             return
         elapsed = time.monotonic() - self.started
         record = {"time": elapsed, "phase": self.phase, "event": event, **data}
-        if self._logger is not None:
-            self._logger.debug("%.3f s, %s: %s %r", elapsed, self.phase, event, data)
-        if self._trace is not None:
-            self._trace(record)
+        with Owning():
+            if self._logger is not None:
+                self._logger.debug("%.3f s, %s: %s %r", elapsed, self.phase, event, data)
+            if self._trace is not None:
+                self._trace(record)
 
     def explain(self, exc: OSError | InvalidHandshake, situation: Situation) -> None:
         """Make *exc* say where and when it happened, and what to try in this *situation*."""
@@ -178,7 +180,6 @@ class Opening:
         self._since = 0
         self._authenticators: dict[object, Authenticator] = {}
         self._tls: list[TLSStream] = []  # of this round
-        self._expired: TimeoutError | None = None
         self._authorization: str | None = None  # what a challenge has led to
         # steps() begins another one, which counts the time from the first step.
         self._journal = Journal(options)
@@ -193,14 +194,13 @@ class Opening:
             Exception: what a callable raises that was passed as ``additional_headers``.
         """
         if self._user_headers is None:
-            self._user_headers = self.options.headers()
+            with Owning():
+                self._user_headers = self.options.headers()
         self._journal = Journal(self.options)
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
-            # A TimeoutError without a number that isn't the deadline's is a signal handler's, which
-            # passes as it is.
-            if exc is self._expired or not isinstance(exc, TimeoutError) or exc.errno is not None:
+            if not is_handlers(exc):
                 self._journal.explain(exc, self._situation())
             raise
         # The program's trace= may raise.
@@ -250,8 +250,7 @@ class Opening:
             result: T = stop.value
             return result
         except Expired:
-            self._expired = TimeoutError(f"not open after {timeout} s")
-            raise self._expired from None
+            raise own(TimeoutError(f"not open after {timeout} s")) from None
         finally:
             steps.close()
 
@@ -652,7 +651,8 @@ def _answer(
     if authenticator is None or response.status_code != authenticator.status:
         return None
     challenges = response.headers.get_all(authenticator.challenge_name)
-    return authenticator.respond(challenges, method, target)
+    with Owning():
+        return authenticator.respond(challenges, method, target)
 
 
 def _has(headers: Iterable[Pair], lower_name: str) -> bool:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections import deque
 
+from ..interrupts import own
 from .steps import Wait
 from .waiting import READ
 
@@ -141,8 +142,8 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
         try:
             if key is not None and isinstance(found, OSError):
                 # Others may have got it, too, and each adds what it knows.
-                raise type(found)(*found.args)
-            raise found
+                found = type(found)(*found.args)
+            raise own(found)
         finally:
             del found, lookup  # no cycle through the traceback
     result: T = found
