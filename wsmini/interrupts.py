@@ -17,10 +17,10 @@ call every method of the same connection, and it may raise anything. So:
 * **The network's errors are taken where the system call is made.** The kernel's have an ``errno``;
   an ``OSError`` without one (the built-in ``TimeoutError`` of many a handler, say) is passed on, as
   any other exception is. A handler's ``OSError`` that has an ``errno`` can't be told from the
-  network's, and ends the connection. Our own deadlines are told by return values, and become
-  ``TimeoutError`` in the public method alone. While a connection is opened, what the program's
-  callables raise counts as the attempt's failure, and so do an expired deadline and what TLS says:
-  they are told from a handler's by a mark (``own``).
+  network's, and ends the connection. Our own deadlines, and what the protocol refuses, are told by
+  return values, and become exceptions in the public method alone. While a connection is opened,
+  what the program's callables raise counts as the attempt's failure, and so do an expired deadline
+  and what TLS says: they are told from a handler's by a mark (``own``).
 * **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
   wait for the mutex.
 * **Forks**: no lock is shared by the whole process, but for that of the background thread, which a

@@ -288,11 +288,12 @@ LEAVING_WORK = {
 SOON = 40  # points from the one to the other, at most
 
 
+@pytest.mark.parametrize("raising", ["Handler", "ValueError"])
 @pytest.mark.parametrize("left", LEAVING_WORK)
 @pytest.mark.parametrize("call", CALLS)
-def test_what_a_handler_leaves_to_a_call_is_done_though_another_one_ends_that(call, left):
+def test_what_a_handler_leaves_to_a_call_is_done_though_another_one_ends_that(call, left, raising):
     function, incoming = CALLS[call]
-    acts = LEAVING_WORK[left], ACTIONS["Handler"]
+    acts = LEAVING_WORK[left], ACTIONS[raising]
     interrupt(left, partial(World, "plain", incoming), function, *acts, gap=SOON)
 
 

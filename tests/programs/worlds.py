@@ -111,6 +111,7 @@ ACTIONS = {
     "KeyboardInterrupt": Raising(KeyboardInterrupt),
     "TimeoutError": Raising(TimeoutError),
     "OSError": Raising(OSError),
+    "ValueError": Raising(ValueError),
     "Handler": Raising(Handler),
     "close": Calling(close),
     "send": Calling(send_one),
@@ -324,6 +325,8 @@ class World:
             self.ws.send("the end")
             self.sent.append("the end")
         self.read()
+        if self.ws.state is State.CLOSING and not self.ws._transport.buffer.waits:
+            assert CLOSE in [head & 0x0F for head, _ in frames_of(self.taken, False)], where
         found = messages(self.taken, intact)
         assert len(set(found)) == len(found), where
         if intact:

@@ -565,10 +565,7 @@ class Connection(ConnectionInfo):
                 future.set_result(round_trip)
 
         payload = data.encode() if isinstance(data, str) else data
-        try:
-            self._transport.ping(payload, answered)
-        except ConnectionClosed:
-            raise await self._close_exc_when_known() from self._protocol.failure
+        await self._raise(self._transport.ping(payload, answered))
         self._pings.add(future)
         return Ping(future)
 
@@ -582,10 +579,14 @@ class Connection(ConnectionInfo):
             ConnectionClosed, ValueError: as ``ping``.
         """
         self._check_loop()
-        try:
-            self._transport.pong(data.encode() if isinstance(data, str) else data)
-        except ConnectionClosed:
+        payload = data.encode() if isinstance(data, str) else data
+        await self._raise(self._transport.pong(payload))
+
+    async def _raise(self, refusal: Exception | None) -> None:
+        if isinstance(refusal, ConnectionClosed):
             raise await self._close_exc_when_known() from self._protocol.failure
+        if refusal is not None:
+            raise refusal
 
     # -- closing --
 

@@ -24,7 +24,7 @@ from ..sansio.protocol import ClientProtocol, State
 from .consumer import IN_A_HANDLER, Consumer
 from .receiver import Receiver
 from .sender import Sender
-from .transport import REFUSALS, BlockingTransport
+from .transport import BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,10 @@ class Ping:
         self._round_trip: Optional[float] = None
         self._refused: Optional[Exception] = None
 
-    def _send(self, data: Optional[bytes], now: float) -> None:
+    def _send(self, data: Optional[bytes], now: float) -> Optional[Exception]:
         """Under the mutex; for a signal handler, when that has returned."""
-        try:
-            self._receiver.protocol.ping(data, now, self._receive_pong)
-        except REFUSALS as exc:
-            self._refused = exc
-            raise
+        self._refused = self._receiver.protocol.ping(data, now, self._receive_pong)
+        return self._refused
 
     def _receive_pong(self, round_trip: float) -> None:
         self._round_trip = round_trip
@@ -448,13 +445,12 @@ class Connection(ConnectionInfo):
         """
         self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
 
-    def _send_control(self, queue: Callable[..., None], *args: object) -> None:
-        try:
-            self._transport.change(queue, *args)
-        except ConnectionClosed:
-            if self._protocol.state is OPEN:
-                raise  # of another connection, in a signal handler
+    def _send_control(self, queue: Callable[..., Optional[Exception]], *args: object) -> None:
+        refusal = self._transport.change(queue, *args)
+        if isinstance(refusal, ConnectionClosed):
             raise self._sender.close_exc_when_known() from self._protocol.failure
+        if refusal is not None:
+            raise refusal
         self._receiver.flush_or_wait()
 
     # -- closing --

@@ -37,7 +37,6 @@ import socket
 import time
 
 from ..clock import NEVER
-from ..exceptions import WebSocketException
 from ..interrupts import Waiters, new_lock
 from ..opening.streams import DONTWAIT
 from ..opening.waiting import HEED, WRITE, set_receive_timeout, wait
@@ -69,9 +68,6 @@ GLANCE = 0.1  # until a writer that is blocked looks again whether it should ste
 MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they have interrupted
 
 INTERRUPTED = "interrupted in the middle of sending or receiving"
-
-# What the protocol raises before it has changed anything.
-REFUSALS = (WebSocketException, TypeError, ValueError)
 
 monotonic = time.monotonic
 
@@ -105,7 +101,7 @@ class BlockingTransport:
         self.mutex: Lock = new_lock()
         self.waiters = Waiters()
         # What signal handlers have left to the call that they have interrupted.
-        self.requests: List[Tuple[Callable[..., None], Tuple[object, ...]]] = []
+        self.requests: List[Tuple[Callable[..., object], Tuple[object, ...]]] = []
         self._deferred: List[Tuple[int, Data, Optional[bool]]] = []
         self._close_timeout, self._close_by = options.close_timeout, NEVER
         self.closed = False
@@ -158,23 +154,21 @@ class BlockingTransport:
         """Whether this thread is in another call of the connection, which a handler interrupts."""
         return self.receiving._is_owned() or self.sending._is_owned() or self.mutex._is_owned()
 
-    def change(self, change: Callable[..., None], *args: object) -> None:
-        """Call *change* of the protocol, under the mutex, and write what that has to say.
+    def change(
+        self, change: Callable[..., Optional[Exception]], *args: object
+    ) -> Optional[Exception]:
+        """What *change* of the protocol returns, called under the mutex; and write what is to be.
 
-        Raises what it raises. If a signal handler has interrupted this thread under the mutex, it
-        is left to that.
+        What it raises is a signal handler's, and fails the connection: a refusal is returned. If a
+        signal handler has interrupted this thread under the mutex, it is left to that.
         """
         mutex = self.mutex
         if mutex._is_owned():
             self.requests.append((change, args))
-            return
-        refused = None
+            return None
         try:
             mutex.acquire()
-            try:
-                change(*args)
-            except REFUSALS as exc:
-                refused = exc  # and nothing was changed
+            refusal = change(*args)
             mutex.release()
             if self.requests or self.protocol.has_output:
                 self.carry_out_requests()
@@ -184,8 +178,7 @@ class BlockingTransport:
                 self.fail(exc)
             self.carry_out_requests()
             raise
-        if refused is not None:
-            raise refused
+        return refusal
 
     def carry_out_requests(self) -> None:
         """Do what was left to who had the mutex, or was writing. Behind an exception, too."""
@@ -202,10 +195,7 @@ class BlockingTransport:
         """Under the mutex: an exception on the way from the list fails the connection."""
         while self.requests:
             change, args = self.requests.pop(0)
-            try:
-                change(*args)
-            except REFUSALS:
-                pass  # whoever asked for it has returned, and it isn't this call's
+            change(*args)  # whoever would have to hear of a refusal has returned
 
     def fail(self, exc: BaseException) -> None:
         """End the connection for good: *exc* came in the middle of something."""

@@ -742,13 +742,11 @@ class Client:
         connection.protocol.check_open()
         return connection
 
-    def _send_control(self, send: Callable[[Any], None], payload: bytes | None) -> None:
-        try:
-            send(payload)
-        except ConnectionClosed:
-            pass  # since ping() or pong() was called; on_close tells
-        except (SendBufferFull, ValueError) as exc:
-            self._on_loop_error(exc)
+    def _send_control(self, send: Callable[[Any], Exception | None], payload: bytes | None) -> None:
+        refusal = send(payload)
+        # Closed since ping() or pong() was called: on_close tells.
+        if refusal is not None and not isinstance(refusal, ConnectionClosed):
+            self._on_loop_error(refusal)
 
     # -- backpressure --
 

@@ -531,8 +531,8 @@ class EventTransport:
 
     def ping(
         self, data: bytes | None = None, callback: Callable[[float], None] | None = None
-    ) -> None:
-        """Send a ping; *callback* gets the round trip in seconds. Raises as ``protocol.ping``."""
+    ) -> Exception | None:
+        """Send a ping; *callback* gets the round trip in seconds. Returns as ``protocol.ping``."""
         answered = None
         if callback is not None:
             deliver = callback
@@ -540,13 +540,17 @@ class EventTransport:
             def answered(round_trip: float) -> None:
                 self._event(deliver, round_trip)
 
-        self.protocol.ping(data, self._loop.time(), answered)
-        self._flush_soon()
+        refusal = self.protocol.ping(data, self._loop.time(), answered)
+        if refusal is None:
+            self._flush_soon()
+        return refusal
 
-    def pong(self, data: bytes = b"") -> None:
-        """Send a pong that nobody asked for. Raises as ``protocol.pong``."""
-        self.protocol.pong(data)
-        self._flush_soon()
+    def pong(self, data: bytes = b"") -> Exception | None:
+        """Send a pong that nobody asked for. Returns as ``protocol.pong``."""
+        refusal = self.protocol.pong(data)
+        if refusal is None:
+            self._flush_soon()
+        return refusal
 
     def probe(self) -> None:
         """Ping now, and give the peer up after ``ping_timeout``: the machine may have slept."""

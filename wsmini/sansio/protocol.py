@@ -408,10 +408,17 @@ class ClientProtocol:
 
     def check_open(self) -> None:
         """Raise the exception that a send meets, unless the connection is open."""
-        if self.state is not _OPEN:
-            if self.state is _CONNECTING:
-                raise InvalidState("the connection isn't open yet")
-            raise self.close_exc()
+        exc = self.why_not_open()
+        if exc is not None:
+            raise exc
+
+    def why_not_open(self) -> Exception | None:
+        """What ``check_open`` raises."""
+        if self.state is _OPEN:
+            return None
+        if self.state is _CONNECTING:
+            return InvalidState("the connection isn't open yet")
+        return self.close_exc()
 
     def check_can_send(self) -> None:
         """Raise unless a message can be sent now.
@@ -487,24 +494,30 @@ class ClientProtocol:
         data: bytes | None = None,
         now: float = 0.0,
         callback: Callable[[float], None] | None = None,
-    ) -> None:
+    ) -> Exception | None:
         """Queue a ping with *data*, or 8 random digits; *callback* gets the round trip in seconds.
 
-        Raises:
-            ConnectionClosed: as ``check_can_send``.
-            ValueError: if *data* exceeds 125 bytes, or a ping with it isn't answered yet.
-            SendBufferFull: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
+        Returns:
+            What refuses it, if anything, and has changed nothing; to be raised. (An exception that
+            comes out of here is a signal handler's, and may come in the middle.)
+
+            * ``ConnectionClosed``, ``InvalidState``: as ``check_open``.
+            * ``TypeError``: if *data* isn't bytes.
+            * ``ValueError``: if it exceeds 125 bytes, or a ping with it isn't answered yet.
+            * ``SendBufferFull``: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
         """
-        self.check_open()
-        if data is None:
-            data = self._new_ping_data()
-        elif data in self._pings:
-            raise ValueError("a ping with the same data isn't answered yet")
-        if len(self._pings) >= MAX_PINGS:
-            raise SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
-        # Queued first: a ping that can't be sent waits for no pong.
-        self._queue_control(Opcode.PING, data)
-        self._expect_pong(data, now, callback)
+        payload = b"" if data is None else data
+        refusal = self._why_no_control(payload)
+        if refusal is None and len(self._pings) >= MAX_PINGS:
+            refusal = SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
+        if refusal is not None:
+            return refusal
+        payload = self._new_ping_data() if data is None else bytes(data)
+        if payload in self._pings:
+            return ValueError("a ping with the same data isn't answered yet")
+        self._queue(masked(FIN | Opcode.PING, payload))
+        self._expect_pong(payload, now, callback)
+        return None
 
     def _expect_pong(self, data: bytes, now: float, callback: Answered | None) -> None:
         if self._pings is _NO_PINGS:
@@ -518,19 +531,23 @@ class ClientProtocol:
             data = masking_key().hex().encode()
         return data
 
-    def pong(self, data: bytes = b"") -> None:
-        """Queue an unsolicited pong (RFC 6455, 5.5.3). Raises as ``ping``."""
-        self.check_open()
-        self._queue_control(Opcode.PONG, data)
+    def pong(self, data: bytes = b"") -> Exception | None:
+        """Queue an unsolicited pong (RFC 6455, 5.5.3). Returns as ``ping``."""
+        refusal = self._why_no_control(data)
+        if refusal is None:
+            self._queue(masked(FIN | Opcode.PONG, data))
+        return refusal
 
-    def _queue_control(self, opcode: int, data: bytes) -> None:
+    def _why_no_control(self, data: bytes) -> Exception | None:
+        if self.state is not _OPEN:
+            return self.why_not_open()
         if not isinstance(data, (bytes, bytearray)):
-            raise TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
+            return TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
         if len(data) > MAX_CONTROL:
-            raise ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
+            return ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
         if len(self._output) >= MAX_QUEUED:
-            raise SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
-        self._queue(masked(FIN | opcode, data))
+            return SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
+        return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake; messages that are received yet are still delivered.
@@ -614,7 +631,7 @@ class ClientProtocol:
         """Queue a ping; where many aren't answered, it isn't remembered."""
         if len(self._output) < MAX_QUEUED:  # if not, there are pings enough in it
             data = self._new_ping_data()
-            self._queue_control(Opcode.PING, data)
+            self._queue(masked(FIN | Opcode.PING, data))
             if len(self._pings) < MAX_PINGS:
                 self._expect_pong(data, now, None)
 
