@@ -293,7 +293,10 @@ def commands(platform, core):
         return [[*pytest, "-k", "not deflated", *tests]]
     if core:
         return [[*pytest, *(f"tests/{name}" for name in UNDER_CORE)]]
-    return [[*pytest, whole[-1]] for whole in MODES["plain"]]
+    found = [[*pytest, whole[-1]] for whole in MODES["plain"]]
+    if platform.name.endswith("t"):  # free-threaded
+        found.append([*pytest, "tests/soak/test_threads.py"])
+    return found
 
 
 def check(platform, core):

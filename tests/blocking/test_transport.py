@@ -46,7 +46,7 @@ from wsmini.blocking import (
 )
 from wsmini.blocking import connection as connection_module
 from wsmini.blocking.reader import Reader
-from wsmini.blocking.receiver import Receiver
+from wsmini.blocking.receiver import LockedIterator, LockedQueue, MessageQueue, Receiver
 from wsmini.blocking.transport import BlockingTransport
 from wsmini.exceptions import (
     Close,
@@ -235,6 +235,80 @@ def test_a_second_receiver_is_refused_and_the_first_goes_on():
         assert first.result() == "a"
         peer.send_raw(frame(TEXT, "b"))
         assert ws.recv() == "b"
+
+
+def by_recv(ws, mine):
+    try:
+        mine.append(ws.recv(PATIENCE))
+    except ConnectionClosed:
+        return True
+    return False
+
+
+def by_iteration(ws, mine):
+    for message in ws:
+        mine.append(message)
+    return True
+
+
+@pytest.mark.parametrize("has_gil", [True, False])
+@pytest.mark.parametrize("how", [by_recv, by_iteration])
+def test_each_message_goes_to_one_of_two_threads_that_receive(how, has_gil, monkeypatch):
+    if not has_gil or receiver._has_gil():  # what can't be shown without it isn't promised there
+        monkeypatch.setattr(receiver, "_has_gil", lambda: has_gil)
+    got = [], []
+
+    def receive(mine):
+        over = False
+        while not over:
+            with contextlib.suppress(ConcurrencyError):
+                over = how(ws, mine)
+
+    with pair() as (ws, peer):
+        tasks = [Task(receive, mine) for mine in got]
+        for i in range(0, 20000, 100):
+            peer.send_raw(b"".join(frame(TEXT, str(i + n)) for n in range(100)))
+        peer.send_raw(closing(1000))
+        for task in tasks:
+            task.result()
+    assert sorted(got[0] + got[1], key=int) == [str(i) for i in range(20000)]
+    for mine in got:
+        assert mine == sorted(mine, key=int)
+
+
+def test_threads_take_messages_one_by_one_where_they_run_at_the_same_time():
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    with pair() as (ws, _):
+        assert type(ws._receiver.queue) is (MessageQueue if has_gil else LockedQueue)
+
+
+def test_no_two_threads_are_in_the_iterator_of_what_is_ready():
+    inside = []
+
+    def messages():  # a generator says so itself, if two threads are in it
+        for i in range(1000):
+            inside.append(i)
+            time.sleep(0)  # lets the other thread run
+            yield inside.pop()
+
+    locked = LockedIterator(messages(), lambda: None)
+    tasks = [Task(list, locked) for _ in range(2)]
+    assert sorted(tasks[0].result() + tasks[1].result()) == list(range(1000))
+
+
+def test_an_exception_on_the_way_of_a_message_fails_the_connection():
+    def messages():
+        yield "a"
+        raise LookupError
+
+    with pair() as (ws, _):
+        ws._receiver.queue = queue = LockedQueue(16, ws._receiver)
+        queue.ready = messages()
+        assert next(queue.ready) == "a"
+        with pytest.raises(LookupError):
+            next(queue.ready)
+        with pytest.raises(ConnectionClosedError, match="interrupted in the middle.*LookupError"):
+            ws.recv()
 
 
 def test_who_waits_for_a_pong_leaves_messages_to_who_receives():

@@ -5,7 +5,10 @@ Who may do what when is told in ``transport``; what signal handlers do to it, in
 
 from __future__ import annotations
 
+import sys
 import time
+from _thread import RLock
+from _weakref import ref  # weakref itself would bring other modules along
 
 from ..clock import lock_timeout
 from ..opening.streams import SLOW_CLOSE
@@ -30,6 +33,9 @@ SETTLE = 1.0  # seconds for the receiver to find out why writing has failed
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 monotonic = time.monotonic
+
+_has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)  # from 3.13 on
+_NONE_LEFT = object()
 
 
 class MessageQueue:
@@ -75,6 +81,53 @@ class MessageQueue:
         self.chunks.clear()
 
 
+class LockedQueue(MessageQueue):
+    """A ``MessageQueue`` for threads that run at the same time: one by one takes what is ready."""
+
+    __slots__ = ("_iterator", "_receiver")
+
+    def __init__(self, limit: int, receiver: Receiver) -> None:
+        self._receiver = ref(receiver)  # no cycle: what is dropped without close() goes away
+        super().__init__(limit)
+
+    @property
+    def ready(self) -> Iterator[Message]:
+        return self._iterator
+
+    @ready.setter
+    def ready(self, messages: Iterator[Message]) -> None:
+        self._iterator: Iterator[Message] = LockedIterator(messages, self._receiver)
+
+
+class LockedIterator:
+    """*messages*, of which no two threads get the same one, and none is missed.
+
+    The standard library's iterators don't see to that without the GIL.
+    """
+
+    __slots__ = ("_lock", "_messages", "_receiver")
+
+    def __init__(self, messages: Iterator[Message], receiver: ref[Receiver]) -> None:
+        self._messages, self._receiver = messages, receiver
+        self._lock = RLock()  # which lets a signal handler in that has interrupted this
+
+    def __iter__(self) -> LockedIterator:
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            with self._lock:
+                message = next(self._messages, _NONE_LEFT)
+        except BaseException as exc:
+            receiver = self._receiver()
+            if receiver is not None:
+                receiver.fail(exc)  # perhaps there was a message on its way
+            raise
+        if message is _NONE_LEFT:
+            raise StopIteration
+        return message  # type: ignore[return-value]
+
+
 class Receiver:
     """See above.
 
@@ -93,7 +146,8 @@ class Receiver:
         self.protocol, self.stream = transport.protocol, transport.stream
         self.reader = Reader(transport, options.busy_poll, rest)
         self.ending = Ending(transport, self.reader)
-        self.queue = MessageQueue(options.max_queue)
+        limit = options.max_queue
+        self.queue = MessageQueue(limit) if _has_gil() else LockedQueue(limit, self)
         self.wanted = False
 
     # -- being the receiver --
