@@ -237,6 +237,29 @@ def test_a_second_receiver_is_refused_and_the_first_goes_on():
         assert ws.recv() == "b"
 
 
+RECEIVING = {
+    "recv": lambda ws: ws.recv(),
+    "recv(timeout)": lambda ws: ws.recv(0),
+    "iteration": lambda ws: next(iter(ws)),
+    "recv_streaming": lambda ws: next(ws.recv_streaming()),
+    "recv_into": lambda ws: ws.recv_into(bytearray(9)),
+}
+
+
+@pytest.mark.parametrize("receive", RECEIVING.values(), ids=RECEIVING)
+def test_a_second_receiver_is_refused_while_the_first_has_a_message_in_its_hands(receive):
+    with pair() as (ws, peer):
+        ws._consumer._token[0] = first = object()
+        ws._consumer._handing = True
+        with pytest.raises(ConcurrencyError):
+            receive(ws)
+        assert ws._consumer._handing and ws.state is State.OPEN
+        ws._consumer._handing = False
+        ws._consumer.stop(first)
+        peer.send_raw(frame(TEXT, "a"))
+        assert ws.recv() == "a"
+
+
 def by_recv(ws, mine):
     try:
         mine.append(ws.recv(PATIENCE))

@@ -268,7 +268,7 @@ class Connection(ConnectionInfo):
         try:
             yield from self._chunks(token, decode)
         except BaseException as exc:
-            consumer.fail_if_handing(exc)
+            consumer.fail_if_handing(token, exc)
             consumer.leave_stream(token)  # if that was interrupted itself
             raise
 

@@ -85,7 +85,7 @@ class Consumer:
             del self._token[0]
         except BaseException as exc:
             self.receiver.stop_receiving(exc)
-            self.fail_if_handing(exc)
+            self.fail_if_handing(token, exc)
             self.stop(token)
             raise
         if self._waiting:
@@ -231,11 +231,12 @@ class Consumer:
     def handed_on(self) -> None:
         self._handing = False
 
-    def fail_if_handing(self, exc: BaseException) -> None:
-        """The consumer is ended by *exc*; if it had a chunk in its hands, that is lost."""
-        if self._handing:
-            self._handing = False
+    def fail_if_handing(self, token: object, exc: BaseException) -> None:
+        """Fail because of *exc* if the consumer is the one of *token*, and has a message in its
+        hands: that is lost. Another thread that only wanted to be it loses nothing."""
+        if self._handing and self._token.get(0) is token:
             self.receiver.fail(exc)
+            self._handing = False
 
     def _take_chunk(self, begun: bool) -> Optional[Chunk]:
         """What is there of the message that has *begun*, or of the next one."""
