@@ -20,7 +20,7 @@ call every method of the same connection, and it may raise anything. So:
   network's, and ends the connection. Our own deadlines, and what the protocol refuses, are told by
   return values, and become exceptions in the public method alone. While a connection is opened,
   what the program's callables raise counts as the attempt's failure, and so do an expired deadline
-  and what TLS says: they are told from a handler's by a mark (``own``).
+  and what TLS says: they are told from a handler's by a mark (``mark_failure``).
 * **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
   wait for the mutex.
 * **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
@@ -51,13 +51,13 @@ def new_lock() -> Lock:
     return lock  # type: ignore[no-any-return]
 
 
-def own(exc: E) -> E:
+def mark_failure(exc: E) -> E:
     """*exc*, marked: it is the failure of an opening, though it may have no ``errno``."""
-    exc.of_opening = True  # type: ignore[attr-defined]
+    exc.is_failure = True  # type: ignore[attr-defined]
     return exc
 
 
-class Owning:
+class MarkFailures:
     """A block in which the program's code runs: an ``OSError`` of it is the opening's failure.
 
     One that a signal handler raises in there can't be told from it.
@@ -70,13 +70,13 @@ class Owning:
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, OSError):
-            own(exc)
+            mark_failure(exc)
 
 
-def is_handlers(failure: BaseException) -> bool:
+def is_from_handler(failure: BaseException) -> bool:
     """Whether *failure*, of an opening, is an ``OSError`` that a signal handler has raised."""
     unnumbered = isinstance(failure, OSError) and failure.errno is None
-    return unnumbered and not hasattr(failure, "of_opening")
+    return unnumbered and not hasattr(failure, "is_failure")
 
 
 class Waiters:

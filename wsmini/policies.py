@@ -27,7 +27,7 @@ from .exceptions import (
     InvalidProxyStatus,
     InvalidStatus,
 )
-from .interrupts import is_handlers
+from .interrupts import is_from_handler
 from .options import FOREVER, check_count
 from .sansio.proxy_url import DestinationRefused
 
@@ -430,7 +430,7 @@ class Attempts:
             Exception: *failure*, with a note that tells the attempts, if the policy gives up; as it
                 is, if a signal handler has raised it.
         """
-        if is_handlers(failure):
+        if is_from_handler(failure):
             raise failure
         if closed_by_program:
             return None

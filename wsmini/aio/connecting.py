@@ -6,7 +6,7 @@ import asyncio
 from inspect import isawaitable, iscoroutinefunction
 
 from ..exceptions import InvalidHandshake, InvalidState
-from ..interrupts import Owning
+from ..interrupts import MarkFailures
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import read_options
@@ -162,7 +162,7 @@ async def _open(options: Options) -> Connection:
     # A coroutine function can't be asked by the opening, which is a generator of its own.
     given: Any = options.additional_headers
     if callable(given):
-        with Owning():
+        with MarkFailures():
             given = given()
             given = user_headers(await given if isawaitable(given) else given)
     driven = run_on_loop(host, Opening(options, given).steps(), done, at_once=True)

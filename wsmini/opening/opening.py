@@ -32,7 +32,7 @@ from ..exceptions import (
     TooManyRedirects,
     failure_context,
 )
-from ..interrupts import Owning, is_handlers, own
+from ..interrupts import MarkFailures, is_from_handler, mark_failure
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.proxy_url import DestinationRefused
@@ -143,7 +143,7 @@ class Journal:
             return
         elapsed = time.monotonic() - self.started
         record = {"time": elapsed, "phase": self.phase, "event": event, **data}
-        with Owning():
+        with MarkFailures():
             if self._logger is not None:
                 self._logger.debug("%.3f s, %s: %s %r", elapsed, self.phase, event, data)
             if self._trace is not None:
@@ -194,13 +194,13 @@ class Opening:
             Exception: what a callable raises that was passed as ``additional_headers``.
         """
         if self._user_headers is None:
-            with Owning():
+            with MarkFailures():
                 self._user_headers = self.options.headers()
         self._journal = Journal(self.options)
         try:
             opened = yield from self._in_time(self._open())
         except (OSError, InvalidHandshake) as exc:
-            if not is_handlers(exc):
+            if not is_from_handler(exc):
                 self._journal.explain(exc, self._situation())
             raise
         # The program's trace= may raise.
@@ -250,7 +250,7 @@ class Opening:
             result: T = stop.value
             return result
         except Expired:
-            raise own(TimeoutError(f"not open after {timeout} s")) from None
+            raise mark_failure(TimeoutError(f"not open after {timeout} s")) from None
         finally:
             steps.close()
 
@@ -651,7 +651,7 @@ def _answer(
     if authenticator is None or response.status_code != authenticator.status:
         return None
     challenges = response.headers.get_all(authenticator.challenge_name)
-    with Owning():
+    with MarkFailures():
         return authenticator.respond(challenges, method, target)
 
 

@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 
-from ..interrupts import own
+from ..interrupts import mark_failure
 from .steps import Wait
 from .waiting import READ
 
@@ -143,7 +143,7 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
             if key is not None and isinstance(found, OSError):
                 # Others may have got it, too, and each adds what it knows.
                 found = type(found)(*found.args)
-            raise own(found)
+            raise mark_failure(found)
         finally:
             del found, lookup  # no cycle through the traceback
     result: T = found

@@ -24,7 +24,7 @@ from errno import EAGAIN, ECONNABORTED, ECONNRESET
 from io import BytesIO
 from itertools import repeat
 
-from ..interrupts import new_lock, own
+from ..interrupts import mark_failure, new_lock
 from .steps import Wait
 from .streams import DONTWAIT, WAITALL
 from .tls_context import may_resume, refuse_sessions, remember_session, server_key, session_of
@@ -166,7 +166,7 @@ class TLSStream:
             except ssl.SSLWantReadError:
                 pass  # what is thrown into a wait must not have this as its context
             except ssl.SSLError as exc:
-                own(exc).first_bytes = first_bytes  # type: ignore[attr-defined]
+                mark_failure(exc).first_bytes = first_bytes  # type: ignore[attr-defined]
                 self._flush_quietly()  # the alert that tells the server why
                 raise
             while not self.flush():
