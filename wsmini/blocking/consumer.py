@@ -75,7 +75,7 @@ class Consumer:
             queue = self.queue
             kept = queue.messages
             found: Optional[bool] = True
-            if queue.ready is used_up and not self._take_queue():
+            if queue.ready is used_up and not (kept and self._take_queue()):
                 found = False
                 if self._acquire(False) or self._wait_for_receiver(deadline):
                     found = self._take_queue() if kept else self._receive(deadline)
