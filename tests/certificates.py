@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 
 from helpers import CERTS
@@ -19,6 +20,11 @@ def server_context(name="server", client_ca=None, version=None, **settings):
     for setting, value in settings.items():
         setattr(context, setting, value)
     return context
+
+
+# For who changes nothing about it: making one takes as long as a handshake. A session of one test
+# can't be resumed in another, as the clients' contexts are their own.
+shared_server_context = functools.lru_cache(maxsize=None)(server_context)
 
 
 def client_context(ca="ca", certificate=None):

@@ -18,7 +18,7 @@ import urllib.error
 from itertools import count
 
 import pytest
-from certificates import client_context, server_context
+from certificates import client_context, server_context, shared_server_context
 from helpers import CERTS, ROOT
 
 import wsmini
@@ -193,7 +193,7 @@ def serving(serve, acts):
 
     def choose(sock, name, context):
         act = dict(enumerate(acts)).get(next(numbers))
-        sock.context = server_context(getattr(act, "certificate", "server"))
+        sock.context = shared_server_context(getattr(act, "certificate", "server"))
 
     context.sni_callback = choose
     with scripted_server(serve, ssl=context) as server:

@@ -23,7 +23,7 @@ import traceback
 from urllib.error import URLError
 
 import pytest
-from certificates import client_context, server_context
+from certificates import client_context, server_context, shared_server_context
 from helpers import CERTS, PATIENCE
 
 from wsmini.exceptions import (
@@ -1385,7 +1385,7 @@ def test_wherever_the_generator_ends_no_socket_is_left(url, options, how, monkey
         peer.accept()
 
     with scripted_server(script) as plain, scripted_server(
-        script, ssl=server_context()
+        script, ssl=shared_server_context()
     ) as secure, scripted_server(socks) as proxy:
         ports = plain.port, secure.port, proxy.port
         options = {name: value.format(*ports) for name, value in options.items()}

@@ -17,7 +17,7 @@ import weakref
 from errno import EAGAIN, ECONNRESET, EPIPE
 
 import pytest
-from certificates import client_context, server_context
+from certificates import client_context, server_context, shared_server_context
 from forging import CERTIFICATE_REQUEST, NEW_SESSION_TICKET, Forger, forges, forging_context
 from helpers import CERTS, PATIENCE, SEED, splits
 
@@ -60,7 +60,7 @@ class Lower:
         self.room, self.most = room, most
         self.incoming = bytearray()
         self.to_server, self.to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.server = (context or server_context()).wrap_bio(
+        self.server = (context or shared_server_context()).wrap_bio(
             self.to_server, self.to_client, server_side=True
         )
         self.shaken = False

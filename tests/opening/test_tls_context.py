@@ -22,6 +22,8 @@ from wsmini.opening.tls_context import (
 def nothing_is_shared(monkeypatch):
     monkeypatch.setattr(tls_context, "_default", None)
     monkeypatch.setattr(tls_context, "_sessions", {})
+    # Loading the system's authorities takes longer than all the rest.
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTS / "ca.pem"))
 
 
 def test_the_default_context_verifies_and_is_made_once():
