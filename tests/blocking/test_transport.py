@@ -206,13 +206,13 @@ def test_closing_ends_a_receive_though_the_server_is_silent(way):
 
 
 def test_a_dead_peer_is_found_while_receiving(way):
-    options = {**way, "ping_interval": 0.05, "ping_timeout": 0.05}
+    options = {**way, "ping_interval": 0.02, "ping_timeout": 0.02}
     for receive in (lambda ws: ws.recv(), lambda ws: ws.recv(timeout=PATIENCE), list):
         started = time.monotonic()
         with pair(**options) as (ws, peer):
             with pytest.raises(ConnectionClosedError) as caught:
                 receive(ws)
-            assert 0.09 < time.monotonic() - started < PROMPT
+            assert 0.035 < time.monotonic() - started < PROMPT
             assert isinstance(caught.value.__cause__, TimeoutError)
             frames = until_close(peer)
             assert [f.opcode for f in frames] == [PING, CLOSE]
@@ -1587,7 +1587,15 @@ def test_a_close_frame_left_to_a_writer_is_written_when_it_stops(monkeypatch, ho
 # -- what is left to others --
 
 
-def test_a_frame_that_had_no_room_is_written_in_the_background_when_there_is_some(monkeypatch):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Who waits for another thread, or for its first look at the connection, doesn't wait long."""
+    monkeypatch.setattr(background, "CHECK", 0.01)
+    for module in (receiver, transport):
+        monkeypatch.setattr(module, "HEED", 0.05)
+
+
+def test_a_frame_that_had_no_room_is_written_in_the_background_when_there_is_some(impatient):
     with pair(ping_interval=PATIENCE * 4) as (ws, peer):  # not by the tick
         count = stuff(ws)
         ws.ping(b"!")
@@ -1639,7 +1647,7 @@ class Renegotiating(SocketStream):
 
 
 @pytest.fixture
-def renegotiating(monkeypatch):
+def renegotiating(monkeypatch, impatient):
     """(connection, peer) in the middle of that; nobody may wait for room then."""
     ours, theirs = socket.socketpair()
     stream, wait = Renegotiating(ours), transport.wait
@@ -1722,7 +1730,9 @@ def test_nothing_spins_while_tls_has_to_read_and_there_is_no_room(monkeypatch, c
 
 @pytest.mark.parametrize("call", [lambda ws: ws.send(bytes(LARGE)), lambda ws: ws.ping().wait()],
                          ids=["send", "ping"])  # fmt: skip
-def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(monkeypatch, call):
+def test_a_dead_peer_is_found_though_there_is_no_room_and_no_background_thread(
+    monkeypatch, impatient, call
+):
     monkeypatch.setattr(background, "watch", lambda receiver: None)  # no more threads
     with pair(ping_interval=0.1, ping_timeout=0.1, max_queue=1) as (ws, peer):
         peer.send_raw(frame(TEXT, "1"))
@@ -1819,7 +1829,7 @@ def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket(timeout):
         assert Task(ws.recv, timeout).result() == "x"
 
 
-def test_the_background_does_not_wait_for_the_socket_either():
+def test_the_background_does_not_wait_for_the_socket_either(impatient):
     with pair(stream=fruitless(5)) as (ws, peer):
         peer.send_frame(Opcode.PING, b"?")
         assert peer.recv_frame().data == b"?"
