@@ -147,8 +147,7 @@ class Schedule:
         self.client.close()
         for _ in range(60):
             for server in self.servers:
-                for _ in range(40):
-                    server.take(70000)
+                self.drain(server)
             if self.servers and self.rng.random() < 0.3:
                 self.servers[-1].send(frame(Opcode.CLOSE, b"\x03\xe8"))
             self.loop.run_once(0)
