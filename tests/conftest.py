@@ -22,7 +22,9 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite("helpers", "pairs", "programs.terminals", "programs.worlds")
+pytest.register_assert_rewrite(
+    "helpers", "pairs", "tables", "programs.terminals", "programs.worlds"
+)
 
 import helpers  # noqa: E402  (assertions of helpers must be rewritten first, or -O removes them)
 

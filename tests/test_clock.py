@@ -6,12 +6,13 @@ import time
 
 import fakes
 import pytest
+from tables import each_row
 
 from wsmini.clock import SLEPT, suspend_detector
 
 
-@pytest.mark.parametrize("slept", [0, 1, SLEPT - 0.1, SLEPT, 3600])
-@pytest.mark.parametrize("waited", [0, 10, 86400])
+@each_row("slept", [0, 1, SLEPT - 0.1, SLEPT, 3600])
+@each_row("waited", [0, 10, 86400])
 def test_sleep_is_what_the_wall_clock_has_ahead(slept, waited):
     clock = fakes.Clock()
     watch = suspend_detector(clock(), clock.wall)

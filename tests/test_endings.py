@@ -20,6 +20,7 @@ from itertools import count
 import pytest
 from certificates import client_context, server_context, shared_server_context
 from helpers import CERTS, ROOT
+from tables import each_row
 
 import wsmini
 from wsmini import aio, cli
@@ -320,14 +321,14 @@ def cases(acts, front_ends):
     ]
 
 
-@pytest.mark.parametrize("row, act, front_end", cases(ACTS, FRONT_ENDS))
+@each_row("row, act, front_end", cases(ACTS, FRONT_ENDS))
 def test_what_comes_after_a_connection(row, act, front_end):
     options = {"ping_interval": 0.05} if act is silent else {}
     assert front_end([act, act], **options).run() == WORDS[ENDS[row][0]]
 
 
-@pytest.mark.parametrize("row, act, front_end", cases(REFUSALS, FRONT_ENDS))
 @pytest.mark.parametrize("worked", [False, True], ids=["at first", "once one has been open"])
+@each_row("row, act, front_end", cases(REFUSALS, FRONT_ENDS))
 def test_what_comes_after_a_failure_to_open_one(row, act, worked, front_end):
     options = {"auth": lambda *args: None} if "callable" in row else {}
     loop = front_end([lambda peer: peer.accept(), act, act] if worked else [act, act], **options)
@@ -363,15 +364,15 @@ def command_line(main, acts, interval=0):
     return len(asked), status
 
 
-@pytest.mark.parametrize("row, act, main", cases(SERVERS, [cli.main]))
+@each_row("row, act, main", cases(SERVERS, [cli.main]))
 def test_what_comes_after_a_connection_of_the_command_line(row, act, main):
     asked, status = command_line(main, [act, act], 0.05 if act is silent else 0)
     delays, raised = WORDS[ENDS[row][0]]
     assert (asked - 1, status != 0) == (len(delays), raised)
 
 
-@pytest.mark.parametrize("row, act, main", cases(REFUSALS, [cli.main]))
 @pytest.mark.parametrize("worked", [False, True], ids=["at first", "once one has been open"])
+@each_row("row, act, main", cases(REFUSALS, [cli.main]))
 def test_what_comes_after_a_failure_of_the_command_line_to_open_one(row, act, worked, main):
     # Once, as Fixed(0) has no longest delay.
     _, status = command_line(main, [lambda peer: peer.accept()] * worked + [act, act])

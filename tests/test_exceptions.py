@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 from helpers import offenders
+from tables import each_row
 
 import wsmini
 from wsmini import exceptions
@@ -149,7 +150,7 @@ def test_every_exception_has_an_example():
     assert set(EXAMPLES) == set(TREE)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@each_row("name", EXAMPLES)
 def test_what_exceptions_say_and_carry(name):
     args, attributes, text = EXAMPLES[name]
     exc = CLASSES[name](*args)
@@ -266,7 +267,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@each_row("name", HOSTILE)
 def test_what_a_peer_sent_neither_floods_nor_breaks_a_message(name):
     text = str(CLASSES[name](*HOSTILE[name]))
     assert len(text) < LIMIT
@@ -319,7 +320,7 @@ def check_copy(name, make):
 OPENING = sorted(name for name in TREE if issubclass(CLASSES[name], CLASSES["InvalidHandshake"]))
 
 
-@pytest.mark.parametrize("name", OPENING)
+@each_row("name", OPENING)
 def test_a_failed_opening_says_where_and_when_and_what_to_try(name):
     exc = CLASSES[name](*EXAMPLES[name][0])
     assert (exc.phase, exc.address, exc.elapsed, exc.hint) == ("", "", 0.0, "")
@@ -365,7 +366,7 @@ ENDINGS = {  # received, sent, received first -> normal
 }
 
 
-@pytest.mark.parametrize("rcvd, sent, first, normal", ENDINGS.values(), ids=ENDINGS)
+@each_row("rcvd, sent, first, normal", ENDINGS.values(), ids=ENDINGS)
 def test_how_a_connection_ended(rcvd, sent, first, normal):
     exc = connection_closed(rcvd, sent, first)
     assert type(exc).__name__ == ("ConnectionClosedOK" if normal else "ConnectionClosedError")

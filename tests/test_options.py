@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import each_row
 
 import wsmini
 from wsmini import options as module
@@ -115,7 +116,7 @@ GOOD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name, value, expected", GOOD.values(), ids=GOOD)
+@each_row("name, value, expected", GOOD.values(), ids=GOOD)
 def test_good_options(name, value, expected):
     assert getattr(Options(URL, **{name: value}), name) == expected
 
@@ -216,7 +217,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("name, value, kind, text", BAD)
+@each_row("name, value, kind, text", BAD)
 def test_bad_options(name, value, kind, text):
     with pytest.raises(kind, match=re.escape(text)) as info:
         Options(URL, **{name: value})

@@ -20,6 +20,7 @@ import check_platforms
 import check_pythons
 import pytest
 from helpers import PATIENCE, ROOT, offenders, tree_of
+from tables import each_row
 from test_layers import MAY_IMPORT
 
 import wsmini
@@ -65,7 +66,7 @@ def links(path):
             yield (path.parent / file).resolve() if file else path, anchor
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@each_row("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page):
     for file, anchor in links(page):
         assert file.exists(), file
@@ -185,7 +186,7 @@ def test_every_exception_is_explained():
     assert set(EXPLAINED) == set(EXCEPTIONS)
 
 
-@pytest.mark.parametrize("name", EXPLAINED)
+@each_row("name", EXPLAINED)
 def test_the_attributes_of_an_exception_are_what_the_table_says(name):
     exc = EXCEPTIONS[name](*ARGUMENTS.get(name, ()))
     attributes = set(EXPLAINED[name]) - OF_RESPONSES
@@ -417,7 +418,7 @@ def defined(path):
     return names
 
 
-@pytest.mark.parametrize("question, where", CHANGES, ids=[row[0] for row in CHANGES])
+@each_row("question, where", CHANGES, ids=[row[0] for row in CHANGES])
 def test_where_to_change_what_is_there(question, where):
     names = None
     for span in spans(where):

@@ -9,6 +9,7 @@ import ssl
 import sys
 
 import pytest
+from tables import each_row
 
 from wsmini.exceptions import (
     Close,
@@ -165,12 +166,12 @@ NO = {
 }
 
 
-@pytest.mark.parametrize("failure", YES.values(), ids=YES)
+@each_row("failure", YES.values(), ids=YES)
 def test_what_may_pass_is_retried(failure):
     assert retryable(failure)
 
 
-@pytest.mark.parametrize("failure", NO.values(), ids=NO)
+@each_row("failure", NO.values(), ids=NO)
 def test_what_would_go_wrong_again_is_not_retried(failure):
     assert not retryable(failure)
 
@@ -265,7 +266,7 @@ EVEN_THEN_NOT = {
 } - {"we failed it: 1002", "we failed it: 1007", "we failed it, answered"}
 
 
-@pytest.mark.parametrize("name", NO)
+@each_row("name", NO)
 def test_what_looks_permanent_may_pass_where_a_connection_has_been_open(name):
     retries = Backoff(jitter=None).start()
     retries.opened()
@@ -396,7 +397,7 @@ LATER = [
 ]
 
 
-@pytest.mark.parametrize("value, expected", [pytest.param(*case[1:], id=case[0]) for case in LATER])
+@each_row("value, expected", [pytest.param(*case[1:], id=case[0]) for case in LATER])
 def test_retry_after_is_read(value, expected):
     failure = status(503, ("Retry-After", value), ("Date", NOV))
     assert retry_after(failure) == expected
@@ -466,7 +467,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("options, error, text", WRONG.values(), ids=WRONG)
+@each_row("options, error, text", WRONG.values(), ids=WRONG)
 def test_wrong_arguments_are_refused_at_once(options, error, text):
     with pytest.raises(error, match=text):
         Backoff(**options)

@@ -14,6 +14,7 @@ import logging
 import traceback
 
 import pytest
+from tables import each_row
 
 import wsmini
 from wsmini import cli
@@ -232,7 +233,7 @@ BAD_URLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("url", BAD_URLS)
+@each_row("url", BAD_URLS)
 def test_bad_urls_are_told_without_secrets(url):
     for refused, call in (
         (InvalidURI, lambda: wsmini.connect(url)),

@@ -21,6 +21,7 @@ from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE
 from joined import joined
 from pairs import TRANSCRIPT, eventually, frames_of, reset
+from tables import each_row
 
 from wsmini import (
     ConcurrencyError,
@@ -1562,8 +1563,8 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("thread", [False, True])
+@each_row("use", USES)
+@each_row("thread", [False, True])
 def test_a_connection_says_that_it_belongs_to_another_loop(url, use, thread):
     async def misuse():
         with pytest.raises(RuntimeError, match="another event loop|different loop"):

@@ -12,6 +12,7 @@ import zlib
 import pytest
 from helpers import COUNTS_REFERENCES, PATIENCE, SEED, splits
 from pairs import Task, closing, connection, pair
+from tables import each_row
 
 import wsmini
 from wsmini.blocking.connection import connect
@@ -53,8 +54,8 @@ MESSAGES = {
 }
 
 
-@pytest.mark.parametrize("timeout", [None, 10], ids=["forever", "timeout"])
-@pytest.mark.parametrize("data, message", MESSAGES.values(), ids=MESSAGES)
+@each_row("timeout", [None, 10], ids=["forever", "timeout"])
+@each_row("data, message", MESSAGES.values(), ids=MESSAGES)
 def test_a_message_is_received(data, message, timeout):
     with pair() as (ws, peer):
         peer.send_raw(data)
@@ -405,7 +406,7 @@ SENT = {
 }
 
 
-@pytest.mark.parametrize("message, text, opcode, payload", SENT.values(), ids=SENT)
+@each_row("message, text, opcode, payload", SENT.values(), ids=SENT)
 def test_a_message_is_sent(message, text, opcode, payload):
     for extensions in ([], [PerMessageDeflate()]):
         with pair(extensions) as (ws, peer):

@@ -16,6 +16,7 @@ import fakes
 import pytest
 from helpers import ROOT
 from joined import parsed
+from tables import each_row
 
 import wsmini
 import wsmini.aio
@@ -189,7 +190,7 @@ STATES = [
 PLACES = [from_loop, from_thread, from_handler]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each_row("method", METHODS)
 def test_a_method_tells_its_caller_and_never_the_loop(method):
     # Only what is sent depends on what is kept for later.
     outboxes = (0, 5) if method.startswith("send") else (5,)
@@ -426,14 +427,14 @@ def test_each_public_name_of_a_loop_is_tried():
     assert {name.split()[0] for name in LOOP_METHODS} == public
 
 
-@pytest.mark.parametrize(
+@each_row(
     "method, where",
     [
         *((method, where) for method in LOOP_METHODS for where in ("outside", "in a callback")),
         *((method, where) for method in ANYWHERE for where in ("in a thread", "in a handler")),
     ],
 )
-@pytest.mark.parametrize("closed", [False, True])
+@each_row("closed", [False, True])
 def test_a_method_of_a_loop_tells_its_caller_and_never_the_loop(method, where, closed):
     told, pair = [], socket.socketpair()
     loop = Loop()

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 from helpers import CERTS, ROOT
+from tables import each_row
 
 from wsmini.cli import arguments, session
 from wsmini.cli import program as cli
@@ -249,7 +250,7 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("exc, status", FAILURES.values(), ids=FAILURES)
+@each_row("exc, status", FAILURES.values(), ids=FAILURES)
 def test_the_status_of_a_failure_to_connect(exc, status):
     assert cli._failure_status(exc) == status
 

@@ -10,6 +10,7 @@ import types
 
 import pytest
 from helpers import PATIENCE, PROMPT, splits
+from tables import each_row
 
 from wsmini.blocking.connection import connect
 from wsmini.cli import arguments, formats, output, session
@@ -33,7 +34,7 @@ CLOSES = {  # received, sent, received first -> with the code 4001 as our own
 }
 
 
-@pytest.mark.parametrize("rcvd, sent, first, clean", CLOSES.values(), ids=CLOSES)
+@each_row("rcvd, sent, first, clean", CLOSES.values(), ids=CLOSES)
 def test_what_a_clean_close_is(rcvd, sent, first, clean):
     closes = [None if code is None else Close(code, "") for code in (rcvd, sent)]
     assert session._is_clean(connection_closed(*closes, first), 4001) is clean
@@ -150,7 +151,7 @@ PRINTABLE = {
 }
 
 
-@pytest.mark.parametrize("text, expected", PRINTABLE.values(), ids=PRINTABLE)
+@each_row("text, expected", PRINTABLE.values(), ids=PRINTABLE)
 def test_what_could_drive_a_terminal_is_escaped(text, expected):
     assert output.printable(text) == expected
 

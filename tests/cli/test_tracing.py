@@ -7,6 +7,7 @@ import time
 import pytest
 from certificates import server_context
 from helpers import PROMPT, splits
+from tables import each_row
 
 from wsmini import cli
 from wsmini.cli.tracing import FrameScanner, TracedStream
@@ -27,7 +28,7 @@ FRAMES = {
 }
 
 
-@pytest.mark.parametrize("data, expected", FRAMES.values(), ids=FRAMES)
+@each_row("data, expected", FRAMES.values(), ids=FRAMES)
 def test_frames_however_they_are_split(data, expected):
     for chunks in splits(data * 2):
         shown = []

@@ -6,6 +6,7 @@ import copy
 import http.cookiejar
 
 import pytest
+from tables import each_row
 
 from wsmini.opening.cookies import cookie_header, store_cookies
 from wsmini.sansio.http11 import Headers
@@ -57,7 +58,7 @@ URLS = {
 }
 
 
-@pytest.mark.parametrize("url, value, then, goes", URLS.values(), ids=URLS)
+@each_row("url, value, then, goes", URLS.values(), ids=URLS)
 def test_where_cookies_go(url, value, then, goes):
     assert sent(stored(url, value), then) == ({"a=1"} if goes else None)
 

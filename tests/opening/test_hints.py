@@ -10,6 +10,7 @@ from urllib.error import URLError
 import pytest
 from certificates import client_context, server_context
 from helpers import CERTS, PATIENCE, ROOT
+from tables import each_row
 
 from wsmini.exceptions import (
     InvalidHandshake,
@@ -60,7 +61,7 @@ STATUSES = {
 }
 
 
-@pytest.mark.parametrize("code", STATUSES)
+@each_row("code", STATUSES)
 def test_a_refusal(code):
     advice = hint(status(code), "upgrade")
     assert STATUSES[code] in advice
@@ -90,7 +91,7 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("exc, part", ANSWERS.values(), ids=ANSWERS)
+@each_row("exc, part", ANSWERS.values(), ids=ANSWERS)
 def test_an_answer(exc, part):
     advice = hint(exc, "upgrade")
     assert part in advice
@@ -122,8 +123,8 @@ CERTIFICATES = {
 }
 
 
-@pytest.mark.parametrize("code", CERTIFICATES)
-@pytest.mark.parametrize("phase", ["tls", "proxy"])
+@each_row("code", CERTIFICATES)
+@each_row("phase", ["tls", "proxy"])
 def test_a_certificate(code, phase):
     expected = CERTIFICATES[code]
     if phase == "proxy":
@@ -152,7 +153,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@each_row("reason", REASONS)
 def test_an_alert(reason):
     advice = hint(tls_error(reason), "tls")
     assert REASONS[reason] in advice
@@ -189,7 +190,7 @@ NETWORK = {
 }
 
 
-@pytest.mark.parametrize("exc, phase, part", NETWORK.values(), ids=NETWORK)
+@each_row("exc, phase, part", NETWORK.values(), ids=NETWORK)
 def test_the_network(exc, phase, part):
     advice = hint(exc, phase)
     assert part in advice
@@ -351,7 +352,7 @@ def documented():
     return {situation: advice.strip("`") for situation, advice in rows}
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
+@each_row("situation", SITUATIONS)
 def test_a_situation(situation):
     assert SITUATIONS[situation]().hint == documented()[situation]
 

@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 from helpers import splits
+from tables import each_row
 
 from wsmini.exceptions import (
     InvalidProxy,
@@ -192,7 +193,7 @@ EXCLUDED = [
 ]
 
 
-@pytest.mark.parametrize("no_proxy, host, port, expected", EXCLUDED)
+@each_row("no_proxy, host, port, expected", EXCLUDED)
 def test_is_excluded(no_proxy, host, port, expected):
     assert is_excluded(host, port, no_proxy) is expected
 
@@ -366,7 +367,7 @@ SOCKS5_REPLIES = {
 }
 
 
-@pytest.mark.parametrize("reply", SOCKS5_REPLIES)
+@each_row("reply", SOCKS5_REPLIES)
 def test_socks5_refuses(reply):
     answer = b"\5\0\5" + bytes([reply]) + b"\0\1"  # and perhaps no address at all
     with pytest.raises(DestinationRefused, match=SOCKS5_REPLIES[reply]):
@@ -393,7 +394,7 @@ def test_socks5_errors(answer, proxy, kind, text):
     assert PASSWORD not in str(info.value)
 
 
-@pytest.mark.parametrize("size", range(len(b"\5\2\1\0" + BOUND)))
+@each_row("size", range(len(b"\5\2\1\0" + BOUND)))
 def test_socks5_ends_early(size):
     answer = (b"\5\2\1\0" + BOUND)[:size]
     with pytest.raises(InvalidProxyMessage, match="middle of SOCKS"):
@@ -408,9 +409,9 @@ SOCKS4_DESTINATIONS = {
 }
 
 
-@pytest.mark.parametrize("host, found, packed, name", SOCKS4_DESTINATIONS.values())
-@pytest.mark.parametrize("user", [None, "user"])
-@pytest.mark.parametrize("version", [0, 4])
+@each_row("host, found, packed, name", SOCKS4_DESTINATIONS.values())
+@each_row("user", [None, "user"])
+@each_row("version", [0, 4])
 def test_socks4(host, found, packed, name, user, version):
     proxy = SOCKS4._replace(username=user)
     sent = each(connect_socks4, bytes([version, 90]) + bytes(6), proxy, host, 0x1234, found)

@@ -20,6 +20,7 @@ import pytest
 from certificates import client_context, server_context, shared_server_context
 from forging import CERTIFICATE_REQUEST, NEW_SESSION_TICKET, Forger, forges, forging_context
 from helpers import CERTS, PATIENCE, SEED, splits
+from tables import each_row
 
 from wsmini.opening import tls, tls_context
 from wsmini.opening.exchange import send_all
@@ -244,8 +245,8 @@ VERIFY = {
 }
 
 
-@pytest.mark.parametrize("cert, name, options, code", VERIFY.values(), ids=VERIFY)
-@pytest.mark.parametrize("version", VERSIONS)
+@each_row("cert, name, options, code", VERIFY.values(), ids=VERIFY)
+@each_row("version", VERSIONS)
 def test_certificates_that_are_refused(cert, name, options, code, version):
     lower = Lower(server_context(cert, version=version))
     with pytest.raises(ssl.SSLCertVerificationError) as info:
@@ -442,8 +443,8 @@ def test_many_records_in_one_call():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("flags", [0, WAITALL], ids=["some", "all"])
-@pytest.mark.parametrize("size", [1, 3, 16384, 16385, 50000, 200000])
+@each_row("flags", [0, WAITALL], ids=["some", "all"])
+@each_row("size", [1, 3, 16384, 16385, 50000, 200000])
 def test_no_byte_is_lost_whatever_is_asked_for(size, flags):
     data = random.Random(SEED).getrandbits(8 * 100001).to_bytes(100001, "big")
     stream, lower = opened()
@@ -598,8 +599,8 @@ def test_memory_is_taken_in_proportion_to_what_is_here(monkeypatch):
     assert len(taken) == 1 and 20000 < taken[0] < 100000
 
 
-@pytest.mark.parametrize("first", [0, 1, 10000])
-@pytest.mark.parametrize("here", [16384, 16385, 100000, 200000])
+@each_row("first", [0, 1, 10000])
+@each_row("here", [16384, 16385, 100000, 200000])
 def test_what_came_before_the_connection_broke_is_delivered(here, first):
     stream, lower = opened()
     lower.say(noise(here)[:first], noise(here)[first:])

@@ -13,6 +13,7 @@ import traceback
 
 import pytest
 from helpers import SEED
+from tables import each_row
 
 from wsmini.sansio import auth
 from wsmini.sansio.auth import Authenticator, Challenge, basic, digest, parse_challenges, strength
@@ -90,7 +91,7 @@ CHALLENGES = {  # header values -> challenges
 }
 
 
-@pytest.mark.parametrize("values, expected", CHALLENGES.values(), ids=CHALLENGES)
+@each_row("values, expected", CHALLENGES.values(), ids=CHALLENGES)
 def test_challenges(values, expected):
     assert parse_challenges(values) == expected
 
@@ -115,7 +116,7 @@ MALFORMED = {  # what comes behind a good challenge, and is left out
 }
 
 
-@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
+@each_row("text", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_challenge_and_what_follows_are_left_out(text):
     values = [f"Good abc=, {text}, Behind", "Other"]
     assert [found.scheme for found in parse_challenges(values)] == ["good", "other"]
@@ -148,7 +149,7 @@ HOSTILE = {  # repeated many times: quadratic time would take minutes
 }
 
 
-@pytest.mark.parametrize("parts", HOSTILE.values(), ids=HOSTILE)
+@each_row("parts", HOSTILE.values(), ids=HOSTILE)
 def test_time_is_linear(parts):
     before, repeated, behind = ("", parts, "") if isinstance(parts, str) else (*parts, "")[:3]
     parse_challenges([before + repeated * 100_000 + behind])
@@ -206,9 +207,9 @@ BAD_TEXTS = {  # in a user name or a password
 }
 
 
-@pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=BAD_TEXTS)
-@pytest.mark.parametrize("place", [0, 1], ids=["user", "password"])
-@pytest.mark.parametrize("make", [lambda pair: basic(*pair), Authenticator])
+@each_row("text", BAD_TEXTS.values(), ids=BAD_TEXTS)
+@each_row("place", [0, 1], ids=["user", "password"])
+@each_row("make", [lambda pair: basic(*pair), Authenticator])
 def test_characters_that_credentials_cannot_have(text, place, make):
     pair = ("secret", text) if place else (text, "secret")
     with pytest.raises(ValueError, match="control characters") as caught:
@@ -419,7 +420,7 @@ USELESS = {
 }
 
 
-@pytest.mark.parametrize("values", USELESS.values(), ids=USELESS)
+@each_row("values", USELESS.values(), ids=USELESS)
 def test_challenges_that_cannot_be_answered(values):
     assert [strength(found) for found in parse_challenges(values)] == [0] * len(
         parse_challenges(values)
@@ -460,8 +461,8 @@ STRONGEST = {  # offered -> chosen
 }
 
 
-@pytest.mark.parametrize("as_one", [False, True], ids=["several headers", "one header"])
-@pytest.mark.parametrize("offered, chosen", STRONGEST.items())
+@each_row("as_one", [False, True], ids=["several headers", "one header"])
+@each_row("offered, chosen", STRONGEST.items())
 def test_the_strongest_challenge_is_answered(offered, chosen, as_one):
     values = [OFFERS.get(name, name) for name in offered.split()]
     if chosen in OFFERS and strength(challenge(OFFERS[chosen])) == 0:
@@ -560,7 +561,7 @@ REFUSED = {  # challenges, one after the other -> whether the last one is answer
 }
 
 
-@pytest.mark.parametrize("values, goes_on", REFUSED.values(), ids=REFUSED)
+@each_row("values, goes_on", REFUSED.values(), ids=REFUSED)
 def test_when_an_answer_is_refused(values, goes_on):
     authenticator = Authenticator(PAIR)
     *before, last = values

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 from helpers import PATIENCE, SEED, splits
+from tables import each_row
 
 from wsmini.exceptions import NegotiationError, PayloadTooBig, ProtocolError
 from wsmini.sansio import deflate
@@ -117,7 +118,7 @@ BAD_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options, error, words", BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+@each_row("options, error, words", BAD_OPTIONS.values(), ids=BAD_OPTIONS)
 def test_bad_options_are_refused(options, error, words):
     with pytest.raises(error, match=words) as caught:
         Deflate(**options)
@@ -178,7 +179,7 @@ RESPONSES = {
 }
 
 
-@pytest.mark.parametrize("options, params, expected", RESPONSES.values(), ids=RESPONSES)
+@each_row("options, params, expected", RESPONSES.values(), ids=RESPONSES)
 def test_response_is_accepted(options, params, expected):
     offer = Deflate(level=3, mem_level=7, **options)
     (extension,) = negotiate(["permessage-deflate" + params], [offer])
@@ -255,7 +256,7 @@ for _side in ("server", "client"):
         REFUSED[_name] = ({}, f"; {_name}", f"{_side}_{BITS_ERROR}'{_value}'".replace("+", "[+]"))
 
 
-@pytest.mark.parametrize("options, params, problem", REFUSED.values(), ids=REFUSED)
+@each_row("options, params, problem", REFUSED.values(), ids=REFUSED)
 def test_response_is_refused(options, params, problem):
     with pytest.raises(NegotiationError, match=problem) as caught:
         negotiate(["permessage-deflate" + params], [Deflate(**options)])
@@ -293,7 +294,7 @@ RFC_EXAMPLES = {  # RFC 7692, 7.2.3: payloads, in this order on one connection
 }
 
 
-@pytest.mark.parametrize("messages", RFC_EXAMPLES.values(), ids=RFC_EXAMPLES)
+@each_row("messages", RFC_EXAMPLES.values(), ids=RFC_EXAMPLES)
 def test_examples_of_the_rfc(messages):
     whole = PerMessageDeflate()
     for payload, message in messages:
@@ -317,8 +318,8 @@ def test_any_bytes_are_taken(convert):
     assert extension.decode(compressed) == Frame(TEXT, b"Hello")
 
 
-@pytest.mark.parametrize("resets", CONTEXTS.values(), ids=CONTEXTS)
-@pytest.mark.parametrize("bits", range(8, 16))
+@each_row("resets", CONTEXTS.values(), ids=CONTEXTS)
+@each_row("bits", range(8, 16))
 def test_random_messages_are_inflated(resets, bits):
     rng = random.Random(SEED)
     extension = PerMessageDeflate(server_no_context_takeover=resets, server_max_window_bits=bits)
@@ -337,9 +338,9 @@ def test_random_messages_are_inflated(resets, bits):
             assert extension.decode(frame) is frame
 
 
-@pytest.mark.parametrize("resets", CONTEXTS.values(), ids=CONTEXTS)
-@pytest.mark.parametrize("bits", range(8, 16))
-@pytest.mark.parametrize("level", [1, 9])
+@each_row("resets", CONTEXTS.values(), ids=CONTEXTS)
+@each_row("bits", range(8, 16))
+@each_row("level", [1, 9])
 def test_random_messages_are_deflated_within_the_window(resets, bits, level):
     rng = random.Random(SEED)
     extension = PerMessageDeflate(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from helpers import PATIENCE_FACTOR
+from tables import each_row
 
 from wsmini.exceptions import InvalidHeader, NegotiationError
 from wsmini.sansio.extensions import (
@@ -106,7 +107,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("value, extensions", GOOD.values(), ids=GOOD)
+@each_row("value, extensions", GOOD.values(), ids=GOOD)
 def test_header_is_parsed(value, extensions):
     assert parse_extensions(value) == extensions
     assert parse_extensions(format_extensions(extensions)) == extensions
@@ -142,7 +143,7 @@ JUNK = {
 }
 
 
-@pytest.mark.parametrize("value", JUNK.values(), ids=JUNK)
+@each_row("value", JUNK.values(), ids=JUNK)
 def test_junk_in_the_header_is_refused(value):
     with pytest.raises(InvalidHeader) as caught:
         parse_extensions(value)

@@ -14,6 +14,7 @@ import types
 
 import pytest
 from helpers import SEED
+from tables import each_row
 
 from wsmini.exceptions import Close, ProtocolError
 from wsmini.sansio import frames, libcrypto
@@ -86,8 +87,8 @@ def test_masking_twice_gives_the_data_back():
         assert frames.mask(frames.mask(data, b"abcd"), b"abcd") == data
 
 
-@pytest.mark.parametrize("in_place", [frames.mask_in_place, frames.translate_in_place])
-@pytest.mark.parametrize("start", range(9))
+@each_row("in_place", [frames.mask_in_place, frames.translate_in_place])
+@each_row("start", range(9))
 def test_masking_in_place_begins_at_any_place(in_place, start):
     for n in (0, 1, 2, 3, 4, 5, 7, 8, 63, 64, 65, LANES):
         data = random_bytes(start + n)
@@ -301,7 +302,7 @@ BAD_CLOSES = {
 }
 
 
-@pytest.mark.parametrize("args, error", BAD_CLOSES.values(), ids=BAD_CLOSES)
+@each_row("args, error", BAD_CLOSES.values(), ids=BAD_CLOSES)
 def test_a_close_that_cannot_be_sent(args, error):
     with pytest.raises(error):
         frames.close_payload(*args)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from growth import CASES, MOST, challenges, steps
+from tables import each_row
 
 pytestmark = pytest.mark.skipif(
     sys.implementation.name != "cpython", reason="counts the steps of CPython"
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 PART = 4
 
 
-@pytest.mark.parametrize("n, prepare", CASES.values(), ids=CASES)
+@each_row("n, prepare", CASES.values(), ids=CASES)
 def test_growth(n, prepare):
     n = -(-n // PART)
     prepare(n)()  # what is imported or made once

@@ -10,6 +10,7 @@ from collections import OrderedDict
 
 import pytest
 from helpers import splits
+from tables import each_row
 
 from wsmini.exceptions import (
     InvalidHeader,
@@ -206,7 +207,7 @@ ADDITIONAL = {  # additional headers -> all headers
 }
 
 
-@pytest.mark.parametrize("additional, expected", ADDITIONAL.values(), ids=ADDITIONAL)
+@each_row("additional, expected", ADDITIONAL.values(), ids=ADDITIONAL)
 def test_additional_headers(additional, expected):
     found = request(additional, **OFFERED)
     assert found.headers.items() == expected
@@ -227,8 +228,8 @@ RESERVED = {
 }
 
 
-@pytest.mark.parametrize("value", ["x", None, [], ["x", "y"]], ids=["value", "None", "[]", "list"])
-@pytest.mark.parametrize("name, hint", RESERVED.items())
+@each_row("value", ["x", None, [], ["x", "y"]], ids=["value", "None", "[]", "list"])
+@each_row("name, hint", RESERVED.items())
 def test_reserved_headers_are_refused_with_a_hint(name, value, hint):
     with pytest.raises(ValueError, match=f"^{name} can't be set .*{hint}"):
         user_headers({"X": "1", name: value})
@@ -266,7 +267,7 @@ WRONG_TYPES = {
 }
 
 
-@pytest.mark.parametrize("additional", WRONG_TYPES.values(), ids=WRONG_TYPES)
+@each_row("additional", WRONG_TYPES.values(), ids=WRONG_TYPES)
 def test_what_are_no_headers(additional):
     with pytest.raises(TypeError):
         user_headers(additional)
@@ -301,7 +302,7 @@ ARGUMENTS = {  # whatever makes the request of an argument
 }
 
 
-@pytest.mark.parametrize("make", ARGUMENTS.values(), ids=ARGUMENTS)
+@each_row("make", ARGUMENTS.values(), ids=ARGUMENTS)
 def test_line_breaks_and_nul_are_refused_everywhere(make):
     for text in BREAKS.values():
         with pytest.raises(ValueError) as caught:
@@ -370,7 +371,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("found", GOOD.values(), ids=GOOD)
+@each_row("found", GOOD.values(), ids=GOOD)
 def test_responses_that_are_accepted(found):
     assert check(found) == ([], None)
 
@@ -419,7 +420,7 @@ REFUSED = {  # response -> exception, text
 }
 
 
-@pytest.mark.parametrize("found, exception, text", REFUSED.values(), ids=REFUSED)
+@each_row("found, exception, text", REFUSED.values(), ids=REFUSED)
 def test_responses_that_are_refused(found, exception, text):
     with pytest.raises(exception, match=text) as caught:
         check(found)

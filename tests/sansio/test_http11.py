@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tables import each_row
 
 from wsmini.sansio.http11 import Headers, Request, Response, is_token
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text, expected",
     [("chat.v1", True), ("!#$%&'*+-.^_`|~09aZ", True)]
     + [(text, False) for text in ("", "a b", "a,b", "a\n", "é", 'a"', "a/b", "a\0")],
@@ -148,7 +149,7 @@ BAD_FIELDS = {  # name, value -> exception
 }
 
 
-@pytest.mark.parametrize("name, value, exception", BAD_FIELDS.values(), ids=BAD_FIELDS)
+@each_row("name, value, exception", BAD_FIELDS.values(), ids=BAD_FIELDS)
 def test_a_header_that_could_not_be_sent(name, value, exception):
     headers = Headers({"B": "1"})
     attempts = (

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 from helpers import SEED, splits
+from tables import each_row
 
 from wsmini.exceptions import PayloadTooBig, ProtocolError
 from wsmini.sansio import messages
@@ -319,7 +320,7 @@ INVALID_STREAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each_row(
     "data, expected", [*VALID.values(), *INVALID_STREAMS.values()], ids=[*VALID, *INVALID_STREAMS]
 )
 def test_what_comes_of_a_stream(data, expected):
@@ -387,7 +388,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("limits, good, bad", LIMITS.values(), ids=LIMITS)
+@each_row("limits, good, bad", LIMITS.values(), ids=LIMITS)
 def test_limits(limits, good, bad):
     for data in good:
         for chunks in splits(data):
@@ -475,7 +476,7 @@ DEFLATED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("data, expected", DEFLATED.values(), ids=DEFLATED)
+@each_row("data, expected", DEFLATED.values(), ids=DEFLATED)
 def test_deflated(data, expected):
     assert Model(data, extension=deflate()[0]).events == expected
     for chunks in splits(data):
@@ -754,8 +755,8 @@ BEGUN = {
 }
 
 
-@pytest.mark.parametrize("take", [None, MessageReader.messages, MessageReader.next_chunk])
-@pytest.mark.parametrize("data", BEGUN.values(), ids=BEGUN)
+@each_row("take", [None, MessageReader.messages, MessageReader.next_chunk])
+@each_row("data", BEGUN.values(), ids=BEGUN)
 def test_after_stop_nothing_comes_and_nothing_is_kept(data, take):
     found = []
     reader = reader_with(deflate(), found=found)
@@ -859,7 +860,7 @@ FLOODS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("again, before, deflated", FLOODS.values(), ids=FLOODS)
+@each_row("again, before, deflated", FLOODS.values(), ids=FLOODS)
 def test_each_call_does_a_bounded_amount_of_work(again, before, deflated):
     """A flood ends the call, though not the data: others get their turn in between."""
     # Enough for three calls, at least: where messages come out, bytes are counted.

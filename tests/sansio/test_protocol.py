@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 from helpers import SEED, splits
+from tables import each_row
 
 from wsmini.exceptions import (
     Close,
@@ -184,7 +185,7 @@ FAILURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("data, code, error", FAILURES.values(), ids=FAILURES)
+@each_row("data, code, error", FAILURES.values(), ids=FAILURES)
 def test_failures(data, code, error):
     """Messages before come out, nothing after; a Close frame says what is wrong."""
     for chunks in splits(frame(TEXT, b"ok") + data + frame(TEXT, b"late")):
@@ -203,7 +204,7 @@ def test_failures(data, code, error):
         assert protocol.next_messages() == [] and protocol.next_chunk() is None
 
 
-@pytest.mark.parametrize("data, code, error", FAILURES.values(), ids=FAILURES)
+@each_row("data, code, error", FAILURES.values(), ids=FAILURES)
 def test_failures_while_streaming(data, code, error):
     for chunks in splits(frame(TEXT, b"ok") + data):
         protocol, found = opened(max_size=100), []
@@ -606,7 +607,7 @@ def test_a_loss_behind_the_closing_handshake_is_no_failure():
     assert type(protocol.close_exc()) is ConnectionClosedOK
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 4000, 4999])
+@each_row("code", [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 4000, 4999])
 def test_every_close_code_both_ways(code):
     protocol = opened()
     protocol.close(code, "é")
@@ -619,7 +620,7 @@ def test_every_close_code_both_ways(code):
         assert protocol.rcvd == protocol.sent == Close(code, "é")
 
 
-@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 65536])
+@each_row("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535, 65536])
 def test_codes_that_cannot_be_sent(code):
     for state in (OPEN, CLOSING, CLOSED):
         with pytest.raises(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tables import each_row
 
 from wsmini.exceptions import InvalidProxy
 from wsmini.sansio.proxy_url import Proxy, parse_proxy
@@ -33,7 +34,7 @@ PROXIES = {
 }
 
 
-@pytest.mark.parametrize("text", PROXIES)
+@each_row("text", PROXIES)
 def test_parse_proxy(text):
     assert parse_proxy(text) == PROXIES[text]
 
@@ -59,7 +60,7 @@ BAD_PROXIES = {
 }
 
 
-@pytest.mark.parametrize("text", BAD_PROXIES)
+@each_row("text", BAD_PROXIES)
 def test_bad_proxies(text):
     with pytest.raises(InvalidProxy) as info:
         parse_proxy(text)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from helpers import ROOT
+from tables import each_row
 
 from wsmini.sansio.http11 import Headers, Request, Response
 from wsmini.sansio.redaction import redacted_header, redacted_uri, shown, tag
@@ -45,7 +46,7 @@ REDACTED = {
 }
 
 
-@pytest.mark.parametrize("name, hidden", REDACTED.items(), ids=[*REDACTED])
+@each_row("name, hidden", REDACTED.items(), ids=[*REDACTED])
 def test_secrets_are_not_shown(name, hidden):
     assert redacted_header(name, "hunter2") == ("***" if hidden else "hunter2")
     headers = Headers([(name, "hunter2"), ("A", "b")])
@@ -99,7 +100,7 @@ URLS = {  # text -> what is shown
 }
 
 
-@pytest.mark.parametrize("text, expected", URLS.values(), ids=URLS)
+@each_row("text, expected", URLS.values(), ids=URLS)
 def test_urls(text, expected):
     assert redacted_uri(text) == expected
     assert S not in expected
@@ -142,7 +143,7 @@ SHOWN = {  # value -> text
 }
 
 
-@pytest.mark.parametrize("value, text", SHOWN.values(), ids=SHOWN)
+@each_row("value, text", SHOWN.values(), ids=SHOWN)
 def test_shown(value, text):
     assert shown(value) == text
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from helpers import SEED, splits
+from tables import each_row
 
 from wsmini.exceptions import InvalidMessage
 from wsmini.sansio.http11 import Headers
@@ -105,7 +106,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("data, expected", HEADS.values(), ids=HEADS)
+@each_row("data, expected", HEADS.values(), ids=HEADS)
 def test_heads(data, expected):
     assert head_of(data) == expected
 
@@ -169,7 +170,7 @@ BAD_HEADS = {  # data -> a part of the message
 }
 
 
-@pytest.mark.parametrize("data, message", BAD_HEADS.values(), ids=BAD_HEADS)
+@each_row("data, message", BAD_HEADS.values(), ids=BAD_HEADS)
 def test_bad_heads(data, message):
     for chunks in splits(data):
         with pytest.raises(InvalidMessage) as caught:
@@ -327,7 +328,7 @@ BODIES = {  # head and body -> body, truncated (with max_body=8, max_line=60, ma
 }
 
 
-@pytest.mark.parametrize("data, body, truncated", BODIES.values(), ids=BODIES)
+@each_row("data, body, truncated", BODIES.values(), ids=BODIES)
 def test_bodies(data, body, truncated):
     for chunks in splits(data):
         parser = parse(chunks, max_body=8, max_line=60, max_headers=3)
@@ -360,7 +361,7 @@ CUT = {  # data -> body, truncated, when the connection closes there
 }
 
 
-@pytest.mark.parametrize("data, body, truncated", CUT.values(), ids=CUT)
+@each_row("data, body, truncated", CUT.values(), ids=CUT)
 def test_a_body_ends_with_the_connection(data, body, truncated):
     for chunks in splits(data):
         parser = parse(chunks, max_body=8)
@@ -487,7 +488,7 @@ SLOW = {  # many bytes to come in small pieces
 }
 
 
-@pytest.mark.parametrize("data", SLOW.values(), ids=SLOW)
+@each_row("data", SLOW.values(), ids=SLOW)
 def test_small_pieces_cost_linear_time(data):
     for size in (1, 7, 100, 1 << 20):
         parser = parser_for(max_line=20000, max_headers=10**5)

@@ -7,6 +7,7 @@ import random
 
 import pytest
 from helpers import SEED
+from tables import each_row
 
 from wsmini.exceptions import InvalidURI
 from wsmini.sansio import uri as uri_module
@@ -98,7 +99,7 @@ VALID = {  # text -> secure, host, port, path, query, username, password
 }
 
 
-@pytest.mark.parametrize("text, expected", VALID.values(), ids=VALID)
+@each_row("text, expected", VALID.values(), ids=VALID)
 def test_parts_of_a_url(text, expected):
     uri = parse_uri(text)
     assert tuple(uri) == (*expected, None)
@@ -119,7 +120,7 @@ UNIX = {  # text -> secure, path, query, unix_path
 }
 
 
-@pytest.mark.parametrize("text, expected", UNIX.values(), ids=UNIX)
+@each_row("text, expected", UNIX.values(), ids=UNIX)
 def test_url_of_a_unix_socket(text, expected):
     uri = parse_uri(text)
     secure, path, query, unix_path = expected
@@ -218,7 +219,7 @@ INVALID = {  # text -> a word of the problem
 }
 
 
-@pytest.mark.parametrize("text, problem", INVALID.values(), ids=INVALID)
+@each_row("text, problem", INVALID.values(), ids=INVALID)
 def test_what_is_no_websocket_url(text, problem):
     with pytest.raises(InvalidURI) as caught:
         parse_uri(text)
@@ -290,7 +291,7 @@ def test_what_is_sent_and_shown(text, authority, resource, origin, string):
     assert repr(uri) == f"<URI {string}>"
 
 
-@pytest.mark.parametrize("text", [text for text, _ in VALID.values()], ids=VALID)
+@each_row("text", [text for text, _ in VALID.values()], ids=VALID)
 def test_what_is_shown_means_the_same(text):
     uri = parse_uri(text)._replace(username=None, password=None, query=None)
     assert parse_uri(str(uri)) == uri
@@ -313,7 +314,7 @@ SECRETS = {
 }
 
 
-@pytest.mark.parametrize("text", SECRETS.values(), ids=SECRETS)
+@each_row("text", SECRETS.values(), ids=SECRETS)
 def test_userinfo_is_never_shown(text):
     try:
         uri = parse_uri(text)
@@ -454,7 +455,7 @@ REDIRECTS = {
 }
 
 
-@pytest.mark.parametrize("reference, expected", REDIRECTS.items(), ids=[*REDIRECTS])
+@each_row("reference, expected", REDIRECTS.items(), ids=[*REDIRECTS])
 def test_where_a_redirect_leads(reference, expected):
     assert join(parse_uri("wss://a/b/c/d;p?q"), reference) == parse_uri(expected)
 
@@ -498,7 +499,7 @@ USERINFO = {  # reference -> the userinfo after a redirect from ws://u:p@a:81/
 }
 
 
-@pytest.mark.parametrize("reference, expected", USERINFO.items(), ids=[*USERINFO])
+@each_row("reference, expected", USERINFO.items(), ids=[*USERINFO])
 def test_userinfo_stays_with_its_origin(reference, expected):
     uri = join(parse_uri("ws://u:p@a:81/"), reference)
     assert (uri.username, uri.password) == expected
@@ -527,7 +528,7 @@ HUGE = {  # each would run into the time limit if reading it were quadratic
 }
 
 
-@pytest.mark.parametrize("text", HUGE.values(), ids=HUGE)
+@each_row("text", HUGE.values(), ids=HUGE)
 def test_a_huge_url_is_read_in_linear_time(text):
     base = parse_uri("ws://h/")
     for read in (parse_uri, redacted_uri, lambda reference: join(base, reference)):

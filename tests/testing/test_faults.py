@@ -9,6 +9,7 @@ import time
 import pytest
 from certificates import client_context, server_context
 from helpers import PATIENCE
+from tables import each_row
 
 import wsmini
 from wsmini.opening import exchange, opening, steps, tcp
@@ -106,8 +107,8 @@ def test_the_echo_has_the_options_of_echo_server():
 # -- of the network --
 
 
-@pytest.mark.parametrize("fault", [Cut, Reset])
-@pytest.mark.parametrize("after", range(HELLO + 1))
+@each_row("fault", [Cut, Reset])
+@each_row("after", range(HELLO + 1))
 def test_the_connection_ends_at_any_byte_of_a_frame(fault, after):
     with fault_server(fault(after=after), messages=["hello"]) as server, connect(server) as ws:
         with pytest.raises(wsmini.ConnectionClosedError) as caught:

@@ -20,6 +20,7 @@ from wsmini.testing import echo_server, frame, peer, scripted_server, servers
 ssl = pytest.importorskip("ssl")
 
 from certificates import client_context, server_context  # noqa: E402  # it needs ssl
+from tables import each_row  # noqa: E402
 
 DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 HANDSHAKE = {
@@ -175,8 +176,8 @@ def test_ipv6():
         client.open()
 
 
-@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 200000])
+@each_row("opcode", [Opcode.TEXT, Opcode.BINARY])
+@each_row("size", [0, 1, 125, 126, 127, 65535, 65536, 200000])
 def test_messages_come_back(echo, opcode, size):
     data = random.Random(SEED).getrandbits(8 * size + 8).to_bytes(size + 1, "big")[1:]
     data = data.translate(bytes(range(128)) * 2)
@@ -253,7 +254,7 @@ VIOLATIONS = {
 }
 
 
-@pytest.mark.parametrize("sent, code", VIOLATIONS.values(), ids=VIOLATIONS)
+@each_row("sent, code", VIOLATIONS.values(), ids=VIOLATIONS)
 def test_a_violation_gets_its_close_code(echo, sent, code):
     with Client(echo) as client:
         client.open()
@@ -291,7 +292,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("fields, status", REFUSALS.values(), ids=REFUSALS)
+@each_row("fields, status", REFUSALS.values(), ids=REFUSALS)
 def test_a_wrong_handshake_is_refused(echo, fields, status):
     with Client(echo) as client:
         client.request(**fields)
@@ -338,7 +339,7 @@ OFFERS = {
 }
 
 
-@pytest.mark.parametrize("offer, answer", OFFERS.values(), ids=OFFERS)
+@each_row("offer, answer", OFFERS.values(), ids=OFFERS)
 def test_what_is_answered_to_an_offer_of_compression(offer, answer):
     with echo_server(compression=True) as server, Client(server) as client:
         headers = client.open(Sec_WebSocket_Extensions=offer)
@@ -880,7 +881,7 @@ CERTIFICATES = {
 }
 
 
-@pytest.mark.parametrize("name, ca, host, error", CERTIFICATES.values(), ids=CERTIFICATES)
+@each_row("name, ca, host, error", CERTIFICATES.values(), ids=CERTIFICATES)
 def test_certificates(name, ca, host, error):
     with echo_server(ssl=server_context(name)) as server:
         if error is None:
