@@ -15,7 +15,8 @@ import socket
 import sys
 import threading
 import urllib.error
-from itertools import count
+from functools import partial
+from itertools import count, repeat
 
 import pytest
 from certificates import client_context, server_context, shared_server_context
@@ -221,6 +222,15 @@ class Loop:
         turn = self.turn
         return getattr(self.acts[turn], "program", "") if turn < len(self.acts) else "close"
 
+    def calls(self, ws, stop):
+        """That as calls, ``None`` to leave the loop, and the exception that ends them."""
+        act = self.act()
+        if act.startswith("stop="):
+            stop.set()
+        calls = {"close": [ws.close], "with": [partial(self.enter, ws)], "leave": [], "stop=": []}
+        calls["break"] = None
+        return (calls[act], ()) if act in calls else (repeat(ws.recv), wsmini.ConnectionClosed)
+
     def serve(self, peer):
         self.turn = peer.number - 1
         (self.acts[self.turn] if self.turn < len(self.acts) else staying)(peer)
@@ -241,24 +251,16 @@ class Blocking(Loop):
         for ws in wsmini.reconnect(
             url, policy=self.policy, on_reconnect=self.report, stop=stop, **self.options
         ):
-            act = self.act()
-            if act == "close":
-                ws.close()
-            elif act == "break":
+            calls, ends = self.calls(ws, stop)
+            if calls is None:
                 break
-            elif act == "stop=":
-                stop.set()
-            elif act == "stop= and recv":
-                stop.set()
-                with contextlib.suppress(wsmini.ConnectionClosed):
-                    ws.recv()
-            elif act == "with":
-                with ws:
-                    pass
-            elif act != "leave":
-                with contextlib.suppress(wsmini.ConnectionClosed):
-                    while True:
-                        ws.recv()
+            with contextlib.suppress(ends):
+                for call in calls:
+                    call()
+
+    def enter(self, ws):
+        with ws:
+            pass
 
 
 class Asyncio(Loop):
@@ -270,24 +272,16 @@ class Asyncio(Loop):
         async for ws in aio.connect(
             url, policy=self.policy, on_reconnect=self.report, stop=stop, **self.options
         ):
-            act = self.act()
-            if act == "close":
-                await ws.close()
-            elif act == "break":
+            calls, ends = self.calls(ws, stop)
+            if calls is None:
                 break
-            elif act == "stop=":
-                stop.set()
-            elif act == "stop= and recv":
-                stop.set()
-                with contextlib.suppress(wsmini.ConnectionClosed):
-                    await ws.recv()
-            elif act == "with":
-                async with ws:
-                    pass
-            elif act != "leave":
-                with contextlib.suppress(wsmini.ConnectionClosed):
-                    while True:
-                        await ws.recv()
+            with contextlib.suppress(ends):
+                for call in calls:
+                    await call()
+
+    async def enter(self, ws):
+        async with ws:
+            pass
 
 
 class Callbacks(Loop):

@@ -546,17 +546,24 @@ def test_a_send_with_a_timeout_accepts_a_message_whole_or_not_at_all(run):
     run(main())
 
 
-def test_a_send_with_a_timeout_waits_no_longer_for_its_turn(run):
-    async def parts(go):
+async def sending_fragments(ws):
+    """A message whose first fragment is on its way: (its task, the event that lets it end)."""
+    go = asyncio.Event()
+
+    async def parts():
         yield "a"
         await go.wait()
 
+    task = asyncio.ensure_future(ws.send(parts()))
+    while not ws._protocol.sending:
+        await asyncio.sleep(0)
+    return task, go
+
+
+def test_a_send_with_a_timeout_waits_no_longer_for_its_turn(run):
     async def main():
         ws, peer = joined()
-        go = asyncio.Event()
-        first = asyncio.ensure_future(ws.send(parts(go)))
-        while not ws._protocol.sending:
-            await asyncio.sleep(0)
+        first, go = await sending_fragments(ws)
         for timeout in (0, 0.01):
             with pytest.raises(TimeoutError):
                 await ws.send("never", timeout=timeout)
@@ -1240,16 +1247,9 @@ def test_tls_can_be_looked_into(run):
 
 
 def test_who_waits_for_a_message_in_fragments_to_end_learns_of_the_end(run):
-    async def parts(go):
-        yield "a"
-        await go.wait()
-
     async def main():
         ws, peer = joined()
-        go = asyncio.Event()
-        first = asyncio.ensure_future(ws.send(parts(go)))
-        while not ws._protocol.sending:
-            await asyncio.sleep(0)
+        first, go = await sending_fragments(ws)
         second = asyncio.ensure_future(ws.send("b"))
         await asyncio.sleep(0)
         peer.close()
