@@ -1685,6 +1685,25 @@ def test_a_send_that_has_to_wait_for_tls_to_read(renegotiating, other):
         task.result()
 
 
+def test_a_send_looks_soon_whether_another_thread_has_read_for_tls(renegotiating, monkeypatch):
+    """The background thread may have taken what this one has begun to wait for."""
+    ws, peer = renegotiating
+    waits, wait = [], transport.wait
+
+    def noting(sockets, timeout):
+        if isinstance(threading.current_thread(), Task) and timeout > 0:
+            waits.append(timeout)
+        return wait(sockets, timeout)
+
+    monkeypatch.setattr(transport, "HEED", PATIENCE)
+    monkeypatch.setattr(transport, "wait", noting)
+    sending = Task(ws.send, "x")
+    eventually(lambda: waits)
+    peer.send_raw(b"end")
+    sending.result()
+    assert max(waits) <= transport.GLANCE
+
+
 def test_a_ping_that_has_to_wait_for_tls_to_read(renegotiating):
     ws, peer = renegotiating
     waiting = Task(lambda: ws.ping(b"!").wait())

@@ -118,7 +118,7 @@ class Sender:
             if transport.buffer.error is not None:
                 return False
             if transport.receiving._is_owned() or transport.mutex._is_owned():
-                return True  # by the call that this one has interrupted
+                return True  # it will be, by the call that this one has interrupted
             if not self._wait_writable(deadline):
                 if deadline is not None and monotonic() >= deadline:
                     transport.lose(
@@ -139,9 +139,10 @@ class Sender:
         events = 0 if transport.buffer.needs_read else WRITE
         until = NEVER if deadline is None else deadline
         progress = self._receiver.step_in(self._receiver.receive_now)
-        if progress is None:
+        if progress is None or transport.buffer.needs_read:
+            # Another thread may read what this one waits for, or TLS to be able to write.
             until = min(until, monotonic() + GLANCE)
-        else:
+        if progress is not None:
             events, until = events | READ, min(until, transport.tick_at)
             progress = progress or transport.stream.unread
         if protocol.state is CLOSED:
@@ -172,6 +173,7 @@ class Sender:
         transport, protocol, error = self.transport, self.protocol, self.transport.buffer.error
         if transport.is_interrupted():
             return protocol.close_exc()
+        # A server that refuses a message says so in a Close frame, and resets the connection.
         if error is not None and not self._receiver.wait_until(self._ends, monotonic() + SETTLE):
             transport.lose(error)
         exc = self.close_exc_when_known() if error is None else protocol.close_exc()
@@ -247,7 +249,7 @@ class Sender:
             if self._fragments_by != get_ident():
                 self.start(deadline)
                 self._fragments_by = get_ident()
-            else:
+            else:  # no message comes in between; control frames may be going out
                 transport.sending.acquire()
                 if protocol.state is not OPEN:
                     transport.sending.release()
