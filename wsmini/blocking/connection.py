@@ -267,8 +267,7 @@ class Connection(ConnectionInfo):
         token: list[None] = []
         try:
             yield from self._chunks(token, decode)
-        except BaseException as exc:
-            consumer.fail_if_handing(token, exc)
+        except BaseException:
             consumer.leave_stream(token)  # if that was interrupted itself
             raise
 

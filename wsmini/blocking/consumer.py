@@ -6,6 +6,7 @@ do to it, in ``interrupts``.
 
 from __future__ import annotations
 
+import sys
 import time
 
 from ..clock import lock_timeout
@@ -85,7 +86,7 @@ class Consumer:
             del self._token[0]
         except BaseException as exc:
             self.receiver.stop_receiving(exc)
-            self.fail_if_handing(token, exc)
+            self.fail_if_handing(token)
             self.stop(token)
             raise
         if self._waiting:
@@ -231,11 +232,13 @@ class Consumer:
     def handed_on(self) -> None:
         self._handing = False
 
-    def fail_if_handing(self, token: object, exc: BaseException) -> None:
-        """Fail because of *exc* if the consumer is the one of *token*, and has a message in its
-        hands: that is lost. Another thread that only wanted to be it loses nothing."""
+    def fail_if_handing(self, token: object) -> None:
+        """An exception ends the thread with that *token*: what it has in its hands is lost.
+
+        If it is the consumer: one that only wanted to be it has nothing.
+        """
         if self._handing and self._token.get(0) is token:
-            self.receiver.fail(exc)
+            self.receiver.fail(sys.exc_info()[1] or InterruptedError())
             self._handing = False
 
     def _take_chunk(self, begun: bool) -> Optional[Chunk]:
@@ -277,6 +280,7 @@ class Consumer:
     def leave_stream(self, token: object) -> None:
         """Stop receiving chunks, and leave the rest of the message that has begun, if any."""
         if self._token.get(0) is token:
+            self.fail_if_handing(token)
             self.transport.change(self._skip)  # another thread may be about to keep a chunk
             del self._token[0]
             self.transport.waiters.notify()
