@@ -280,6 +280,27 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
     background._background._rouse()  # or else it would sleep an hour
 
 
+def test_a_close_that_nobody_waits_for_ends_in_time():
+    """A signal handler's, or one that Ctrl-C has interrupted; the server doesn't answer."""
+    with pair(close_timeout=0.05) as (ws, peer):
+        ws._transport.change(ws._protocol.close, 1000)
+        assert peer.recv_frame()[0] == CLOSE
+        eventually(lambda: ws._transport.closed)
+        with pytest.raises(ConnectionClosedError, match="close_timeout"):
+            ws.recv()
+
+
+def test_what_is_overdue_is_not_slept_through():
+    """Or else each look would have every peer asked whether it is there."""
+    with contextlib.closing(background.Background()) as thread:
+        overdue = background.Watched(lambda: None, lambda: None)
+        overdue.at = time.monotonic() - 100
+        thread.watched.append(overdue)
+        _, timeout = thread._to_wait_for()
+        assert timeout <= 0
+        assert not thread._has_slept(time.monotonic(), thread._sleeps_until)
+
+
 def test_a_flooded_connection_is_gone_on_with_at_once(monkeypatch):
     """Wake-ups are rounded for many connections' sake; what is there to be read isn't put off."""
     monkeypatch.setattr(service, "READS_AHEAD", 1)

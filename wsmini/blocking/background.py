@@ -187,8 +187,9 @@ class Background:
             if receiver is not None and each.events and receiver.stream.sock.fileno() >= 0:
                 sockets[receiver.stream.sock] = each.events
             until = min(until, each.at)
-        self._sleeps_until = until
-        return sockets, until - monotonic()
+        now = monotonic()
+        self._sleeps_until = max(until, now)  # what is overdue isn't slept through
+        return sockets, until - now
 
     def _ready_or_due(self, ready: Collection[socket.socket], now: float) -> List[Watched]:
         found = []

@@ -7,6 +7,7 @@ from collections import namedtuple
 from itertools import repeat
 
 from ..clock import NEVER
+from ..opening.streams import SLOW_CLOSE
 from ..opening.waiting import READ
 from ..sansio.protocol import State
 
@@ -53,6 +54,8 @@ def _look(receiver: Receiver, now: float) -> Next:
         protocol.heard(now)  # a peer whose bytes wait unread isn't dead
     if now >= transport.tick_at:
         transport.tick(now)
+    if protocol.state is not OPEN and not protocol.finished and now >= transport.closing_deadline():
+        transport.lose(TimeoutError(SLOW_CLOSE))  # nobody has stayed to wait for the server
     if protocol.finished or protocol.state is CLOSED:
         if receiver.ending.reach(now):
             return Next(0, NEVER)
