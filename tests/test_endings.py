@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.cookiejar
 import io
 import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 import urllib.error
@@ -447,11 +449,21 @@ class Logger:
         pass
 
 
+class Jar(http.cookiejar.CookieJar):
+    """One whose method *name* fails once."""
+
+    def __init__(self, name, exc):
+        super().__init__()
+        setattr(self, name, once(exc, getattr(self, name)))
+
+
 CALLABLES = {
     "additional_headers": lambda exc: {"additional_headers": once(exc, dict)},
     "auth": lambda exc: {"auth": once(exc, lambda *args: "Bearer abc")},
     "trace": lambda exc: {"trace": once(exc)},
     "logger": lambda exc: {"logger": Logger(exc)},
+    "cookies to send": lambda exc: {"cookies": Jar("add_cookie_header", exc)},
+    "cookies to store": lambda exc: {"cookies": Jar("extract_cookies", exc)},
 }
 
 
@@ -462,6 +474,18 @@ def test_what_a_callable_raises_in_an_opening_is_tried_again(kind, name, front_e
     acts = [answering(401)] if name == "auth" else []
     loop = front_end(acts, **CALLABLES[name](kind("from the callable")))
     assert loop.run() == ([FIRST], False)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@without_a_number
+def test_what_a_context_of_ones_own_raises_is_tried_again(kind, front_end, monkeypatch):
+    def act(peer):
+        staying(peer)
+
+    act.certificate, act.program = "server", "close"
+    error = kind("no more handles")
+    monkeypatch.setattr(ssl.SSLContext, "wrap_bio", once(error, ssl.SSLContext.wrap_bio))
+    assert front_end([act]).run() == ([FIRST], False)
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

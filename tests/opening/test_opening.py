@@ -368,6 +368,14 @@ def test_nobody_listens_on_a_unix_socket(tmp_path):
     assert "Unix socket" in exc.hint
 
 
+@needs_unix
+def test_a_path_that_is_too_long_for_a_unix_socket():
+    """Python says so without a number, as signal handlers do."""
+    exc = failure(OSError, f"ws+unix:/{'a' * 200}:/")
+    assert (exc.errno, exc.phase) == (errno.ENAMETOOLONG, "tcp")
+    assert "too long" in str(exc)
+
+
 def test_a_platform_without_unix_sockets(monkeypatch):
     monkeypatch.delattr(opening.socket, "AF_UNIX", raising=False)
     exc = failure(OSError, "ws+unix:/s:/")

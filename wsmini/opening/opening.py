@@ -492,7 +492,8 @@ class Opening:
         if options.cookies is not None:
             from .cookies import store_cookies  # only users of the option need it
 
-            store_cookies(options.cookies, uri, self._visited[0], response.headers)
+            with MarkFailures():
+                store_cookies(options.cookies, uri, self._visited[0], response.headers)
         if response.status_code != 101:
             if self._prepares_another_round(uri, response):
                 return None  # without its body, which may never end
@@ -528,7 +529,8 @@ class Opening:
         if self.options.cookies is not None and not _has(headers, "cookie"):
             from .cookies import cookie_header
 
-            cookie = cookie_header(self.options.cookies, uri, self._visited[0])
+            with MarkFailures():
+                cookie = cookie_header(self.options.cookies, uri, self._visited[0])
             if cookie is not None:
                 headers.append(("Cookie", cookie))
         return headers

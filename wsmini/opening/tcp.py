@@ -98,14 +98,14 @@ def _begin_connect(
     options: Iterable[SocketOption],
 ) -> socket.socket:
     """A non-blocking socket that is connecting to *address*, or is connected."""
-    family, kind, protocol, _, destination = address
+    family, kind, protocol, *_ = address
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         configure(sock, options)
         if source_address is not None:
             sock.bind(source_address)
-        code = sock.connect_ex(destination)
+        code = _connect(sock, address)
         # Windows says EWOULDBLOCK. Elsewhere that is EAGAIN: the queue of a Unix socket is full,
         # and nothing is in progress.
         pending = (0, errno.EINPROGRESS, errno.EWOULDBLOCK)
@@ -115,6 +115,16 @@ def _begin_connect(
         sock.close()
         raise
     return sock
+
+
+def _connect(sock: socket.socket, address: Address) -> int:
+    """As ``connect_ex``, but what it raises has a number, unless it is a signal handler's."""
+    try:
+        return sock.connect_ex(address[4])
+    except OSError as exc:
+        if exc.errno is None and str(exc) == "AF_UNIX path too long":  # Python's own, unnumbered
+            raise OSError(errno.ENAMETOOLONG, str(exc)) from None
+        raise
 
 
 def configure(sock: socket.socket, options: Iterable[SocketOption] = ()) -> None:

@@ -24,7 +24,7 @@ from errno import EAGAIN, ECONNABORTED, ECONNRESET
 from io import BytesIO
 from itertools import repeat
 
-from ..interrupts import mark_failure, new_lock
+from ..interrupts import MarkFailures, mark_failure, new_lock
 from .steps import Wait
 from .streams import DONTWAIT, WAITALL
 from .tls_context import may_resume, refuse_sessions, remember_session, server_key, session_of
@@ -103,9 +103,10 @@ class TLSStream:
         self._server = server_key(context, name, port)
         self._resumes = may_resume(context, resumption)
         self._session = session_of(context, self._server) if self._resumes else None
-        self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=name, session=self._session
-        )
+        with MarkFailures():  # it may be a context of the program's own class
+            self._tls = context.wrap_bio(
+                self._incoming, self._outgoing, server_hostname=name, session=self._session
+            )
         self._lock = new_lock()
         self._out = memoryview(b"")  # ciphertext that the lower stream hasn't taken
         # Of recv(), once it has returned what it had: its failure, or the peer's goodbye.
