@@ -156,14 +156,17 @@ class Sender:
         if not transport.buffer.needs_read and transport.poll(WRITE, 0.0):
             protocol.heard(now)
         self._receiver.tick_if_due(now)
-        if protocol.abort:
-            return False
-        if protocol.state is not OPEN and now >= transport.closing_deadline():
-            transport.lose(
-                TimeoutError("the peer didn't take a message before the connection closed")
-            )
+        if protocol.abort or self._gives_up(now):
             return False
         return deadline is None or now < deadline
+
+    def _gives_up(self, now: float) -> bool:
+        """Whether ``close_timeout`` is over; then the connection is lost."""
+        transport = self.transport
+        if self.protocol.state is OPEN or now < transport.closing_deadline():
+            return False
+        transport.lose(TimeoutError("the peer didn't take a message before the connection closed"))
+        return True
 
     def why_not_written(self) -> ConnectionClosed:
         """The exception for who has stopped being the writer, as writing has failed.

@@ -54,8 +54,8 @@ def _look(receiver: Receiver, now: float) -> Next:
         protocol.heard(now)  # a peer whose bytes wait unread isn't dead
     if now >= transport.tick_at:
         transport.tick(now)
-    if protocol.state is not OPEN and not protocol.finished and now >= transport.closing_deadline():
-        transport.lose(TimeoutError(SLOW_CLOSE))  # nobody has stayed to wait for the server
+    if _is_overdue(receiver, now):
+        transport.lose(TimeoutError(SLOW_CLOSE))
     if protocol.finished or protocol.state is CLOSED:
         if receiver.ending.reach(now):
             return Next(0, NEVER)
@@ -68,6 +68,13 @@ def _look(receiver: Receiver, now: float) -> Next:
     if unread or more:
         return Next(0, now if more else min(at, now + CHECK))  # there may be room then
     return Next(READ | transport.unwritten(), at)
+
+
+def _is_overdue(receiver: Receiver, now: float) -> bool:
+    """Whether ``close_timeout`` is over, and whoever has called ``close()`` hasn't stayed."""
+    if receiver.protocol.state is OPEN or receiver.protocol.finished:
+        return False
+    return now >= receiver.transport.closing_deadline()
 
 
 def _read_ahead(receiver: Receiver) -> bool:
