@@ -290,7 +290,7 @@ def commands(platform, core):
         modules = [path for name in PARTS for path in sorted((ROOT / "tests" / name).glob("*.py"))]
         without = [path for path in modules if not NOT_UNDER_MUSL.search(path.read_text("utf-8"))]
         tests = (str(path.relative_to(ROOT)) for path in without)
-        return [[*pytest, "-k", "not deflated", *tests]]
+        return [[*pytest, "-k", "not deflated and not tls", *tests]]
     if core:
         return [[*pytest, *(f"tests/{name}" for name in UNDER_CORE)]]
     found = [[*pytest, whole[-1]] for whole in MODES["plain"]]

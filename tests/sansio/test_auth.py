@@ -465,8 +465,8 @@ STRONGEST = {  # offered -> chosen
 @each_row("offered, chosen", STRONGEST.items())
 def test_the_strongest_challenge_is_answered(offered, chosen, as_one):
     values = [OFFERS.get(name, name) for name in offered.split()]
-    if chosen in OFFERS and strength(challenge(OFFERS[chosen])) == 0:
-        pytest.skip("this Python's OpenSSL lacks the algorithm")
+    if chosen == "SHA-512-256" and strength(challenge(OFFERS[chosen])) == 0:
+        chosen = "SHA-256"  # as this Python's OpenSSL lacks the stronger one
     value = Authenticator(PAIR).respond([", ".join(values)] if as_one else values, "GET", "/")
     assert (value if chosen == "Basic" else fields(value)["algorithm"]) == (
         basic(*PAIR) if chosen == "Basic" else chosen
