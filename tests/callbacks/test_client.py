@@ -247,6 +247,25 @@ def test_what_will_not_change_stops_at_once(status):
         assert client.run_forever() == 0  # of this run, which the server has let in
 
 
+def test_the_exit_status_is_that_of_the_last_start():
+    def on_error(client, exc):
+        client.start(client.loop)
+
+    with fault_server(Refuse(401)) as server:
+        client = Client(server.url, on_error=on_error, on_open=lambda client: client.close())
+        assert client.run_forever() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs POSIX")
+def test_a_signal_in_the_last_callback_is_in_the_exit_status():
+    def on_close(client, code, reason):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with fault_server(then=CloseWith(4000)) as server:
+        client = Client(server.url, on_close=on_close, on_error=lambda client, exc: None)
+        assert client.run_forever() == 128 + signal.SIGTERM
+
+
 def test_a_policy_of_ones_own():
     class Twice:
         def start(self):

@@ -135,7 +135,8 @@ class Client:
 
     # What most clients never change, for thousands of them.
     _runs_loop = False  # in run_forever()
-    _status = 0  # for sys.exit()
+    _signal = 0  # the one that has ended run_forever()
+    _gave_up = False  # the policy
     _closing = Close(1000, "")  # what close() has said
     _drain_due = False  # on_drain is due when all is written
     _raised: Exception | None = None  # by on_error
@@ -217,7 +218,7 @@ class Client:
         import signal
 
         self._check_ended()
-        self._status = 0
+        self._signal = 0
         with Loop() as loop:
             try:
                 for number in (signal.SIGINT, signal.SIGTERM):
@@ -234,10 +235,13 @@ class Client:
                 self._runs_loop = False
                 if self.loop is loop:  # another thread may have been faster to start it
                     self._drop()
-        return self._status
+            # One that came in the last callback, as the loop didn't get round to it any more.
+            for number in loop._unheard.intersection((signal.SIGINT, signal.SIGTERM)):
+                self._signal = number
+        return 128 + self._signal if self._signal else int(self._gave_up)
 
     def _interrupt(self, number: int) -> None:
-        self._status = 128 + number
+        self._signal = number
         self.stop()
 
     def _drop(self) -> None:
@@ -267,6 +271,8 @@ class Client:
         loop._check()
         self._attempts, self.loop = attempts, loop
         self._attempt = 0
+        if self._gave_up:
+            self._gave_up = False
         self._running = self._wanted = True
         self._state = _CONNECTING
         loop._clients[self] = None
@@ -412,7 +418,7 @@ class Client:
             self._finish()
             if exc is not failure:
                 raise  # a bug of the policy's; one that gives up raises the failure itself
-            self._status = 1
+            self._gave_up = True
             self._failed(failure)
             return
         if delay is None:
