@@ -127,6 +127,15 @@ def test_binary_input_is_one_message(sizes):
     assert messages == ([data] if data else [])
 
 
+def test_fragments_of_binary_input_have_the_size_of_a_block():
+    chunks = [b"a" * 1000] * 5000
+    (message,) = formats.blocks(reading(chunks))
+    *sizes, rest = map(len, message)
+    assert len(sizes) == 5000000 // (formats.BLOCK + 999)
+    assert all(formats.BLOCK <= size < formats.BLOCK + 1000 for size in sizes)
+    assert rest < formats.BLOCK
+
+
 def test_binary_input_that_is_small_is_not_fragmented():
     assert list(formats.blocks(reading([b"a"] * 20))) == [b"a" * 20]
 
@@ -290,13 +299,15 @@ def test_what_is_no_base64_is_an_error(line):
 ENDS = {
     "end of input": lambda talk: talk.close(),
     "/close": lambda talk: list(talk.typed("/close")),
+    "/close 4000 bye": lambda talk: list(talk.typed("/close 4000 bye")),
 }
 
 
-@pytest.mark.parametrize("leave", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("when", ["connecting", "waiting"])
-def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(leave, when, monkeypatch):
-    opened, notes = [], []
+def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(end, when, monkeypatch):
+    opened, notes, leave = [], [], ENDS[end]
+    code = 4000 if "4000" in end else 1000
 
     def open_connection():
         opened.append(connect(server.url))
@@ -319,7 +330,7 @@ def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(leave,
         with opened[0]:
             lost = connection_closed(None, None, None)
             assert talk.reconnect(lost) is (when == "connecting")
-        assert [ws.close_code for ws in opened] == [1000] * (1 + (when == "connecting"))
+        assert [ws.close_code for ws in opened] == [code] * (1 + (when == "connecting"))
 
 
 # -- files --

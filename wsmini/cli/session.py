@@ -122,6 +122,7 @@ class Session:
         self.expired = False  # whether the wait for replies is over
         self.failure: Exception | None = None  # what ended the input, if not its end
         self.finished = Event()  # set when the main thread is done
+        self.close_with = args.close_code, args.close_reason
         self.progress = InputProgress(args)
 
     def run(self) -> int:
@@ -180,7 +181,7 @@ class Session:
             note("connected again")
             # While this one was opened, close() may have been called, and found the last one.
             if self.connector.leaving.is_set():
-                self.close()
+                self.close(*self.close_with)
             return True
         return False
 
@@ -393,11 +394,11 @@ class Session:
 
     def close(self, code: int | None = None, reason: str = "") -> None:
         """Close for good, with the code and the reason of the arguments unless others are given."""
+        if code is not None:
+            self.close_with = code, reason
         # First: the main thread looks at this once it has another connection.
         self.connector.leaving.set()
-        if code is None:
-            code, reason = self.args.close_code, self.args.close_reason
-        self.ws.close(code, reason)
+        self.ws.close(*self.close_with)
 
 
 def _is_clean(exc: ConnectionClosed, own: int) -> bool:
