@@ -67,11 +67,13 @@ WRONG = {
 
 @pytest.mark.parametrize("record, problem", WRONG.values(), ids=WRONG)
 def test_a_client_that_does_something_else(record, problem, tmp_path):
-    with pytest.raises(AssertionError, match=f"expected .*{problem}"):
+    with pytest.raises(AssertionError, match=f"expected .*{problem}") as caught:
         with replay(written(tmp_path, OPEN, {"direction": "sent", **record})) as server:
             with wsmini.connect(server.url) as ws:
                 if record.get("payload"):
                     ws.send("b")
+    cause = caught.value.__cause__  # says who has closed first, if one has
+    assert (cause is None) == ("got Close" not in problem)
 
 
 OPENED = json.dumps(OPEN) + "\n"

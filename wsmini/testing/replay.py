@@ -121,9 +121,11 @@ def _play(peer: Peer, received: bool, event: Event) -> None:
 
 def _expect(peer: Peer, event: Event) -> None:
     got: object
+    closed = None
     try:
         got = peer.recv_message()
     except ConnectionClosed as exc:
-        got = exc.rcvd
+        got, closed = exc.rcvd, exc  # which says who closed first
     if got != event:
-        raise AssertionError(f"expected {shown(event)} from the client, got {shown(got)}")
+        problem = f"expected {shown(event)} from the client, got {shown(got)}"
+        raise AssertionError(problem) from closed
