@@ -259,7 +259,8 @@ def build(platform, target):
     script = f"""
         set -e
         echo 'deb-src {archive()} {platform.suite} main' > /etc/apt/sources.list.d/source.list
-        apt-get -q update
+        # The mirror of a release that isn't out yet may lag; debootstrap doesn't mind that either.
+        apt-get -q -o Acquire::Check-Valid-Until=false update
         DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends {COMPILER}
         source=/src/{package}
         mkdir -p $source /build/{platform.name}
