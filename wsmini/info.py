@@ -96,7 +96,7 @@ class ConnectionInfo:
         return self._sock.fileno()
 
     def __repr__(self) -> str:
-        from .sansio.uri import shown_address  # which only the opening needs besides
+        from .sansio.uri import shown_address  # loaded with the first opening, not before
 
         address = shown_address(self.remote_address) if self.remote_address else "?"
         return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"

@@ -210,6 +210,18 @@ def test_offers_of_one_name_are_alternatives():
     assert caught.value.problem == "exactly one key was expected"
 
 
+def test_what_the_preferred_one_of_alternatives_has_against_it_is_told():
+    class Refusing(XorOffer):
+        def accept(self, params, accepted):
+            raise self.refusal(params, "never")
+
+    for offers in ([Refusing(1), XorOffer(1)], [XorOffer(1), Refusing(1)]):
+        with pytest.raises(NegotiationError) as caught:
+            negotiate(["x-xor; key=2"], offers)
+        expected = "never" if type(offers[0]) is Refusing else "this key wasn't offered"
+        assert caught.value.problem == expected
+
+
 CHOSEN_WRONGLY = {
     "not offered": ("x-other", "this extension wasn't offered"),
     "not offered, beside one that was": ("x-xor; key=1, x-other", "this extension wasn't offered"),

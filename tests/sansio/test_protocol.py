@@ -955,6 +955,14 @@ def test_a_probe_pings_at_once_and_then_gives_up():
     assert protocol.abort and protocol.sent.code == 1011
 
 
+def test_a_probe_after_a_long_silence_does_not_shorten_it():
+    protocol = ClientProtocol(ping_interval=20, ping_timeout=5)
+    protocol.open((), 100.0)
+    protocol.probe(200.0)
+    assert protocol.tick(205.0) is None
+    assert "nothing received for 105.0 s" in str(protocol.failure)
+
+
 def test_a_probe_without_a_keepalive_does_nothing():
     protocol = ClientProtocol(ping_interval=None)
     protocol.open((), 0.0)

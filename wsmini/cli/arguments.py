@@ -309,7 +309,6 @@ def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         last = given[-1] if given else ""
         # --reconnect may stand alone: only a number behind it is its value.
         if last in long and (last != "--reconnect" or re.fullmatch(r"[0-9.]+", argument)):
-            # Under its long name: behind a short one, the equals sign would belong to the value.
             given[-1] = f"{long[last]}={argument}"
         else:
             given.append(argument)

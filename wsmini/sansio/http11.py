@@ -39,8 +39,8 @@ def is_token(text: str) -> bool:
 
 def is_value(text: str) -> bool:
     """Whether *text* has only what the value of a header can have, and UTF-8 (RFC 9110, 5.5)."""
-    # Nearly all are printable, which is quickly seen. Of the others, tabs and what isn't ASCII are
-    # right: isprintable() refuses a no-break space, say.
+    # Nearly all are printable, which is quickly seen. Of the others, tabs are right, and what isn't
+    # ASCII, surrogates excepted: isprintable() refuses a no-break space, say.
     return text.isprintable() or not any(
         character < " " != character != "\t"
         or character == "\x7f"

@@ -341,7 +341,7 @@ class ClientProtocol:
     def receive_control(self, opcode: int, data: bytes) -> None:
         """Act on a control frame: the reader calls this in the order of the frames."""
         if opcode == Opcode.PING:
-            # Behind our Close frame nothing is sent, no pong either (RFC 6455, 5.5.1).
+            # Behind our Close frame nothing is sent, no pong either: nobody waits for it any more.
             if self.state is _OPEN:
                 if self._pongs is _NO_FRAMES:
                     self._pongs = []
