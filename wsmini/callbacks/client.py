@@ -235,9 +235,9 @@ class Client:
                 self._runs_loop = False
                 if self.loop is loop:  # another thread may have been faster to start it
                     self._drop()
-            # One that came in the last callback, as the loop didn't get round to it any more.
-            for number in loop._unheard.intersection((signal.SIGINT, signal.SIGTERM)):
-                self._signal = number
+            # The loop didn't get round any more to one that came in the last callback.
+            late = loop._unheard.intersection((signal.SIGINT, signal.SIGTERM))
+            self._signal = int(max(late, default=self._signal))
         return 128 + self._signal if self._signal else int(self._gave_up)
 
     def _interrupt(self, number: int) -> None:
