@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -238,6 +239,33 @@ def test_concurrent_senders(run, url):
             await asyncio.gather(*sends)
 
     run(main())
+
+
+def test_a_message_that_has_gone_out_whole_is_sent_though_the_connection_has_closed_since(run):
+    begun = threading.Event()
+
+    def script(peer):
+        peer.accept()
+        assert begun.wait(PATIENCE)
+        peer.recv_message()
+        peer.close()
+
+    async def talk(url):
+        async with connect(url) as ws:
+            transport, over = ws._transport, time.monotonic() + PATIENCE
+            sending = asyncio.ensure_future(ws.send(bytes(15 << 20)))
+            await asyncio.sleep(0)
+            assert ws._senders
+            begun.set()
+            while not transport._ending:  # all of it before the task goes on
+                assert time.monotonic() < over
+                transport._on_writable() if transport.buffered else transport._on_readable()
+            await sending
+            with pytest.raises(ConnectionClosed):
+                await ws.send("no more")
+
+    with serving(script) as url:
+        run(talk(url))
 
 
 def test_sending_waits_while_the_peer_does_not_read(run):

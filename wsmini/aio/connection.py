@@ -461,19 +461,22 @@ class Connection(ConnectionInfo):
                 break
             if self._turn_of is asyncio.current_task():
                 raise ConcurrencyError("this task is in the middle of sending a fragmented message")
+            if self._transport.gone:  # the task whose turn it is may wait for something else
+                raise await self._close_exc_when_known() from self._protocol.failure
             await self._wait_until(self._turn, deadline)
 
     async def _wait_for_room(self, deadline: float | None = None) -> None:
         """Wait until the stream has taken what waits.
 
         Raises:
-            ConnectionClosed: if the connection is lost.
+            ConnectionClosed: if the connection is lost before.
             TimeoutError: if *deadline* passes first.
         """
         transport = self._transport
         while transport.buffered > MAX_BUFFER and not transport.gone:
             await self._wait_among(self._senders, deadline)
-        if transport.gone:
+        # Not if the connection has closed since, and all of it had gone out before.
+        if transport.buffer.error is not None or (transport.closed and transport.buffered):
             raise await self._close_exc_when_known() from self._protocol.failure
 
     async def _close_exc_when_known(self) -> ConnectionClosed:
