@@ -13,7 +13,7 @@ from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
 from .sansio.proxy_url import parse_proxy
 from .sansio.redaction import shown
-from .sansio.uri import parse_authority, parse_uri
+from .sansio.uri import URIProblem, parse_authority, parse_uri
 from .version import __version__
 
 TYPE_CHECKING = False
@@ -121,8 +121,8 @@ def _host(name: str, host: str | None) -> str | None:
     try:
         authority = parse_authority(f"[{host}]" if is_bare else host)
         if authority.username is not None or authority.port is not None:
-            raise ValueError("it has more than that")
-    except ValueError as exc:
+            raise URIProblem("it has more than that")
+    except (URIProblem, UnicodeError) as exc:
         raise ValueError(f"{name} is a host, which {shown(host)} isn't: {exc}") from None
     return authority.host
 

@@ -53,21 +53,28 @@ def make_key() -> str:
 
 def accept_key(key: str) -> str:
     """The ``Sec-WebSocket-Accept`` that answers *key* (RFC 6455, 4.2.2)."""
-    return binascii.b2a_base64(_sha1(key.encode() + _GUID), newline=False).decode()
+    global _sha1
+    if _sha1 is None:
+        _sha1 = _find_sha1()
+    return binascii.b2a_base64(_sha1(key.encode() + _GUID).digest(), newline=False).decode()
 
 
-def _sha1(data: bytes) -> bytes:
+_sha1: Callable[[bytes], Any] | None = None
+
+
+def _find_sha1() -> Callable[[bytes], Any]:
+    """The function that makes SHA-1 hashes here; asked for once, as trying it may raise."""
     try:
         # hashlib takes OpenSSL with it: 5 ms and 600 KiB.
         from _sha1 import sha1  # type: ignore[import-not-found]
 
-        digest: bytes = sha1(data).digest()
+        sha1(b"")
+        return sha1  # type: ignore[no-any-return]
     except (ImportError, ValueError):
         import hashlib
 
         # It is no security measure here; where policy forbids it for those, it must be said.
-        digest = hashlib.sha1(data, **_NOT_FOR_SECURITY).digest()
-    return digest
+        return lambda data: hashlib.sha1(data, **_NOT_FOR_SECURITY)
 
 
 def user_headers(headers: HeaderItems) -> list[tuple[str, str | None]]:

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 from ..exceptions import InvalidProxy, ProxyError
 from .redaction import redacted_uri
-from .uri import parse_authority, shown_address
+from .uri import URIProblem, parse_authority, shown_address
 
 _PORTS = {
     "http": 80,
@@ -70,13 +70,13 @@ def parse_proxy(text: object) -> Proxy:
     # No problem quotes the URL's parts, any of which may be a password.
     try:
         if path:
-            raise ValueError("it has a path")
+            raise URIProblem("it has a path")
         username, password, host, port = parse_authority(authority)
         longest = max(len((part or "").encode()) for part in (username, password))
         if scheme.startswith("socks") and longest > 255:  # RFC 1929, 2
-            raise ValueError("its user or password exceeds 255 bytes")
+            raise URIProblem("its user or password exceeds 255 bytes")
         if scheme.startswith("http") and ":" in (username or ""):
-            raise ValueError("its user has a colon, which Basic authentication can't send")
-    except ValueError as exc:
+            raise URIProblem("its user has a colon, which Basic authentication can't send")
+    except (URIProblem, UnicodeError) as exc:
         raise InvalidProxy(redacted_uri(text), str(exc)) from None
     return Proxy(scheme, host, port or _PORTS[scheme], username, password)

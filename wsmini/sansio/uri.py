@@ -38,6 +38,10 @@ _QUERY_SAFE = _PATH_SAFE + "?"
 _SOCKET_SAFE = "/@!$&'()*+,;="
 
 
+class URIProblem(ValueError):
+    """What is wrong with a URL. (Of its own class: a signal handler may raise a ``ValueError``.)"""
+
+
 class Authority(namedtuple("Authority", "username password host port")):
     """The parts of ``user:password@host:port``; ``None`` for a part that is missing.
 
@@ -147,7 +151,7 @@ def parse_uri(text: str) -> URI:
         raise TypeError(f"a URL must be a str, not {type(text).__name__}")
     try:
         return _parse(text)
-    except ValueError as exc:
+    except (URIProblem, UnicodeError) as exc:
         raise InvalidURI(redacted_uri(text), str(exc)) from None
 
 
@@ -166,7 +170,7 @@ def join(base: URI, reference: str) -> URI:
     try:
         _check_characters(text)
         return _resolve(base, *_split(text))
-    except ValueError as exc:
+    except (URIProblem, UnicodeError) as exc:
         raise InvalidURI(redacted_uri(reference), str(exc)) from None
 
 
@@ -180,7 +184,7 @@ def parse_authority(text: str) -> Authority:
         ValueError: with the problem, which doesn't quote *text*.
     """
     if "\\" in text:  # Some clients read it as a slash, and would find another host.
-        raise ValueError("it has a backslash before the path; write \\ as %5C")
+        raise URIProblem("it has a backslash before the path; write \\ as %5C")
     # The last @, as browsers have it: an earlier one is of a password that was pasted.
     userinfo, _, host_port = text.rpartition("@")
     host, port = _split_port(host_port)
@@ -198,9 +202,9 @@ def _split_port(text: str) -> tuple[str, str]:
         host, _, port = text.partition(":")
         misplaced = "[" in host or "]" in host
         if ":" in port and not misplaced:
-            raise ValueError("it has several colons in its host; an IPv6 address needs brackets")
+            raise URIProblem("it has several colons in its host; an IPv6 address needs brackets")
     if misplaced:
-        raise ValueError("its host has misplaced brackets")
+        raise URIProblem("its host has misplaced brackets")
     return host, port
 
 
@@ -259,13 +263,13 @@ def _bracketed(host: str) -> str:
 def _parse(text: str) -> URI:
     _check_characters(text)
     if "#" in text:  # RFC 6455, 3
-        raise ValueError("it has a fragment; write # as %23")
+        raise URIProblem("it has a fragment; write # as %23")
     scheme, authority, path, query = _split(text)
     if scheme in _UNIX_SCHEMES:
         return _parse_unix(_UNIX_SCHEMES[scheme], authority, path, query)
     if scheme not in _SCHEMES or authority is None:
         known = {"http": "; write ws://", "https": "; write wss://"}.get(scheme, "")
-        raise ValueError(f"it doesn't start with ws:// or wss://{known}")
+        raise URIProblem(f"it doesn't start with ws:// or wss://{known}")
     return _build(_SCHEMES[scheme], authority, path, query)
 
 
@@ -278,7 +282,7 @@ def _check_characters(text: str) -> None:
             or "\x7f" <= character <= "\x9f"
             or "\ud800" <= character <= "\udfff"  # can't be encoded
         ):
-            raise ValueError(
+            raise URIProblem(
                 f"it has the character U+{ord(character):04X} at offset {offset}; "
                 "spaces and controls must be percent-encoded"
             )
@@ -305,14 +309,14 @@ def _build(secure: bool, authority: str, path: str, query: str | None) -> URI:
 
 def _parse_unix(secure: bool, authority: str | None, path: str, query: str | None) -> URI:
     if authority:
-        raise ValueError("it has a host before the path of its socket")
+        raise URIProblem("it has a host before the path of its socket")
     # The first colon ends it: one within is percent-encoded, which is decoded below.
     socket_path, _, path = path.partition(":")
     socket_path = _unquote_part(socket_path, "the path of its socket")
     if not socket_path:
-        raise ValueError("it has no path of a socket")
+        raise URIProblem("it has no path of a socket")
     if path and not path.startswith("/"):
-        raise ValueError("what follows the socket's path and ':' doesn't start with '/'")
+        raise URIProblem("what follows the socket's path and ':' doesn't start with '/'")
     path, query = _quote_resource(path, query)
     return URI(secure, "localhost", _PORTS[secure], path, query, unix_path=socket_path)
 
@@ -337,10 +341,10 @@ def _unquote_part(text: str, what: str) -> str:
     except UnicodeDecodeError:
         pass  # and nothing is raised in here: this exception has the text, which may be secret
     if decoded is None:
-        raise ValueError(f"{what} isn't percent-encoded UTF-8")
+        raise URIProblem(f"{what} isn't percent-encoded UTF-8")
     # RFC 7617, 2; and a NUL would end a socket's path early.
     if any(character < " " or "\x7f" <= character <= "\x9f" for character in decoded):
-        raise ValueError(f"{what} has control characters")
+        raise URIProblem(f"{what} has control characters")
     return decoded
 
 
@@ -350,7 +354,7 @@ def _parse_port(text: str) -> int | None:
     # Port 0 can't be connected to: it only means "any" to a server that binds.
     is_number = len(text) <= 5 and text.isascii() and text.isdigit()
     if not is_number or not 1 <= int(text) <= 65535:
-        raise ValueError("its port isn't a number from 1 to 65535")
+        raise URIProblem("its port isn't a number from 1 to 65535")
     return int(text)
 
 
@@ -358,13 +362,13 @@ def _parse_host(text: str) -> str:
     if text.startswith("["):
         return _parse_ipv6(text[1:-1])
     if not text:
-        raise ValueError("it has no host")
+        raise URIProblem("it has no host")
     if len(text) > _MAX_NAME + 1:
-        raise ValueError(f"its host has more than {_MAX_NAME} characters")
+        raise URIProblem(f"its host has more than {_MAX_NAME} characters")
     host = (text if text.isascii() else _to_ascii(text)).lower()
     # Also for what the codec gives, which makes a plain slash of U+FF0F.
     if not _is_name(host):
-        raise ValueError("its host isn't a name, an IPv4 address or an IPv6 address in brackets")
+        raise URIProblem("its host isn't a name, an IPv4 address or an IPv6 address in brackets")
     return intern(host)
 
 
@@ -382,7 +386,7 @@ def _is_name(host: str) -> bool:
 
 def _to_ascii(host: str) -> str:
     if "\u200c" in host or "\u200d" in host:
-        raise ValueError("its host has a joiner, which can't be seen: U+200C or U+200D")
+        raise URIProblem("its host has a joiner, which can't be seen: U+200C or U+200D")
     host = host.replace("\u1e9e", "\xdf")  # the capital of the other one
     try:
         if _DEVIATIONS.isdisjoint(host):
@@ -391,11 +395,11 @@ def _to_ascii(host: str) -> str:
             host = host.replace(dot, ".")
         return ".".join(map(_label_to_ascii, host.split(".")))
     except (LookupError, ImportError):
-        raise ValueError(
+        raise URIProblem(
             "its host isn't ASCII, and this Python has no idna codec; write it as xn--..."
         ) from None
     except UnicodeError:
-        raise ValueError("its host isn't a valid international name") from None
+        raise URIProblem("its host isn't a valid international name") from None
 
 
 def _label_to_ascii(label: str) -> str:
@@ -424,13 +428,13 @@ def _parse_ipv6(text: str) -> str:
     address, percent, zone = text.partition("%")
     address = address.lower()  # But not the zone: names of interfaces have a case.
     if not _is_ipv6(address):
-        raise ValueError("it has something else than an IPv6 address in brackets")
+        raise URIProblem("it has something else than an IPv6 address in brackets")
     if not percent:
         return address
     if zone.startswith("25") and len(zone) > 2:  # RFC 6874, 2; a bare "%" is common, too.
         zone = zone[2:]
     if not zone or zone.strip(UNRESERVED):
-        raise ValueError("the zone of its IPv6 address isn't the name of an interface")
+        raise URIProblem("the zone of its IPv6 address isn't the name of an interface")
     return f"{address}%{zone}"
 
 
@@ -455,7 +459,7 @@ def _resolve(base: URI, scheme: str, authority: str | None, path: str, query: st
     secure = base.secure
     if scheme:
         if scheme not in _REDIRECT_SCHEMES or authority is None:
-            raise ValueError("it isn't relative, and doesn't start with ws, wss, http or https")
+            raise URIProblem("it isn't relative, and doesn't start with ws, wss, http or https")
         secure = _REDIRECT_SCHEMES[scheme]
     if authority is not None:
         uri = _build(secure, authority, _remove_dot_segments(path), query)
