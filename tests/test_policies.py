@@ -29,6 +29,7 @@ from wsmini.exceptions import (
     TooManyRedirects,
     connection_closed,
 )
+from wsmini.interrupts import mark_failure
 from wsmini.options import Options
 from wsmini.policies import (
     Attempts,
@@ -525,6 +526,17 @@ class Logger:
 
 def attempts(policy, on_reconnect=None, logger=None):
     return Attempts("the loop", policy, Options("ws://x", logger=logger), on_reconnect)
+
+
+@pytest.mark.parametrize("closed_by_program", [False, True])
+def test_what_a_signal_handler_raised_is_no_attempt(closed_by_program):
+    calls = []
+    kept = attempts(Fixed(2), lambda *args: calls.append(args))
+    error = TimeoutError("without a number")
+    with pytest.raises(TimeoutError) as caught:
+        kept.failed(error, closed_by_program)
+    assert caught.value is error and calls == []
+    assert kept.failed(mark_failure(error)) == 2  # the opening's own
 
 
 def test_attempts_are_counted_and_told():
