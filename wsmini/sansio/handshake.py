@@ -59,7 +59,7 @@ def accept_key(key: str) -> str:
     return binascii.b2a_base64(_sha1(key.encode() + _GUID).digest(), newline=False).decode()
 
 
-_sha1: Callable[[bytes], Any] | None = None
+_sha1 = None  # type: Callable[[bytes], Any] | None  # PyPy 3.9 refuses an annotated global
 
 
 def _find_sha1() -> Callable[[bytes], Any]:
