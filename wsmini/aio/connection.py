@@ -549,7 +549,7 @@ class Connection(ConnectionInfo):
         """Send a ping.
 
         Args:
-            data: at most 125 bytes; ``None`` for 4 random ones.
+            data: at most 125 bytes; ``None`` for 8 random digits.
 
         Returns:
             A ``Ping``; await it for the round trip in seconds.
@@ -568,7 +568,7 @@ class Connection(ConnectionInfo):
                 future.set_result(round_trip)
 
         payload = data.encode() if isinstance(data, str) else data
-        await self._raise(self._transport.ping(payload, answered))
+        await self._raise_if_refused(self._transport.ping(payload, answered))
         self._pings.add(future)
         return Ping(future)
 
@@ -583,9 +583,9 @@ class Connection(ConnectionInfo):
         """
         self._check_loop()
         payload = data.encode() if isinstance(data, str) else data
-        await self._raise(self._transport.pong(payload))
+        await self._raise_if_refused(self._transport.pong(payload))
 
-    async def _raise(self, refusal: Exception | None) -> None:
+    async def _raise_if_refused(self, refusal: Exception | None) -> None:
         if isinstance(refusal, ConnectionClosed):
             raise await self._close_exc_when_known() from self._protocol.failure
         if refusal is not None:

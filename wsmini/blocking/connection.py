@@ -418,7 +418,7 @@ class Connection(ConnectionInfo):
         """Send a ping. Thread-safe.
 
         Args:
-            data: at most 125 bytes; ``None`` for 4 random ones.
+            data: at most 125 bytes; ``None`` for 8 random digits.
 
         Returns:
             A ``Ping``; its ``wait(timeout)`` waits for the pong and gives the round trip.

@@ -271,7 +271,7 @@ class Client:
         loop._check()
         self._attempts, self.loop = attempts, loop
         self._attempt = 0
-        if self._gave_up:
+        if self._gave_up:  # an attribute that most clients never have
             self._gave_up = False
         self._running = self._wanted = True
         self._state = _CONNECTING

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+_sha1: Callable[[bytes], Any] | None = None  # what accept_key() has found
 # Understood from Python 3.9 on.
 _NOT_FOR_SECURITY: dict[str, Any] = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
 
@@ -57,9 +58,6 @@ def accept_key(key: str) -> str:
     if _sha1 is None:
         _sha1 = _find_sha1()
     return binascii.b2a_base64(_sha1(key.encode() + _GUID).digest(), newline=False).decode()
-
-
-_sha1 = None  # type: Callable[[bytes], Any] | None  # PyPy 3.9 refuses an annotated global
 
 
 def _find_sha1() -> Callable[[bytes], Any]:

@@ -539,6 +539,7 @@ class ClientProtocol:
         return refusal
 
     def _why_no_control(self, data: bytes) -> Exception | None:
+        """What refuses a ping or a pong with *data*, if anything."""
         if self.state is not _OPEN:
             return self.why_not_open()
         if not isinstance(data, (bytes, bytearray)):
