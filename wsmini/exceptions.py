@@ -8,14 +8,10 @@ One base class, and below it only what a program would handle differently. Netwo
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Sequence
 
+from .sansio.http11 import Response
 from .sansio.redaction import shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Sequence
-
-    from .sansio.http11 import Response
 
 # RFC 6455, 7.4.1 and the IANA registry of close codes.
 CLOSE_CODES = {
@@ -89,9 +85,7 @@ class ConnectionClosed(WebSocketException):
     ) -> None:
         # Here and below, args are what __init__ takes: pickle and copy make another one of them.
         super().__init__(rcvd, sent, rcvd_then_sent)
-        self.rcvd = rcvd
-        self.sent = sent
-        self.rcvd_then_sent = rcvd_then_sent
+        self.rcvd, self.sent, self.rcvd_then_sent = rcvd, sent, rcvd_then_sent
 
     @property
     def code(self) -> int:
@@ -162,8 +156,7 @@ class InvalidURI(WebSocketException, ValueError):
 
     def __init__(self, uri: str, problem: str) -> None:
         super().__init__(uri, problem)
-        self.uri = uri
-        self.problem = problem
+        self.uri, self.problem = uri, problem
 
     def __str__(self) -> str:
         return f"{shown(self.uri)} can't be used as a WebSocket URL: {self.problem}"
@@ -179,8 +172,7 @@ class InvalidProxy(WebSocketException, ValueError):
 
     def __init__(self, proxy: str, problem: str) -> None:
         super().__init__(proxy, problem)
-        self.proxy = proxy
-        self.problem = problem
+        self.proxy, self.problem = proxy, problem
 
     def __str__(self) -> str:
         return f"{shown(self.proxy)} isn't a valid proxy: {self.problem}"
@@ -261,8 +253,7 @@ class InvalidHeader(InvalidHandshake):
 
     def __init__(self, name: str, value: str | None = None) -> None:
         super().__init__(name, value)
-        self.name = name
-        self.value = value
+        self.name, self.value = name, value
 
     def _text(self) -> str:
         if self.value is None:
@@ -284,8 +275,7 @@ class InvalidRedirect(InvalidHandshake):
 
     def __init__(self, location: str, problem: str) -> None:
         super().__init__(location, problem)
-        self.location = location
-        self.problem = problem
+        self.location, self.problem = location, problem
 
     def _text(self) -> str:
         return f"can't follow the redirect to {shown(self.location)}: {self.problem}"
@@ -367,8 +357,7 @@ class PayloadTooBig(WebSocketException):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(size, limit)
-        self.size = size
-        self.limit = limit
+        self.size, self.limit = size, limit
 
     def __str__(self) -> str:
         return f"{self.size} bytes exceed the limit of {self.limit} bytes (max_size)"
