@@ -469,8 +469,3 @@ class Options(_Table):
             raise InvalidURI(str(self.uri), ssl_problem())
         if self.fixed_proxy is not None and self.fixed_proxy.scheme == "https" and ssl_problem():
             raise InvalidProxy(str(self.fixed_proxy), ssl_problem())
-
-
-def read_options(url: str, given: ConnectOptions) -> Options:
-    """Make ``Options`` of what a front end was *given*; raises as they do."""
-    return Options(url, **given)

@@ -9,7 +9,7 @@ from ..exceptions import InvalidHandshake, InvalidState
 from ..interrupts import MarkFailures
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
-from ..options import read_options
+from ..options import Options
 from ..policies import Attempts, check_on_reconnect, read_policy
 from ..sansio.handshake import user_headers
 from .connection import Connection
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..opening.opening import Opened
-    from ..options import ConnectOptions, Options
+    from ..options import ConnectOptions
     from ..policies import Policy, Reported
     from ..sansio.handshake import HeaderSource
 
@@ -72,7 +72,7 @@ class connect:
             options["additional_headers"] = extra_headers
         if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
             raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
-        self._options = read_options(url, options)
+        self._options = Options(url, **options)
         self._policy = read_policy(policy, reconnect)
         check_on_reconnect(on_reconnect)
         self._stop, self._on_reconnect = stop, on_reconnect

@@ -68,9 +68,9 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:
         TimeoutError: if ``open_timeout`` passes.
         InvalidHandshake: if the server refuses (``InvalidStatus``), or answers wrongly.
     """
-    from ..options import read_options  # with all that opening takes, when there is one
+    from ..options import Options  # with all that opening takes, when there is one
 
-    return open_connection(read_options(url, options))
+    return open_connection(Options(url, **options))
 
 
 def open_connection(settings: Options) -> Connection:

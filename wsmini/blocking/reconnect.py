@@ -6,7 +6,7 @@ import time
 
 from ..exceptions import InvalidHandshake
 from ..opening.waiting import HEED, in_main_thread
-from ..options import read_options
+from ..options import Options
 from ..policies import Attempts, check_on_reconnect, read_policy
 from .connection import Connection, open_connection
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..options import ConnectOptions, Options
+    from ..options import ConnectOptions
     from ..policies import Policy, Reported
 
     class Event(Protocol):
@@ -81,7 +81,7 @@ def reconnect(
     check_on_reconnect(on_reconnect)
     if stop is not None and not (hasattr(stop, "is_set") and hasattr(stop, "wait")):
         raise TypeError(f"stop is a threading.Event or the like, not {stop!r}")
-    settings = read_options(url, options)
+    settings = Options(url, **options)
     if settings.sock is not None:
         raise ValueError("sock gives one connection, so there is nothing to reconnect with")
     return _connections(settings, policy, stop, on_reconnect)

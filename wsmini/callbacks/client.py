@@ -38,7 +38,7 @@ from ..exceptions import (
 from ..interrupts import Waiters
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
-from ..options import read_options
+from ..options import Options
 from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, close_payload
 from ..sansio.messages import encode_whole
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from ..info import ConnectionInfo
     from ..opening.opening import Opened
     from ..opening.steps import LoopRun, Steps
-    from ..options import ConnectOptions, Options
+    from ..options import ConnectOptions
     from ..policies import Policy
     from ..sansio.extensions import Extension
     from ..sansio.frames import Data
@@ -162,7 +162,7 @@ class Client:
         **options: Unpack[ConnectOptions],
     ) -> None:
         _check_names(options)
-        self._options = read_options(url, options)
+        self._options = Options(url, **options)
         # What can be asked for, and other threads look at.
         self._state, self._connection = _CLOSED, None  # type: State, ClientConnection | None
         self.loop: Loop | None = None

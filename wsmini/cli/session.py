@@ -18,7 +18,7 @@ from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
-from ..options import read_options
+from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .commands import History, run_command
@@ -63,7 +63,7 @@ class Connector:
     ) -> None:
         self.leaving = Event()  # set when this side asks for the end
         self._recorder, self._open, self._show = recorder, open_connection, show
-        options = read_options(args.url, args.options)
+        options = Options(args.url, **args.options)
         policy = NoReconnect() if args.reconnect is None else args.reconnect
         self._attempts = Attempts("--reconnect", policy, options, self._tell)
 

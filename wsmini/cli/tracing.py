@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..blocking.connection import Connection
 from ..opening.opening import Opening
 from ..opening.steps import run_blocking
-from ..options import read_options
+from ..options import Options
 from ..sansio.frames import Opcode, mask
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ def connect_traced(
 
     If *frames* are wanted, it gets a line for each, too, and ``<`` or ``>`` for its direction.
     """
-    settings = read_options(url, options)
+    settings = Options(url, **options)
     opened = run_blocking(Opening(settings).steps())
     try:
         tls = getattr(opened.stream, "ssl_object", None)
