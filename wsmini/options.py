@@ -128,12 +128,7 @@ def _host(name: str, host: str | None) -> str | None:
 
 
 def _port(name: str, port: int | None) -> int | None:
-    if port is not None:
-        if not isinstance(port, int) or isinstance(port, bool):
-            raise TypeError(f"port is an int, not {port!r}")
-        if not 0 < port < 65536:
-            raise ValueError(f"port is a number from 1 to 65535, not {port}")
-    return port
+    return None if port is None else check_count(name, port, 1, 65535)
 
 
 def _unix_path(name: str, path: str | None) -> str | None:
@@ -156,8 +151,7 @@ def _source_address(name: str, address: tuple[str, int] | None) -> tuple[str, in
     if isinstance(address, tuple) and len(address) == 2:
         host, port = address
         if isinstance(host, str) and isinstance(port, int):
-            if not 0 <= port < 65536:
-                raise ValueError(f"the port of source_address is from 0 to 65535, not {port}")
+            check_count("the port of source_address", port, 0, 65535)
             return address
     raise TypeError(f"source_address is a tuple (host, port), not {address!r}")
 
@@ -261,12 +255,13 @@ def _from(least: int) -> Callable[[str, int], int]:
     return lambda name, value: check_count(name, value, least)
 
 
-def check_count(name: str, value: int, least: int) -> int:
-    """Check that *value* is a whole number from *least* on, and return it."""
+def check_count(name: str, value: int, least: int, most: int | None = None) -> int:
+    """Check that *value* is a whole number from *least* to *most*, and return it."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is an int, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} is a number from {least} on, not {value}")
+    if value < least or most is not None and value > most:
+        end = "on" if most is None else f"to {most}"
+        raise ValueError(f"{name} is a number from {least} {end}, not {value}")
     return value
 
 
