@@ -37,7 +37,6 @@ from wsmini.policies import (
     Fixed,
     NoReconnect,
     add_note,
-    check_on_reconnect,
     read_policy,
     retry_after,
     retryable,
@@ -581,6 +580,5 @@ def test_delays_of_others_policies_are_kept_within_bounds():
 
 def test_on_reconnect_is_callable():
     with pytest.raises(TypeError):
-        check_on_reconnect(3)
-    check_on_reconnect(None)
-    check_on_reconnect(print)
+        read_policy(None, None, 3)
+    read_policy(None, None, print)

@@ -351,12 +351,16 @@ class _Count:
 # -- for the front ends --
 
 
-def read_policy(policy: Policy | None, reconnect: Policy | None) -> Policy:
+def read_policy(
+    policy: Policy | None, reconnect: Policy | None, on_reconnect: Reported | None = None
+) -> Policy:
     """The policy that was passed under one of its two names; ``Backoff()`` if none was.
 
     Raises:
-        TypeError: if both were, or it is none.
+        TypeError: if both were, or it is none; if *on_reconnect* can't be called.
     """
+    if on_reconnect is not None and not callable(on_reconnect):
+        raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
     if policy is not None and reconnect is not None:
         raise TypeError("reconnect and policy are the same: use one")
     given = policy if reconnect is None else reconnect
@@ -366,12 +370,6 @@ def read_policy(policy: Policy | None, reconnect: Policy | None) -> Policy:
     if isinstance(given, type) or not callable(getattr(given, "start", None)):
         raise TypeError(f"a reconnect policy is wsmini.Backoff() or the like, not {given!r}")
     return given
-
-
-def check_on_reconnect(on_reconnect: Reported | None) -> None:
-    """Raise ``TypeError`` if it is none, before the first attempt."""
-    if on_reconnect is not None and not callable(on_reconnect):
-        raise TypeError(f"on_reconnect is a callable, not {on_reconnect!r}")
 
 
 def add_note(exc: BaseException, note: str) -> None:

@@ -10,7 +10,7 @@ from ..interrupts import MarkFailures
 from ..opening.opening import Opening
 from ..opening.steps import run_on_loop
 from ..options import Options
-from ..policies import Attempts, check_on_reconnect, read_policy
+from ..policies import Attempts, read_policy
 from ..sansio.handshake import user_headers
 from .connection import Connection
 from .selector_thread import host_loop
@@ -73,8 +73,7 @@ class connect:
         if stop is not None and not iscoroutinefunction(getattr(stop, "wait", None)):
             raise TypeError(f"stop is an asyncio.Event or the like, not {stop!r}")
         self._options = Options(url, **options)
-        self._policy = read_policy(policy, reconnect)
-        check_on_reconnect(on_reconnect)
+        self._policy = read_policy(policy, reconnect, on_reconnect)
         self._stop, self._on_reconnect = stop, on_reconnect
         self._entered = False
         self._connection: Connection | None = None

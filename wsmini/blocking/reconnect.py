@@ -7,7 +7,7 @@ import time
 from ..exceptions import InvalidHandshake
 from ..opening.waiting import HEED, in_main_thread
 from ..options import Options
-from ..policies import Attempts, check_on_reconnect, read_policy
+from ..policies import Attempts, read_policy
 from .connection import Connection, open_connection
 
 LOOK = 0.1  # seconds of the main thread's waiting between two looks at *stop*
@@ -77,8 +77,7 @@ def reconnect(
         OSError, TimeoutError, InvalidHandshake, ConnectionClosed: in the loop, once *policy* gives
             up.
     """
-    policy = read_policy(policy, reconnect)
-    check_on_reconnect(on_reconnect)
+    policy = read_policy(policy, reconnect, on_reconnect)
     if stop is not None and not (hasattr(stop, "is_set") and hasattr(stop, "wait")):
         raise TypeError(f"stop is a threading.Event or the like, not {stop!r}")
     settings = Options(url, **options)
