@@ -36,7 +36,6 @@ from wsmini.policies import (
     Backoff,
     Fixed,
     NoReconnect,
-    add_note,
     read_policy,
     retry_after,
     retryable,
@@ -503,9 +502,13 @@ def test_policies_show_their_settings():
 
 def test_notes_gather_on_every_python():
     exc = ConnectionClosed(None, None)
-    add_note(exc, "a")
-    add_note(exc, "b")
-    assert exc.__notes__ == ["a", "b"]
+    exc.__notes__ = ["a"]
+    with pytest.raises(ConnectionClosed):
+        attempts(NoReconnect()).failed(exc)
+    assert exc.__notes__ == [
+        "a",
+        "the loop gave up after the connection ended, as NoReconnect() says",
+    ]
     assert exc.args == (None, None, None)
 
 

@@ -372,11 +372,6 @@ def read_policy(
     return given
 
 
-def add_note(exc: BaseException, note: str) -> None:
-    """Do as ``exc.add_note`` does from Python 3.11 on (PEP 678)."""
-    exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
-
-
 class Attempts:
     """The one rule of what comes after a connection, or a failure to open one.
 
@@ -469,7 +464,9 @@ class Attempts:
         what = "after the connection ended"
         if self._failed:
             what = f"after {self._failed} failed attempt{'s' * (self._failed > 1)} in a row"
-        add_note(failure, f"{self._loop} gave up {what}, as {self._policy!r} says")
+        note = f"{self._loop} gave up {what}, as {self._policy!r} says"
+        # What add_note() does, from Python 3.11 on (PEP 678).
+        failure.__notes__ = [*getattr(failure, "__notes__", ()), note]
         raise failure
 
 
