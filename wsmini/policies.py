@@ -28,7 +28,7 @@ from .exceptions import (
     InvalidStatus,
 )
 from .interrupts import is_from_handler
-from .options import FOREVER, check_count
+from .options import FOREVER, Options, check_count
 from .sansio.proxy_url import DestinationRefused
 
 TYPE_CHECKING = False
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from typing import Callable, Literal, Protocol
 
     from .exceptions import Close
-    from .options import Options
     from .sansio.http11 import Response
 
     Reported = Callable[[int, float, Exception], object]
@@ -392,11 +391,7 @@ class Attempts:
     )  # fmt: skip
 
     def __init__(
-        self,
-        loop: str,
-        policy: Policy,
-        options: Options,
-        on_reconnect: Reported | None = None,
+        self, loop: str, policy: Policy, options: Options, on_reconnect: Reported | None = None
     ) -> None:
         self._loop, self._policy, self._on_reconnect = loop, policy, on_reconnect
         self._logger = options.logger
