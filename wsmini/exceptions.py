@@ -321,6 +321,9 @@ class InvalidProxyStatus(ProxyError):
         return f"proxy refused the connection: HTTP {_status(self.response)}"
 
 
+REFUSALS = InvalidStatus, InvalidProxyStatus  # what has a response
+
+
 class NegotiationError(InvalidHeader):
     """The server chose an extension or a subprotocol that wasn't offered, or chose it wrongly.
 

@@ -20,13 +20,7 @@ import os
 import sys
 import time
 
-from .exceptions import (
-    NORMAL,
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidProxyStatus,
-    InvalidStatus,
-)
+from .exceptions import NORMAL, REFUSALS, Close, ConnectionClosed, InvalidHandshake
 from .interrupts import is_from_handler
 from .options import FOREVER, Options, check_count
 from .sansio.proxy_url import DestinationRefused
@@ -35,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Literal, Protocol
 
-    from .exceptions import Close
     from .sansio.http11 import Response
 
     Reported = Callable[[int, float, Exception], object]
@@ -103,7 +96,7 @@ def retryable(failure: BaseException) -> bool:
     if isinstance(failure, ConnectionClosed):
         ours = _sent_first(failure)
         return failure.code in _CODES if ours is None else ours.code == 1011
-    if isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+    if isinstance(failure, REFUSALS):
         status = failure.response.status_code
         return status in _STATUSES or 500 <= status < 600
     if isinstance(failure, InvalidHandshake):
@@ -144,7 +137,7 @@ def _retryable_once_open(failure: BaseException) -> bool:
     if isinstance(failure, ConnectionClosed):
         ours = _sent_first(failure)
         return ours is not None and ours.code in (1002, 1007)  # bytes that were damaged, say
-    if isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+    if isinstance(failure, REFUSALS):
         if failure.response.status_code in (401, 407):
             # The same credentials would lock the account.
             return getattr(failure, "fresh_credentials", False)
@@ -470,7 +463,7 @@ class Attempts:
 
 def retry_after(failure: BaseException) -> float:
     """The seconds that *failure* asks to wait (RFC 9110, 10.2.3), 0 where it doesn't."""
-    if not isinstance(failure, (InvalidStatus, InvalidProxyStatus)):
+    if not isinstance(failure, REFUSALS):
         return 0.0
     return min(max(_asked_seconds(failure.response), 0.0), MAX_RETRY_AFTER)
 

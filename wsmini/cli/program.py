@@ -9,13 +9,7 @@ import sys
 from time import monotonic
 
 from ..blocking.connection import connect
-from ..exceptions import (
-    Close,
-    ConnectionClosed,
-    InvalidProxyStatus,
-    InvalidStatus,
-    WebSocketException,
-)
+from ..exceptions import REFUSALS, Close, ConnectionClosed, WebSocketException
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.uri import shown_address
 from .arguments import Status, make_parser, parsed
@@ -195,7 +189,7 @@ def _show_failure(exc: Exception, verbose: int) -> int:
             hint = hint.replace(keyword, option)
         text = f"{head}{hint}{tail}"
     note(f"cannot connect: {text}")
-    if isinstance(exc, (InvalidStatus, InvalidProxyStatus)):
+    if isinstance(exc, REFUSALS):
         _show_refusal(exc.response, verbose)
     return _failure_status(exc)
 
