@@ -147,8 +147,6 @@ class Connection(ConnectionInfo):
         local_address, remote_address: of the socket, as the ``socket`` module has them.
     """
 
-    _called = "wsmini"
-
     def __init__(self, opened: Opened, options: Options) -> None:
         super().__init__(opened)
         self._protocol = ClientProtocol(
