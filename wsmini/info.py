@@ -8,33 +8,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     import ssl
-    from typing import Any, Callable, Protocol, Sequence
+    from typing import Any, Callable, Sequence
 
     from .sansio.extensions import Extension
     from .sansio.http11 import Headers, Request, Response
     from .sansio.protocol import ClientProtocol, State
 
-    class Opened(Protocol):
-        """The part of ``opening.Opened`` that is looked at here."""
-
-        request: Request
-        response: Response
-        subprotocol: str | None
-        ssl_object: ssl.SSLObject | None
-        stream: Any
-
-        @property
-        def timings(self) -> dict[str, float]: ...
-
 
 class ConnectionInfo:
-    """A connection's attributes. None of them is asked for while messages come and go."""
+    """A connection's attributes. None of them is asked for while messages come and go.
+
+    Args:
+        opened: the ``Opened`` of ``opening``, a folder that no type here may name.
+    """
 
     _called = "wsmini"
     _protocol: ClientProtocol  # which the connection sets
     _closed_by_program = False  # whether close() was called: then a loop over connections ends
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Any) -> None:
         self.request: Request = opened.request
         self.response: Response = opened.response
         self.subprotocol: str | None = opened.subprotocol
