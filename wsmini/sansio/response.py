@@ -11,7 +11,7 @@ from .redaction import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Generator, Iterator
 
 MAX_INTERIM = 8
 
@@ -50,14 +50,10 @@ class ResponseParser:
         self.response: Response | None = None
         self.complete = False
         self._buffer = bytearray()
-        self._searched = 0  # how much of the buffer has been searched for what ends the item
         self._interim = 0
         self._body = bytearray()
-        self._left = 0  # bytes that belong to the body, or to this chunk
-        self._trailers = 0
-        self._is_tunnel = False
-        # Each step takes one item off the buffer, if it is there, and says whether to go on.
-        self._step: Callable[[], bool] = self._read_head
+        self._is_tunnel = self._until_eof = False
+        self._reading = self._read()
 
     @property
     def rest(self) -> bytes:
@@ -70,9 +66,9 @@ class ResponseParser:
         Raises:
             InvalidMessage: if this isn't an HTTP/1.x response, or its head exceeds a limit.
         """
-        self._buffer += data
-        while self._step():
-            pass
+        if self._is_tunnel or not self.complete:
+            self._buffer += data
+            next(self._reading, None)
 
     def receive_eof(self, clean: bool = True) -> None:
         """Note that nothing more comes; or make do with what is there of a body.
@@ -93,24 +89,52 @@ class ResponseParser:
             raise exc
         # Only a body without a length ends where the connection does (RFC 9112, 6.3).
         if not self.complete:
-            self._finish(truncated=not clean or self._step != self._read_until_eof)
+            self._finish(self.response, truncated=not (clean and self._until_eof))
 
-    def _read_head(self) -> bool:
-        buffer = self._buffer
-        blank, size = _find_blank_line(buffer, self._searched)
-        if not b"HTTP/".startswith(buffer[:5]):  # Don't wait for a head that never comes.
-            raise _no_status_line(bytes(buffer[:size]).partition(b"\n")[0])
-        if size > self.max_head:
-            raise InvalidMessage(f"the head of the response exceeds {self.max_head} bytes")
-        if blank < 0:
+    def _finish(self, response: Response, truncated: bool) -> None:
+        response.body = bytes(self._body)
+        response.body_truncated = truncated
+        self._body.clear()
+        self.complete = True
+
+    # -- reading: each yield waits until there are more bytes in the buffer --
+
+    def _read(self) -> Iterator[None]:
+        response = yield from self._read_head()
+        while response.status_code < 200 and response.status_code != 101:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise InvalidMessage(f"more than {MAX_INTERIM} interim responses")
+            response = yield from self._read_head()
+        status = response.status_code
+        # What follows is no body, but the next protocol's (RFC 9110, 9.3.6 and 15.2.2).
+        self._is_tunnel = status == 101 or (self._method == "CONNECT" and status < 300)
+        has_body = not (self._is_tunnel or self._method == "HEAD" or status in (204, 304))
+        body = self._body_of(response.headers) if has_body else ()
+        self.response = response
+        truncated = False
+        try:
+            yield from body
+        except _Truncated:
+            truncated = True
+        self._finish(response, truncated)
+
+    def _read_head(self) -> Generator[None, None, Response]:
+        buffer, searched = self._buffer, 0
+        while True:
+            blank, size = _find_blank_line(buffer, searched)
+            if not b"HTTP/".startswith(buffer[:5]):  # Don't wait for a head that never comes.
+                raise _no_status_line(bytes(buffer[:size]).partition(b"\n")[0])
+            if size > self.max_head:
+                raise InvalidMessage(f"the head of the response exceeds {self.max_head} bytes")
+            if blank >= 0:
+                break
             # The next search begins where a blank line may have begun: two bytes before the end.
-            self._searched = max(0, size - 2)
-            return False
+            searched = max(0, size - 2)
+            yield
         head = bytes(buffer[: blank + 1])
         del buffer[:size]
-        self._searched = 0
-        self._receive_head(self._parse_head(head))
-        return True
+        return self._parse_head(head)
 
     def _parse_head(self, head: bytes) -> Response:
         head = head.replace(b"\r\n", b"\n")
@@ -154,126 +178,78 @@ class ResponseParser:
             flat += stripped_field(name, value)
         return trusted_headers(flat)
 
-    def _receive_head(self, response: Response) -> None:
-        status = response.status_code
-        if status < 200 and status != 101:
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
-                raise InvalidMessage(f"more than {MAX_INTERIM} interim responses")
-            # The step stays: another head follows.
-            return
-        # What follows is no body, but the next protocol's (RFC 9110, 9.3.6 and 15.2.2).
-        self._is_tunnel = status == 101 or (self._method == "CONNECT" and status < 300)
-        if self._is_tunnel or self._method == "HEAD" or status in (204, 304):
-            self.response = response
-            self._finish()
-        else:
-            self._step = self._body_reader(response.headers)
-            self.response = response
-
-    def _body_reader(self, headers: Headers) -> Callable[[], bool]:
-        """The step for the body of a response with *headers* (RFC 9112, 6.3)."""
+    def _body_of(self, headers: Headers) -> Iterator[None]:
+        """What reads the body of a response with *headers* (RFC 9112, 6.3)."""
         coding = headers.get("Transfer-Encoding")
         if coding is not None:  # It overrides Content-Length.
             last = coding.rpartition(",")[2].strip(" \t").lower()
-            return self._read_chunk_size if last == "chunked" else self._read_until_eof
+            return self._read_chunks() if last == "chunked" else self._read_until_eof()
         length = headers.get("Content-Length")
         if length is None:
-            return self._read_until_eof
+            return self._read_until_eof()
         # Several values, or headers, are right if they say the same (RFC 9110, 8.6).
         digits, *others = {item.strip(" \t") for item in length.split(",")}
         if others or len(digits) > 18 or not (digits.isascii() and digits.isdigit()):
             raise InvalidMessage(f"expected one Content-Length, got {shown(length)}")
-        self._left = int(digits)
-        return self._read_counted
+        return self._read_counted(int(digits))
 
-    def _read_counted(self) -> bool:
-        self._left = self._take(self._left)
-        return False if self._left else self._finish()
+    def _read_until_eof(self) -> Iterator[None]:
+        self._until_eof = True
+        while True:
+            yield from self._read_counted(len(self._buffer))
+            yield
 
-    def _read_until_eof(self) -> bool:
-        self._take(len(self._buffer))
-        return False
+    def _read_counted(self, count: int) -> Iterator[None]:
+        """Move *count* bytes to the body, as they come."""
+        while count:
+            room = self.max_body - len(self._body)
+            data = self._buffer[: min(count, room)]
+            self._body += data
+            del self._buffer[: len(data)]
+            count -= len(data)
+            if count and len(data) == room:  # There is more of it than is kept.
+                raise _Truncated
+            if count:
+                yield
 
-    def _read_chunk_size(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        digits = line.partition(b";")[0].rstrip(b" \t")
-        # No chunk is so long that more digits are needed.
-        if not 0 < len(digits) <= 16 or digits.strip(_HEX):
-            return self._finish(truncated=True)
-        self._left = int(digits, 16)
-        self._step = self._read_chunk if self._left else self._read_trailer
-        return True
-
-    def _read_chunk(self) -> bool:
-        self._left = self._take(self._left)
-        if self._left:
-            return False
-        self._step = self._read_chunk_end
-        return True
-
-    def _read_chunk_end(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
-        # The chunk is longer than it says: where the next one begins, nothing tells.
-        if line:
-            return self._finish(truncated=True)
-        self._step = self._read_chunk_size
-        return True
-
-    def _read_trailer(self) -> bool:
-        line = self._take_line()
-        if line is None:
-            return False
+    def _read_chunks(self) -> Iterator[None]:
+        while True:
+            line = yield from self._read_line()
+            digits = line.partition(b";")[0].rstrip(b" \t")
+            # No chunk is so long that more digits are needed.
+            if not 0 < len(digits) <= 16 or digits.strip(_HEX):
+                raise _Truncated
+            size = int(digits, 16)
+            if not size:
+                break
+            yield from self._read_counted(size)
+            # The chunk is longer than it says: where the next one begins, nothing tells.
+            if (yield from self._read_line()):
+                raise _Truncated
         # Trailers tell nothing that is needed here, and are dropped.
-        self._trailers += 1
-        if line and self._trailers <= self.max_headers:
-            return True
-        return self._finish()
+        for _ in range(self.max_headers + 1):
+            if not (yield from self._read_line()):
+                break
 
-    def _take(self, count: int) -> int:
-        """Move up to *count* bytes to the body; say how many of them are missing."""
-        room = self.max_body - len(self._body)
-        data = self._buffer[: min(count, room)]
-        self._body += data
-        del self._buffer[: len(data)]
-        # There is more of the body than is kept. What follows is dropped, see _drop.
-        if count > room == len(data):
-            self._finish(truncated=True)
-        return count - len(data)
-
-    def _take_line(self) -> bytes | None:
-        """The next line between chunks, or ``None`` if it isn't there, or too long."""
-        end = self._buffer.find(b"\n", self._searched)
-        size = len(self._buffer) if end < 0 else end
-        if size > self.max_line:
-            self._finish(truncated=True)
-            return None
-        if end < 0:
-            self._searched = size
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._searched = 0
+    def _read_line(self) -> Generator[None, None, bytes]:
+        """The next line between chunks."""
+        buffer, searched = self._buffer, 0
+        while True:
+            end = buffer.find(b"\n", searched)
+            size = len(buffer) if end < 0 else end
+            if size > self.max_line:
+                raise _Truncated
+            if end >= 0:
+                break
+            searched = size
+            yield
+        line = bytes(buffer[:end])
+        del buffer[: end + 1]
         return line[:-1] if line.endswith(b"\r") else line
 
-    def _finish(self, truncated: bool = False) -> bool:
-        if self.response is None:
-            raise AssertionError("a body before its head")
-        self.response.body = bytes(self._body)
-        self.response.body_truncated = truncated
-        self._body.clear()
-        self.complete = True
-        self._step = self._drop
-        return True
 
-    def _drop(self) -> bool:
-        if not self._is_tunnel:
-            self._buffer.clear()
-        return False
+class _Truncated(Exception):
+    """There may be more of a body, and it isn't read."""
 
 
 def _find_blank_line(buffer: bytearray, start: int) -> tuple[int, int]:
