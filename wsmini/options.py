@@ -119,12 +119,12 @@ def _host(name: str, host: str | None) -> str | None:
     # An IPv6 address may come without the brackets that URLs need.
     is_bare = ":" in host and not host.startswith("[")
     try:
-        authority = parse_authority(f"[{host}]" if is_bare else host)
-        if authority.username is not None or authority.port is not None:
+        user, _, parsed, port = parse_authority(f"[{host}]" if is_bare else host)
+        if user is not None or port is not None:
             raise URIProblem("it has more than that")
     except (URIProblem, UnicodeError) as exc:
         raise ValueError(f"{name} is a host, which {shown(host)} isn't: {exc}") from None
-    return authority.host
+    return parsed
 
 
 def _port(name: str, port: int | None) -> int | None:

@@ -42,24 +42,6 @@ class URIProblem(ValueError):
     """What is wrong with a URL. (Of its own class: a signal handler may raise a ``ValueError``.)"""
 
 
-class Authority(namedtuple("Authority", "username password host port")):
-    """The parts of ``user:password@host:port``; ``None`` for a part that is missing.
-
-    The user and the password are percent-decoded. The host is ASCII in lower case, an IPv6
-    address without brackets but with its zone. (Proxy URLs have one, too.)
-    """
-
-    __slots__ = ()
-
-    username: str | None
-    password: str | None
-    host: str
-    port: int | None
-
-    def __repr__(self) -> str:
-        return f"<Authority {_bracketed(self.host)} {self.port}>"
-
-
 class URI(
     namedtuple(
         "URI",
@@ -174,11 +156,13 @@ def join(base: URI, reference: str) -> URI:
         raise InvalidURI(redacted_uri(reference), str(exc)) from None
 
 
-def parse_authority(text: str) -> Authority:
-    """Parse ``user:password@host:port``, of which only the host is needed (RFC 3986, 3.2).
+def parse_authority(text: str) -> tuple[str | None, str | None, str, int | None]:
+    """The user, the password, the host and the port in ``user:password@host:port``.
 
-    The last ``@`` counts, and a ``%`` that starts no escape stands for itself: passwords get
-    pasted as they are. An empty port means none, as in RFC 3986.
+    Only the host is needed (RFC 3986, 3.2); an empty port means none. The user and the password
+    are percent-decoded. The host is ASCII in lower case, an IPv6 address without brackets but with
+    its zone. The last ``@`` counts, and a ``%`` that starts no escape stands for itself: passwords
+    get pasted as they are.
 
     Raises:
         ValueError: with the problem, which doesn't quote *text*.
@@ -188,8 +172,10 @@ def parse_authority(text: str) -> Authority:
     # The last @, as browsers have it: an earlier one is of a password that was pasted.
     userinfo, _, host_port = text.rpartition("@")
     host, port = _split_port(host_port)
-    username, password = _parse_userinfo(userinfo)
-    return Authority(username, password, _parse_host(host), _parse_port(port))
+    user, colon, secret = userinfo.partition(":")
+    username = unquote(user, "the user") if userinfo else None
+    password = unquote(secret, "the password") if colon else None
+    return username, password, _parse_host(host), _parse_port(port)
 
 
 def _split_port(text: str) -> tuple[str, str]:
@@ -228,20 +214,26 @@ def quote(text: str, safe: str = "") -> str:
     return "".join(quoted)
 
 
-def unquote(text: str) -> str:
+def unquote(text: str, what: str) -> str:
     """Decode percent-encoded UTF-8; a ``%`` that starts no escape stands for itself.
 
     Raises:
-        ValueError: if the result isn't UTF-8.
+        ValueError: if the result, which the message calls *what*, isn't UTF-8 or has controls.
     """
-    if "%" not in text:
-        return text
     first, *others = text.encode().split(b"%")
     parts = [first]
     for part in others:
         is_escape = _is_escape(part)
         parts.append(bytes((int(part[:2], 16),)) + part[2:] if is_escape else b"%" + part)
-    return b"".join(parts).decode()
+    data = b"".join(parts)
+    # Compared, as the exception of a strict decoder would have the text, which may be secret.
+    decoded = data.decode("utf-8", "replace")
+    if decoded.encode() != data:
+        raise URIProblem(f"{what} isn't percent-encoded UTF-8")
+    # RFC 7617, 2; and a NUL would end a socket's path early.
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in decoded):
+        raise URIProblem(f"{what} has control characters")
+    return decoded
 
 
 def shown_address(address: Any) -> str:
@@ -312,7 +304,7 @@ def _parse_unix(secure: bool, authority: str | None, path: str, query: str | Non
         raise URIProblem("it has a host before the path of its socket")
     # The first colon ends it: one within is percent-encoded, which is decoded below.
     socket_path, _, path = path.partition(":")
-    socket_path = _unquote_part(socket_path, "the path of its socket")
+    socket_path = unquote(socket_path, "the path of its socket")
     if not socket_path:
         raise URIProblem("it has no path of a socket")
     if path and not path.startswith("/"):
@@ -323,29 +315,6 @@ def _parse_unix(secure: bool, authority: str | None, path: str, query: str | Non
 
 def _quote_resource(path: str, query: str | None) -> tuple[str, str | None]:
     return quote(path, _PATH_SAFE) or "/", None if query is None else quote(query, _QUERY_SAFE)
-
-
-def _parse_userinfo(text: str) -> tuple[str | None, str | None]:
-    if not text:
-        return None, None
-    username, colon, password = text.partition(":")
-    return _unquote_part(username, "the user"), (
-        _unquote_part(password, "the password") if colon else None
-    )
-
-
-def _unquote_part(text: str, what: str) -> str:
-    decoded = None
-    try:
-        decoded = unquote(text)
-    except UnicodeDecodeError:
-        pass  # and nothing is raised in here: this exception has the text, which may be secret
-    if decoded is None:
-        raise URIProblem(f"{what} isn't percent-encoded UTF-8")
-    # RFC 7617, 2; and a NUL would end a socket's path early.
-    if any(character < " " or "\x7f" <= character <= "\x9f" for character in decoded):
-        raise URIProblem(f"{what} has control characters")
-    return decoded
 
 
 def _parse_port(text: str) -> int | None:
