@@ -41,7 +41,7 @@ from wsmini.policies import (
     retryable,
 )
 from wsmini.sansio.http11 import Response
-from wsmini.sansio.proxy_url import DestinationRefused
+from wsmini.sansio.uri import DestinationRefused
 
 LOST = ConnectionResetError(errno.ECONNRESET, "reset")
 

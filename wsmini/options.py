@@ -11,9 +11,8 @@ from .sansio.extensions import ExtensionOffer
 from .sansio.handshake import check_subprotocols, user_headers
 from .sansio.http11 import Headers
 from .sansio.protocol import size_limits
-from .sansio.proxy_url import parse_proxy
 from .sansio.redaction import shown
-from .sansio.uri import URIProblem, parse_authority, parse_uri
+from .sansio.uri import URIProblem, parse_authority, parse_proxy, parse_uri
 from .version import __version__
 
 TYPE_CHECKING = False

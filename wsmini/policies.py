@@ -23,7 +23,7 @@ import time
 from .exceptions import NORMAL, REFUSALS, Close, ConnectionClosed, InvalidHandshake
 from .interrupts import is_from_handler
 from .options import FOREVER, Options, check_count
-from .sansio.proxy_url import DestinationRefused
+from .sansio.uri import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

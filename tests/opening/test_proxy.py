@@ -29,8 +29,7 @@ from wsmini.opening.proxy import (
     is_excluded,
 )
 from wsmini.opening.waiting import READ, WRITE
-from wsmini.sansio.proxy_url import DestinationRefused, Proxy, parse_proxy
-from wsmini.sansio.uri import parse_uri
+from wsmini.sansio.uri import DestinationRefused, Proxy, parse_proxy, parse_uri
 
 PASSWORD = "pa55-phrase"
 

@@ -27,7 +27,7 @@ from ..exceptions import (
     TooManyRedirects,
 )
 from ..policies import speaks_no_tls
-from ..sansio.proxy_url import DestinationRefused
+from ..sansio.uri import DestinationRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

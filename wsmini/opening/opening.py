@@ -35,10 +35,9 @@ from ..exceptions import (
 from ..interrupts import MarkFailures, is_from_handler, mark_failure
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
-from ..sansio.proxy_url import DestinationRefused
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
-from ..sansio.uri import join, shown_address
+from ..sansio.uri import DestinationRefused, join, shown_address
 from .exchange import receive_body, receive_head, send_all
 from .proxy import (
     asks_system,
@@ -62,8 +61,7 @@ if TYPE_CHECKING:
     from ..sansio.auth import Authenticator, Credentials
     from ..sansio.extensions import Extension
     from ..sansio.http11 import Headers, Request, Response
-    from ..sansio.proxy_url import Proxy
-    from ..sansio.uri import URI
+    from ..sansio.uri import URI, Proxy
     from .hints import Situation
     from .resolver import Address
     from .steps import Steps

@@ -21,9 +21,8 @@ from ..exceptions import (
     ProxyError,
 )
 from ..sansio.http11 import Request
-from ..sansio.proxy_url import DestinationRefused, parse_proxy
 from ..sansio.response import ResponseParser
-from ..sansio.uri import shown_address
+from ..sansio.uri import DestinationRefused, parse_proxy, shown_address
 from .exchange import receive_body, receive_head, receive_some, send_all
 
 TYPE_CHECKING = False
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from ..sansio.http11 import Response
-    from ..sansio.proxy_url import Proxy
-    from ..sansio.uri import URI
+    from ..sansio.uri import URI, Proxy
     from .resolver import Address
     from .steps import Steps
     from .streams import Stream

@@ -1,4 +1,4 @@
-"""WebSocket URLs (RFC 6455, 3): parsed, and resolved for redirects.
+"""URLs: of WebSockets (RFC 6455, 3), parsed and resolved for redirects, and of proxies.
 
 IRIs are accepted: a host that isn't ASCII goes through the standard library's ``idna`` codec, a
 path or query that isn't becomes percent-encoded UTF-8 (RFC 3987, 3.1). What goes on the wire is
@@ -12,7 +12,7 @@ import os
 from collections import namedtuple
 from sys import intern
 
-from ..exceptions import InvalidURI
+from ..exceptions import InvalidProxy, InvalidURI, ProxyError
 from .redaction import is_scheme, redacted_query, redacted_uri
 
 TYPE_CHECKING = False
@@ -23,6 +23,11 @@ _PORTS = {False: 80, True: 443}
 _SCHEMES = {"ws": False, "wss": True}
 _UNIX_SCHEMES = {"ws+unix": False, "wss+unix": True}
 _REDIRECT_SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
+_PROXY_PORTS = {
+    "http": 80,
+    "https": 443,
+    **dict.fromkeys(("socks4", "socks4a", "socks5", "socks5h"), 1080),
+}
 
 _CODEC = "idna"
 _DEVIATIONS = frozenset("\xdf\u03c2")  # ß and ς
@@ -119,6 +124,38 @@ class URI(
         return intern(host if self.port == _PORTS[self.secure] else f"{host}:{self.port}")
 
 
+class Proxy(namedtuple("Proxy", "scheme host port username password")):
+    """A proxy. ``str()`` and ``repr()`` hide the user and the password.
+
+    ``scheme`` is http, https, socks4, socks4a, socks5 or socks5h: with the last and with socks4a,
+    the proxy looks names up.
+    """
+
+    __slots__ = ()
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+
+    def __str__(self) -> str:
+        userinfo = "" if self.username is None else "***@"
+        return f"{self.scheme}://{userinfo}{shown_address((self.host, self.port))}"
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self}>"
+
+    @property
+    def resolves_names(self) -> bool:
+        """Whether the proxy looks the server's name up, rather than we."""
+        return self.scheme not in ("socks4", "socks5")
+
+
+class DestinationRefused(ProxyError):
+    """A SOCKS proxy couldn't connect to this address, but perhaps can to another one."""
+
+
 def parse_uri(text: str) -> URI:
     """Parse a ``ws:``, ``wss:``, ``ws+unix:`` or ``wss+unix:`` URL.
 
@@ -135,6 +172,41 @@ def parse_uri(text: str) -> URI:
         return _parse(text)
     except (URIProblem, UnicodeError) as exc:
         raise InvalidURI(redacted_uri(text), str(exc)) from None
+
+
+def parse_proxy(text: object) -> Proxy:
+    """Parse the URL of a proxy; without a scheme, it is an HTTP proxy.
+
+    ``socks``, which desktops put into ``all_proxy``, is taken for ``socks5h``.
+
+    Raises:
+        InvalidProxy: if it isn't valid, or the scheme isn't known.
+        TypeError: if *text* isn't a ``str``.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"proxy is a URL, True for the environment's or None, not {text!r}")
+    scheme, found, rest = text.strip().partition("://")
+    if not found:
+        scheme, rest = "http", scheme
+    # Of the socks schemes, the one that keeps the name from the local resolver.
+    scheme = "socks5h" if scheme.lower() == "socks" else scheme.lower()
+    if scheme not in _PROXY_PORTS:
+        known = ", ".join(sorted(_PROXY_PORTS))
+        raise InvalidProxy(redacted_uri(text), f"its scheme isn't one of {known}")
+    authority, _, path = rest.partition("/")
+    # No problem quotes the URL's parts, any of which may be a password.
+    try:
+        if path:
+            raise URIProblem("it has a path")
+        username, password, host, port = parse_authority(authority)
+        longest = max(len((part or "").encode()) for part in (username, password))
+        if scheme.startswith("socks") and longest > 255:  # RFC 1929, 2
+            raise URIProblem("its user or password exceeds 255 bytes")
+        if scheme.startswith("http") and ":" in (username or ""):
+            raise URIProblem("its user has a colon, which Basic authentication can't send")
+    except (URIProblem, UnicodeError) as exc:
+        raise InvalidProxy(redacted_uri(text), str(exc)) from None
+    return Proxy(scheme, host, port or _PROXY_PORTS[scheme], username, password)
 
 
 def join(base: URI, reference: str) -> URI:
