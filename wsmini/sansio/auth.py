@@ -20,13 +20,14 @@ from __future__ import annotations
 import binascii
 import os
 from collections import namedtuple
+from itertools import chain, islice
 
 from .http11 import TOKEN, Headers, is_value
-from .uri import UNRESERVED, quote
+from .uri import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Sequence
+    from typing import Callable, Iterator, Sequence
 
     Credentials = tuple[str, str] | Callable[[list["Challenge"], str, str], str | None]
 
@@ -34,10 +35,16 @@ MAX_ROUNDS = 5  # answers to challenges for one request; Negotiate takes two or 
 MAX_CHALLENGES = 16
 MAX_PARAMS = 32
 
-_BLANKS = " \t"
-_SEPARATORS = " \t,"
-_TOKEN = frozenset(TOKEN)
-_TOKEN68 = frozenset(UNRESERVED + "+/")  # RFC 9110, 11.2
+# The grammar of challenges (RFC 9110, 11.2 and 11.3): a list, each of whose elements may itself
+# have a list. There is one way to read each part, so that trying others takes linear time, too.
+_NAME = f"[{TOKEN.replace('-', '')}-]+"
+# The name of the next scheme, or the end.
+_SCHEME = rf"[ \t,]*(?:({_NAME})(?![^ \t,])[ \t]*|\Z)"
+# A token68 is told from a parameter by what follows it and its padding: the end of the challenge.
+_TOKEN68 = r"([A-Za-z0-9._~+/-]+=*)[ \t]*(?:,|\Z)"
+_QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)"[ \t]*'
+_UNQUOTED = r'((?:[^ \t",][^",]*)?)'  # some servers forget the quotes around a realm with spaces
+_PARAM = rf"(?s)[ \t,]*({_NAME})[ \t]*=[ \t]*(?:{_QUOTED}|{_UNQUOTED})(?:,|\Z)"
 
 # Algorithm (RFC 7616, 6.1) -> its name in hashlib, the stronger ones last.
 _HASHES = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256"}
@@ -68,101 +75,35 @@ def parse_challenges(values: Sequence[str]) -> list[Challenge]:
     Args:
         values: of each of the headers.
     """
-    challenges: list[Challenge] = []
-    for value in values:
-        name, at = _parse_scheme(value, 0)
-        while name and len(challenges) < MAX_CHALLENGES:
-            challenge, at = _parse_challenge(name, value, at)
-            if challenge is None:
-                break
-            challenges.append(challenge)
-            name, at = _parse_scheme(value, at)
-    return challenges
+    return list(islice(chain.from_iterable(map(_challenges_in, values)), MAX_CHALLENGES))
 
 
-# Each of these reads on from a place, never back, and says where it has come to (RFC 9110, 11.6.1
-# and 5.6.1: a list of challenges, each of which may itself have a list).
+def _challenges_in(value: str) -> Iterator[Challenge]:
+    """The challenges in one header, up to where it breaks the grammar."""
+    import re  # only where there are challenges
 
-
-def _span(value: str, at: int, characters: str | frozenset[str]) -> int:
-    """Where the run of *characters* ends that begins at *at*."""
-    size = len(value)
-    while at < size and value[at] in characters:
-        at += 1
-    return at
-
-
-def _parse_scheme(value: str, at: int) -> tuple[str, int]:
-    """The name of a scheme, empty if there is none; and where its parameters begin."""
-    start = _span(value, at, _SEPARATORS)
-    end = _span(value, start, _TOKEN)
-    if value[end : end + 1] not in ("", " ", "\t", ","):
-        return "", start
-    return value[start:end], _span(value, end, _BLANKS)
-
-
-def _parse_challenge(scheme: str, value: str, at: int) -> tuple[Challenge | None, int]:
-    """The challenge of *scheme*, ``None`` if it is malformed, and where it ends."""
-    # A token68 is told from a parameter by what follows it and its padding: the end of the
-    # challenge. A parameter has its name, one equals sign, and a value.
-    end = _span(value, at, _TOKEN68)
-    stop = _span(value, _span(value, end, "="), _BLANKS)
-    if end > at and value[stop : stop + 1] in ("", ","):
-        return Challenge(scheme.lower(), {}, value[at:stop].rstrip(_BLANKS)), stop + 1
-    params: dict[str, str] = {}
-    param = _parse_param(value, at)
-    while param is not None:
-        name, text, at = param
-        if name in params or len(params) >= MAX_PARAMS:
-            return None, at
-        params[name] = text
-        param = _parse_param(value, at)
-    if params:
-        # If it isn't the next challenge that follows, a parameter was cut off.
-        complete = _span(value, at, _SEPARATORS) >= len(value) or _parse_scheme(value, at)[0] != ""
-    else:
-        complete = value[at : at + 1] in ("", ",")
-    return (Challenge(scheme.lower(), params, None) if complete else None), at
-
-
-def _parse_param(value: str, at: int) -> tuple[str, str, int] | None:
-    """The name of a parameter in lower case, its text, and where it ends; ``None`` for no such."""
-    start = _span(value, at, _SEPARATORS)
-    end = _span(value, start, _TOKEN)
-    equals = _span(value, end, _BLANKS)
-    if start == end or value[equals : equals + 1] != "=":
-        return None
-    at = _span(value, equals + 1, _BLANKS)
-    if value[at : at + 1] == '"':
-        quoted = _parse_quoted(value, at + 1)
-        if quoted is None:
-            return None
-        text, at = quoted[0], _span(value, quoted[1], _BLANKS)
-    else:  # some servers forget the quotes around a realm with spaces
-        comma = value.find(",", at)
-        stop = len(value) if comma < 0 else comma
-        if value.find('"', at, stop) >= 0:
-            return None
-        text, at = value[at:stop].strip(_BLANKS), stop
-    if value[at : at + 1] not in ("", ","):
-        return None
-    return value[start:end].lower(), text, at + 1
-
-
-def _parse_quoted(value: str, at: int) -> tuple[str, int] | None:
-    """The text up to the closing quote, and what is behind that; ``None`` if there is none."""
-    # Looked for once again only where an escape goes beyond it: so it takes linear time.
-    parts: list[str] = []
-    end = value.find('"', at)
-    while end >= 0:
-        escape = value.find("\\", at, end)
-        if escape < 0:
-            return "".join([*parts, value[at:end]]), end + 1
-        parts += value[at:escape], value[escape + 1 : escape + 2]
-        at = escape + 2
-        if at > end:  # the quote was escaped
-            end = value.find('"', at)
-    return None
+    scheme, token68, param = map(re.compile, (_SCHEME, _TOKEN68, _PARAM))
+    unquote = re.compile(r"(?s)\\(.)").sub
+    head = scheme.match(value)
+    while head is not None and head[1]:
+        params: dict[str, str] = {}
+        at = head.end()
+        lone = token68.match(value, at)
+        field = None if lone else param.match(value, at)
+        while field is not None:
+            name, quoted, text = field.groups()
+            if name.lower() in params or len(params) >= MAX_PARAMS:
+                return
+            params[name.lower()] = text.rstrip(" \t") if quoted is None else unquote(r"\1", quoted)
+            at = field.end()
+            field = param.match(value, at)
+        following = scheme.match(value, lone.end() if lone else at)
+        # If what follows parameters is neither the next challenge nor the end, one was cut off.
+        complete = lone or (following if params else value[at : at + 1] in ("", ","))
+        if not complete:
+            return
+        yield Challenge(head[1].lower(), params, lone[1] if lone else None)
+        head = following
 
 
 def basic(user: str, password: str) -> str:
