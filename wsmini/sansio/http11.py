@@ -87,12 +87,11 @@ class Headers:
 
     def get_all(self, name: str) -> list[str]:
         """The values of *name*, one for each time it comes."""
-        key, flat = name.lower(), self._flat
-        return [flat[n + 1] for n in range(0, len(flat), 2) if flat[n].lower() == key]
+        return [self._flat[place + 1] for place in self._places(name)]
 
     def items(self) -> list[tuple[str, str]]:
         """All pairs of name and value in their order, repeated names too."""
-        return list(self._pairs())
+        return list(zip(self._flat[::2], self._flat[1::2]))
 
     def keys(self) -> list[str]:
         """The names in their order, each once and as first written."""
@@ -111,22 +110,19 @@ class Headers:
 
     def __setitem__(self, name: str, value: str) -> None:
         field = _checked(name, value)
-        places = self._places(name.lower())
-        if not places:
-            self._flat += field
-            return
         # The first of them keeps its place, the others go.
-        self._flat[places[0] : places[0] + 2] = field
-        self._delete(places[1:])
+        first, *others = self._places(name) or [len(self._flat)]
+        self._flat[first : first + 2] = field
+        self._delete(others)
 
     def __delitem__(self, name: str) -> None:
-        places = self._places(name.lower())
+        places = self._places(name)
         if not places:
             raise KeyError(name)
         self._delete(places)
 
     def __contains__(self, name: str) -> bool:
-        return name.lower() in map(str.lower, self._flat[::2])
+        return bool(self._places(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -143,18 +139,16 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]  # They can change.
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self._pairs())
+        return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self.items())
 
     def __repr__(self) -> str:
-        pairs = [(name, redacted_header(name, value)) for name, value in self._pairs()]
+        pairs = [(name, redacted_header(name, value)) for name, value in self.items()]
         return f"Headers({pairs!r})"
 
-    def _pairs(self) -> Iterator[tuple[str, str]]:
-        return zip(self._flat[::2], self._flat[1::2])
-
-    def _places(self, key: str) -> list[int]:
-        """Where the names are that are *key* in lower case."""
-        return [2 * n for n, name in enumerate(self._flat[::2]) if name.lower() == key]
+    def _places(self, name: str) -> list[int]:
+        """Where *name* is, in any case."""
+        key, flat = name.lower(), self._flat
+        return [n for n in range(0, len(flat), 2) if flat[n].lower() == key]
 
     def _delete(self, places: list[int]) -> None:
         # From the end: a deletion moves what is behind it.
@@ -162,10 +156,7 @@ class Headers:
             del self._flat[place : place + 2]
 
     def _values(self) -> dict[str, list[str]]:
-        values: dict[str, list[str]] = {}
-        for name, value in self._pairs():
-            values.setdefault(name.lower(), []).append(value)
-        return values
+        return {name.lower(): self.get_all(name) for name in self}
 
 
 def _checked(name: str, value: str) -> tuple[str, str]:
