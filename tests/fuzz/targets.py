@@ -101,7 +101,7 @@ def streaming(data):
             while protocol.pending:
                 protocol.next_chunk()
                 if data[0] & 2:
-                    protocol.skip()
+                    protocol.reader.skip()
         assert not protocol.finished or not protocol.reader.streaming
 
 

@@ -170,7 +170,7 @@ class Run:
         self.protocol.next_chunk()
 
     def skip(self):
-        self.protocol.skip()
+        self.protocol.reader.skip()
 
     def lost(self):
         self.protocol.connection_lost(OSError())
@@ -196,7 +196,7 @@ class Run:
         self.write(self.protocol.encode_message(BINARY, data))
 
     def fragment(self, data, fin):
-        self.protocol.check_can_send_fragment()
+        self.protocol.check_open()
         self.write(self.protocol.encode_fragment(BINARY, data, fin))
 
     def flush(self):

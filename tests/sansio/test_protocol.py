@@ -60,7 +60,7 @@ def send_message(protocol, opcode, data, compress=None):
 
 
 def send_fragment(protocol, opcode, data, fin, compress=None):
-    protocol.check_can_send_fragment()
+    protocol.check_open()
     return protocol.encode_fragment(opcode, data, fin, compress)
 
 
@@ -1201,7 +1201,7 @@ def test_skip():
     protocol = opened()
     protocol.receive_data(frame(TEXT, b"ab", False))
     assert protocol.next_chunk() == ("ab", False)
-    protocol.skip()
+    protocol.reader.skip()
     assert not protocol.reader.streaming
     assert feed(protocol, frame(CONT, b"cd") + frame(TEXT, b"next")) == ["next"]
 

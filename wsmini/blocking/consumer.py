@@ -286,5 +286,5 @@ class Consumer:
             self.transport.waiters.notify()
 
     def _skip(self) -> None:
-        self.protocol.skip()
+        self.protocol.reader.skip()
         self.queue.chunks.clear()

@@ -244,7 +244,7 @@ class Receiver:
 
     def drop(self) -> None:
         """Drop what there is, under the mutex."""
-        self.protocol.skip()
+        self.protocol.reader.skip()
         while self.protocol.next_messages() or self.protocol.pending:
             pass
 

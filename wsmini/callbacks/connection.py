@@ -135,7 +135,7 @@ class ClientConnection:
         for _ in range(FRAGMENTS):
             if transport.buffer.waits or transport.buffered > MAX_AHEAD:
                 break
-            transport.protocol.check_can_send_fragment()
+            transport.protocol.check_open()
             try:
                 part = message.next()
             except BaseException:

@@ -384,7 +384,7 @@ class EventTransport:
     def skip(self) -> None:
         """Leave the rest of the message that comes in chunks."""
         self.streaming = False
-        self.protocol.skip()
+        self.protocol.reader.skip()
 
     def pause(self) -> None:
         """Deliver no more messages than those of the batch in hand; the peer will have to wait."""
@@ -449,7 +449,7 @@ class EventTransport:
         self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> None:
         """The same for a fragment; raises as ``send``."""
-        self.protocol.check_can_send_fragment()
+        self.protocol.check_open()
         self.half_done = True
         frames = self.protocol.encode_fragment(opcode, data, fin, compress)
         self.buffer.put(frames, len(data))

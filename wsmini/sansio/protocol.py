@@ -183,9 +183,9 @@ class ClientProtocol:
         has_output: whether ``data_to_send()`` may have something.
         sending: the opcode of the fragmented message that has begun and may still be completed; 0
             if there is none.
-        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``. Its
-            ``whole_message`` may be used instead of ``receive_data``, if what came is noted in
-            ``keepalive.received``.
+        reader: the ``MessageReader``; look at its ``pending``, ``missing`` and ``streaming``, and
+            ``skip`` there what ``next_chunk`` has begun. Its ``whole_message`` may be used instead
+            of ``receive_data``, if what came is noted in ``keepalive.received``.
         keepalive: the ``Keepalive``; ``None`` if there is none.
         latency: seconds from the last ping that was answered to its pong; 0.0 before.
         listener: its ``on_control`` gets the opcode and the data of each ping and pong received, if
@@ -312,10 +312,6 @@ class ClientProtocol:
             self._finish()
         return chunk
 
-    def skip(self) -> None:
-        """Leave the rest of the message that ``next_chunk`` has begun."""
-        self.reader.skip()
-
     def connection_lost(self, exc: BaseException | None = None) -> None:
         """Note that the TCP connection has ended, because of *exc* if that isn't ``None``.
 
@@ -407,7 +403,10 @@ class ClientProtocol:
     # -- sending --
 
     def check_open(self) -> None:
-        """Raise the exception that a send meets, unless the connection is open."""
+        """Raise the exception that a send meets, unless the connection is open.
+
+        A fragment needs no more than that, a message needs ``check_can_send``.
+        """
         exc = self.why_not_open()
         if exc is not None:
             raise exc
@@ -450,19 +449,12 @@ class ClientProtocol:
             data = self._deflate(data)
         return masked(head, data) if len(data) <= PIECE else masked_pieces(head, data)
 
-    def check_can_send_fragment(self) -> None:
-        """Raise as ``check_can_send`` does, unless a fragment can be sent now."""
-        if self.sending:
-            self.check_open()
-        else:
-            self.check_can_send()
-
     def encode_fragment(
         self, opcode: int, data: Data, fin: bool, compress: bool | None = None
     ) -> Frames:
         """Encode a fragment of a message; *opcode* and *compress* count in the first one.
 
-        Call ``check_can_send_fragment`` first.
+        Call ``check_open`` first.
         """
         if self.sending:
             opcode, compress = Opcode.CONT, self._sending_compressed
