@@ -971,7 +971,8 @@ def test_a_probe_without_a_keepalive_does_nothing():
 
 
 def test_keepalive_alone():
-    keepalive = Keepalive(5.0, 2.0, 0.0)
+    keepalive = Keepalive(5.0, 2.0)
+    keepalive.received = 0.0
     script = [
         (0.0, "wait", 5.0), (4.9, "wait", 5.0), (5.0, "ping", 7.0), (6.9, "wait", 7.0),
         (7.0, "give up", 7.0), (99.0, "give up", 7.0),

@@ -127,10 +127,9 @@ class Keepalive:
 
     __slots__ = ("_interval", "_pinged", "_timeout", "received")
 
-    def __init__(self, interval: float, timeout: float | None, now: float) -> None:
+    def __init__(self, interval: float, timeout: float | None) -> None:
         self._interval, self._timeout = interval, timeout
-        self.received = now
-        self._pinged = _NEVER
+        self.received = self._pinged = _NEVER
 
     @property
     def unanswered(self) -> bool:
@@ -193,10 +192,9 @@ class ClientProtocol:
     """
 
     __slots__ = (
-        "_deflate", "_now", "_output", "_ping_interval", "_ping_timeout", "_pings",
-        "_pongs", "_sending_compressed", "abort", "extensions", "failure", "finished",
-        "has_output", "keepalive", "latency", "listener", "rcvd",
-        "rcvd_then_sent", "reader", "sending", "sent", "state",
+        "_deflate", "_now", "_output", "_pings", "_pongs", "_sending_compressed", "abort",
+        "extensions", "failure", "finished", "has_output", "keepalive", "latency", "listener",
+        "rcvd", "rcvd_then_sent", "reader", "sending", "sent", "state",
     )  # fmt: skip
 
     def __init__(
@@ -207,7 +205,6 @@ class ClientProtocol:
         ping_timeout: float | None = 20,
     ) -> None:
         limits = size_limits(max_size)
-        self._ping_interval, self._ping_timeout = ping_interval, ping_timeout
         self.state = State.CONNECTING
         self.rcvd: Close | None = None
         self.sent: Close | None = None
@@ -217,7 +214,7 @@ class ClientProtocol:
         self.extensions: Sequence[Extension] = ()
         self._deflate: Callable[[Data], bytes] | None = None
         self.reader = MessageReader(self, limits)
-        self.keepalive: Keepalive | None = None
+        self.keepalive = None if ping_interval is None else Keepalive(ping_interval, ping_timeout)
         self._now = 0.0
         self.has_output = False
         self.sending = 0
@@ -236,8 +233,7 @@ class ClientProtocol:
         if deflate is not None:
             self._deflate = deflate.deflate
         self.reader.use(extensions)
-        if self._ping_interval is not None:
-            self.keepalive = Keepalive(self._ping_interval, self._ping_timeout, now)
+        self.heard(now)
 
     def _move(self, state: State) -> None:
         if state not in _NEXT[self.state]:
