@@ -110,20 +110,12 @@ def basic(user: str, password: str) -> str:
     """The value of an ``Authorization`` header for Basic authentication (RFC 7617), in UTF-8.
 
     Raises:
-        ValueError: if the user has a colon, or either has a control character.
+        ValueError: if the user has a colon.
     """
     if ":" in user:
         raise ValueError("a user name for Basic authentication has no colon")
-    _check(user, password)
     pair = f"{user}:{password}".encode()
     return "Basic " + binascii.b2a_base64(pair, newline=False).decode()
-
-
-def _check(user: str, password: str) -> None:
-    # Before encoding: what that raises would carry the password.
-    pair = user + password
-    if "\t" in pair or not is_value(pair):
-        raise ValueError("a user name and a password have no control characters or surrogates")
 
 
 def digest(
@@ -386,6 +378,10 @@ def _checked_pair(credentials: object) -> tuple[str, str]:
     if isinstance(credentials, (tuple, list)) and len(credentials) == 2:
         user, password = credentials
         if isinstance(user, str) and isinstance(password, str):
-            _check(user, password)
+            # Before encoding: what that raises would carry the password.
+            if "\t" in user + password or not is_value(user + password):
+                raise ValueError(
+                    "a user name and a password have no control characters or surrogates"
+                )
             return user, password
     raise TypeError("auth is a pair of strings (user, password), or a callable")
