@@ -101,11 +101,9 @@ def _items(headers: HeaderItems) -> Iterable[tuple[str, Sequence[str]]]:
     """The names in *headers*, each with its values: none to remove it."""
     if headers is None:
         return
-    if isinstance(headers, (str, bytes)):
-        raise TypeError("additional_headers is a mapping or pairs of name and value, not text")
     items: Iterable[tuple[str, str | Sequence[str] | None]]
     items = headers.items() if hasattr(headers, "items") else headers
-    if not hasattr(items, "__iter__"):
+    if isinstance(headers, (str, bytes)) or not hasattr(items, "__iter__"):
         kind = type(headers).__name__
         raise TypeError(f"additional_headers is a mapping or pairs of name and value, not {kind}")
     for pair in items:
