@@ -93,8 +93,8 @@ def receive(before, again, deflated=False, size=1 << 20, streaming=False):
         chunks = pieces(before + again * n, size)
 
         def run():
-            protocol = ClientProtocol(max_size=None, ping_interval=None)
-            protocol.open([PerMessageDeflate()] if deflated else [])
+            extensions = [PerMessageDeflate()] if deflated else []
+            protocol = ClientProtocol(extensions, max_size=None, ping_interval=None)
             for chunk in chunks:
                 protocol.receive_data(chunk)
                 while protocol.pending:

@@ -79,8 +79,9 @@ def protocol(data):
 
 
 def _outcome(chunks, options, plain):
-    protocol = ClientProtocol(max_size=LIMITS[(options & 0x3F) % len(LIMITS)], ping_interval=None)
-    protocol.open([PerMessageDeflate()] if options & 0x80 else [])
+    extensions = [PerMessageDeflate()] if options & 0x80 else []
+    limit = LIMITS[(options & 0x3F) % len(LIMITS)]
+    protocol = ClientProtocol(extensions, max_size=limit, ping_interval=None)
     if plain:
         protocol.reader._fast_limit = -1
     messages = []
@@ -94,8 +95,8 @@ def _outcome(chunks, options, plain):
 def streaming(data):
     """In chunks, skipped or not, it ends as with whole messages."""
     if len(data) > 2:
-        protocol = ClientProtocol(max_size=10000, ping_interval=None)
-        protocol.open([PerMessageDeflate()] if data[0] & 1 else [])
+        extensions = [PerMessageDeflate()] if data[0] & 1 else []
+        protocol = ClientProtocol(extensions, max_size=10000, ping_interval=None)
         for chunk in cut(data[2:], data[1] + 1):
             protocol.receive_data(chunk)
             while protocol.pending:

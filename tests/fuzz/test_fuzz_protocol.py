@@ -141,8 +141,7 @@ class Run:
     """A protocol between a program and a server that both do anything; checked at each step."""
 
     def __init__(self, extensions):
-        self.protocol = ClientProtocol(max_size=1000, ping_interval=20, ping_timeout=10)
-        self.protocol.open(extensions)
+        self.protocol = ClientProtocol(extensions, max_size=1000, ping_interval=20, ping_timeout=10)
         self.now, self.sent = 0.0, []
 
     def step(self, name, *args):

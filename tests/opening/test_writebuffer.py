@@ -37,7 +37,6 @@ class Narrow:
 
 def new_buffer():
     stream, protocol = Narrow(), ClientProtocol(ping_interval=None)
-    protocol.open()
     return stream, protocol, WriteBuffer(stream, protocol)
 
 

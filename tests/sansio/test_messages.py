@@ -57,9 +57,7 @@ class Owner:
 
 
 def reader_with(extensions, limits=(UNLIMITED, UNLIMITED), found=None):
-    reader = MessageReader(Owner([] if found is None else found), limits)
-    reader.use(extensions)
-    return reader
+    return MessageReader(Owner([] if found is None else found), limits, extensions)
 
 
 def events(chunks, *, plain=False, limits=(UNLIMITED, UNLIMITED), extensions=()):
@@ -701,8 +699,7 @@ def test_the_fast_way_takes_whole_messages():
     for payload in payloads:
         for rsv in (0, RSV1):
             for opcode in (TEXT, BINARY):
-                reader = Fast(Owner([]))
-                reader.use(deflate())
+                reader = Fast(Owner([]), extensions=deflate())
                 data = compressed(payload) if rsv else payload
                 reader.receive_data(frame(opcode, data, rsv=rsv))
                 assert reader.messages() == [payload.decode() if opcode == TEXT else payload]

@@ -150,11 +150,12 @@ class Connection(ConnectionInfo):
     def __init__(self, opened: Opened, options: Options) -> None:
         super().__init__(opened)
         self._protocol = ClientProtocol(
+            opened.extensions,
+            monotonic(),
             max_size=options.max_size,
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
         )
-        self._protocol.open(opened.extensions, monotonic())
         self._transport = BlockingTransport(
             opened.stream, self._protocol, options, options.busy_poll
         )

@@ -128,13 +128,14 @@ class EventTransport:
         stream.sock.setblocking(False)
         self._fd = stream.sock.fileno()
         self._recv = stream.recv
+        now = loop.time()
         self.protocol = protocol = ClientProtocol(
+            opened.extensions,
+            now,
             max_size=options.max_size,
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
         )
-        now = loop.time()
-        protocol.open(opened.extensions, now)
         # Protocol callbacks must not raise, and the handler may.
         self._events: list[tuple[Callable[[Any], object], Any]] | None = None
         protocol.listener = self

@@ -102,6 +102,7 @@ class MessageReader:
         owner: its ``receive_control`` gets the opcode and the payload of each control frame, in
             order. (A bound method would be one more object for each connection.)
         max_size: the limits for a message and for a fragment, in bytes.
+        extensions: those negotiated, in the order of the response; the last one decodes first.
 
     Attributes:
         pending: whether more may come out without more bytes going in.
@@ -116,13 +117,22 @@ class MessageReader:
         "_skipping", "_stopped",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, max_size: tuple[int, int] = (UNLIMITED, UNLIMITED)) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        max_size: tuple[int, int] = (UNLIMITED, UNLIMITED),
+        extensions: Sequence[Extension] = (),
+    ) -> None:
         self._owner = owner
         self._max_message, self._max_fragment = max_size
-        self._fast_limit = min(max_size)
-        self._extensions: Sequence[Extension] = ()
+        self._extensions = tuple(reversed(extensions))
         self._rsv = 0
-        self._inflate: Callable[[bytes, int | None], bytes] | None = None
+        for extension in extensions:
+            self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
+        deflate = only_deflate(extensions)
+        self._inflate = None if deflate is None else deflate.inflate
+        # Extensions of the user's see every frame: no message is short enough for the fast way.
+        self._fast_limit = -1 if extensions and deflate is None else min(max_size)
         # What is received but not parsed is _data[_at:]; _latin1 is _data decoded, if needed.
         self._data, self._at = b"", 0
         self._latin1: str | None = None
@@ -131,29 +141,11 @@ class MessageReader:
         self._in_frame, self._head, self.missing = False, 0, 0
         # Whether extensions decode the message's frames, and the payload of the frame till then.
         self._gathered = ByteQueue()
-        self._coded, self._payload = False, self._gathered  # unless there are extensions
+        self._coded, self._payload = False, ByteQueue() if extensions else self._gathered
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0
         self._decoder: codecs.IncrementalDecoder | None = None
         self.pending = self.streaming = self._skipping = self._stopped = False
-
-    def use(self, extensions: Sequence[Extension]) -> None:
-        """Decode frames with *extensions*, the last one first; before anything is received.
-
-        Args:
-            extensions: those negotiated, in the order of the response.
-        """
-        self._extensions = tuple(reversed(extensions))
-        for extension in extensions:
-            self._rsv |= extension.rsv1 * RSV1 | extension.rsv2 * RSV2 | extension.rsv3 * RSV3
-        deflate = only_deflate(extensions)
-        if deflate is not None:
-            self._inflate = deflate.inflate
-        elif extensions:
-            # Extensions of the user's see every frame. No message is short enough for the fast way.
-            self._fast_limit = -1
-        if extensions:
-            self._payload = ByteQueue()
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the network.

@@ -8,8 +8,8 @@ backwards.
 
 The life of a connection, RFC 6455, 7::
 
-    CONNECTING ── open() ──▶ OPEN ── Close sent or received, or failed ──▶ CLOSING
-                               └──────── connection lost ───────▶ CLOSED ◀────┘
+    OPEN ── Close sent or received, or failed ──▶ CLOSING
+      └──────── connection lost ───────▶ CLOSED ◀────┘
 
 A front end reads until ``finished``: nothing more will be delivered. It then writes what
 ``data_to_send()`` has, waits a while for the server to end the TCP connection (RFC 6455, 7.1.1;
@@ -76,11 +76,11 @@ _NO_FRAMES: list[bytes | bytearray] = []
 class State(enum.IntEnum):
     """Where a connection is in its life (RFC 6455, 4 and 7)."""
 
-    CONNECTING = 0
+    CONNECTING = 0  # only a ``Client``, as WAITING
     OPEN = 1
     CLOSING = 2
     CLOSED = 3
-    WAITING = 4  # to connect again; only a ``Client``
+    WAITING = 4  # to connect again
 
     # An IntEnum shows its number, on some Pythons in f-strings only.
     def __str__(self) -> str:
@@ -91,14 +91,7 @@ class State(enum.IntEnum):
 
 
 # Names of the module are found faster than members of an enum.
-_CONNECTING, _OPEN, _CLOSING, _CLOSED = list(State)[:4]
-
-_NEXT = {
-    _CONNECTING: (_OPEN, _CLOSED),
-    _OPEN: (_CLOSING, _CLOSED),
-    _CLOSING: (_CLOSED,),
-    _CLOSED: (),
-}
+_OPEN, _CLOSING, _CLOSED = State.OPEN, State.CLOSING, State.CLOSED
 
 
 def size_limits(max_size: MaxSize) -> tuple[int, int]:
@@ -165,6 +158,8 @@ class ClientProtocol:
     """A client's side of one WebSocket connection, sans I/O. Not thread-safe.
 
     Args:
+        extensions: those negotiated, in the order of the response.
+        now: when it was opened.
         max_size: the limit in bytes for a message, or a pair of limits for a message and for a
             fragment of one; ``None`` for no limit.
         ping_interval: seconds without anything received until a keepalive ping; ``None`` for none.
@@ -199,21 +194,24 @@ class ClientProtocol:
 
     def __init__(
         self,
+        extensions: Sequence[Extension] = (),
+        now: float = 0.0,
         *,
         max_size: MaxSize = 1 << 20,
         ping_interval: float | None = 20,
         ping_timeout: float | None = 20,
     ) -> None:
         limits = size_limits(max_size)
-        self.state = State.CONNECTING
+        self.state = _OPEN
         self.rcvd: Close | None = None
         self.sent: Close | None = None
         self.rcvd_then_sent: bool | None = None
         self.finished = self.abort = False
         self.failure: BaseException | None = None
-        self.extensions: Sequence[Extension] = ()
-        self._deflate: Callable[[Data], bytes] | None = None
-        self.reader = MessageReader(self, limits)
+        self.extensions = extensions or ()  # an empty list would be one for each connection
+        deflate = only_deflate(extensions)
+        self._deflate = None if deflate is None else deflate.deflate
+        self.reader = MessageReader(self, limits, extensions)
         self.keepalive = None if ping_interval is None else Keepalive(ping_interval, ping_timeout)
         self._now = 0.0
         self.has_output = False
@@ -224,21 +222,7 @@ class ClientProtocol:
         self._pings = _NO_PINGS
         self.latency = 0.0
         self.listener: Listener | None = None
-
-    def open(self, extensions: Sequence[Extension] = (), now: float = 0.0) -> None:
-        """Begin to be open, with the extensions negotiated, in the order of the response."""
-        self._move(_OPEN)
-        self.extensions = extensions or ()
-        deflate = only_deflate(extensions)
-        if deflate is not None:
-            self._deflate = deflate.deflate
-        self.reader.use(extensions)
         self.heard(now)
-
-    def _move(self, state: State) -> None:
-        if state not in _NEXT[self.state]:
-            raise AssertionError(f"{self.state.name} -> {state.name}")  # a bug in wsmini
-        self.state = state
 
     # -- receiving --
 
@@ -316,7 +300,7 @@ class ClientProtocol:
         # The first reason counts: a connection that has failed, or that the peer has closed, isn't
         # lost because TCP ends as well.
         if self.state is not _CLOSED:
-            self._move(_CLOSED)
+            self.state = _CLOSED
             if self.failure is None and self.rcvd is None:
                 self.failure = exc
         if not self.pending:
@@ -403,24 +387,15 @@ class ClientProtocol:
 
         A fragment needs no more than that, a message needs ``check_can_send``.
         """
-        exc = self.why_not_open()
-        if exc is not None:
-            raise exc
-
-    def why_not_open(self) -> Exception | None:
-        """What ``check_open`` raises."""
-        if self.state is _OPEN:
-            return None
-        if self.state is _CONNECTING:
-            return InvalidState("the connection isn't open yet")
-        return self.close_exc()
+        if self.state is not _OPEN:
+            raise self.close_exc()
 
     def check_can_send(self) -> None:
         """Raise unless a message can be sent now.
 
         Raises:
             ConnectionClosed: if the connection isn't open any more.
-            InvalidState: if it isn't open yet, or a fragmented message isn't complete.
+            InvalidState: if a fragmented message isn't complete.
         """
         self.check_open()
         if self.sending:
@@ -489,7 +464,7 @@ class ClientProtocol:
             What refuses it, if anything, and has changed nothing; to be raised. (An exception that
             comes out of here is a signal handler's, and may come in the middle.)
 
-            * ``ConnectionClosed``, ``InvalidState``: as ``check_open``.
+            * ``ConnectionClosed``: if the connection isn't open any more.
             * ``TypeError``: if *data* isn't bytes.
             * ``ValueError``: if it exceeds 125 bytes, or a ping with it isn't answered yet.
             * ``SendBufferFull``: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
@@ -529,7 +504,7 @@ class ClientProtocol:
     def _why_no_control(self, data: bytes) -> Exception | None:
         """What refuses a ping or a pong with *data*, if anything."""
         if self.state is not _OPEN:
-            return self.why_not_open()
+            return self.close_exc()
         if not isinstance(data, (bytes, bytearray)):
             return TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
         if len(data) > MAX_CONTROL:
@@ -545,18 +520,15 @@ class ClientProtocol:
 
         Raises:
             ValueError, TypeError: if *code* or *reason* can't be sent (RFC 6455, 7.4).
-            InvalidState: before the connection is open.
         """
         close_payload(code, reason)
-        if self.state is _CONNECTING:
-            self.check_open()
         if self.state is _OPEN:
             self._send_close(Close(code, reason))
 
     def _send_close(self, close: Close) -> None:
         # The state changes before the frame is queued: whatever another thread sends now is
         # refused, and can't follow the Close frame.
-        self._move(_CLOSING)
+        self.state = _CLOSING
         self.sent = close
         # 1005 stands for a Close frame without a code, which is answered alike (RFC 6455, 7.4.1).
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
