@@ -28,6 +28,7 @@ from wsmini.sansio.messages import UNLIMITED, MessageReader
 from wsmini.sansio.protocol import (
     MAX_PINGS,
     MAX_QUEUED,
+    NEVER,
     ClientProtocol,
     Keepalive,
     State,
@@ -798,14 +799,14 @@ def test_a_silent_peer_is_pinged_and_given_up():
     assert head == 0x89
     assert protocol.tick(129.9) == 130.0
     assert not protocol.has_output and protocol.state is OPEN
-    assert protocol.tick(130.0) is None
+    assert protocol.tick(130.0) == NEVER
     assert written(protocol) == [(0x88, b"\x03\xf3keepalive ping timeout")]
     assert protocol.finished and protocol.abort
     assert protocol._pings == {}
     assert isinstance(protocol.failure, TimeoutError)
     assert "30.0 s" in str(protocol.failure)
     assert ended(protocol) == (None, Close(1011, "keepalive ping timeout"), None)
-    assert protocol.tick(999.0) is None
+    assert protocol.tick(999.0) == NEVER
 
 
 @pytest.mark.parametrize("data", [b"\x81", frame(PONG, b"?"), frame(TEXT, b"a"), frame(PING)])
@@ -820,7 +821,7 @@ def test_any_byte_is_life(data):
     feed(protocol, b"\x81" if data != b"\x81" else b"\x00", 149.0)  # in the same tick of the clock
     assert protocol.tick(159.0) == 169.0
     assert protocol.tick(169.0) == 179.0
-    assert protocol.tick(179.0) is None
+    assert protocol.tick(179.0) == NEVER
 
 
 def test_the_answer_to_a_keepalive_ping_gives_the_latency():
@@ -836,7 +837,7 @@ def test_a_late_tick_pings_before_it_gives_up():
     protocol = kept_alive()
     assert protocol.tick(1000.0) == 1010.0
     assert protocol.state is OPEN
-    assert protocol.tick(2000.0) is None
+    assert protocol.tick(2000.0) == NEVER
 
 
 def test_without_a_timeout_it_pings_again_and_never_gives_up():
@@ -859,7 +860,7 @@ def test_a_peer_that_takes_what_is_sent_is_alive():
     assert protocol.tick(130.0) == 149.0
     silent = opened(ping_interval=None)
     silent.heard(1.0)
-    assert silent.tick(2.0) is None
+    assert silent.tick(2.0) == NEVER
 
 
 @pytest.mark.parametrize("data", [5, "text", memoryview(b"x")])
@@ -873,9 +874,9 @@ def test_a_ping_takes_bytes(data):
 
 def test_without_an_interval_there_is_no_keepalive():
     protocol = kept_alive(interval=None)
-    assert protocol.tick(1e9) is None
+    assert protocol.tick(1e9) == NEVER
     feed(protocol, frame(TEXT, b"a"), 1e9)
-    assert protocol.tick(2e9) is None and not protocol.has_output
+    assert protocol.tick(2e9) == NEVER and not protocol.has_output
 
 
 def test_pings_of_the_program_do_not_stop_the_keepalive():
@@ -890,7 +891,7 @@ def test_pings_of_the_program_do_not_stop_the_keepalive():
         protocol.ping(b"%d" % i, 100.0)
     assert protocol.tick(120.0) == 130.0
     assert len(written(protocol)) == MAX_QUEUED
-    assert protocol.tick(130.0) is None
+    assert protocol.tick(130.0) == NEVER
 
 
 def test_messages_that_came_before_the_peer_was_given_up_are_delivered():
@@ -898,7 +899,7 @@ def test_messages_that_came_before_the_peer_was_given_up_are_delivered():
     data = frame(TEXT, b"a") * 2 + frame(PING) + frame(BINARY, b"b") + close_frame(1000)
     protocol.receive_data(data, 100.0)
     protocol.tick(120.0)
-    assert protocol.tick(130.0) is None
+    assert protocol.tick(130.0) == NEVER
     assert protocol.finished and protocol.pending
     protocol.data_to_send()
     assert protocol.next_messages() == ["a", "a"]
@@ -912,7 +913,7 @@ def test_no_keepalive_while_closing():
     protocol = kept_alive()
     protocol.close()
     protocol.data_to_send()
-    assert protocol.tick(120.0) is None
+    assert protocol.tick(120.0) == NEVER
     assert not protocol.has_output
 
 
@@ -920,20 +921,20 @@ def test_a_probe_pings_at_once_and_then_gives_up():
     protocol = ClientProtocol((), 100.0, ping_interval=20, ping_timeout=5)
     assert protocol.probe(101.0) == 106.0
     assert protocol.has_output
-    assert protocol.tick(106.0) is None
+    assert protocol.tick(106.0) == NEVER
     assert protocol.abort and protocol.sent.code == 1011
 
 
 def test_a_probe_after_a_long_silence_does_not_shorten_it():
     protocol = ClientProtocol((), 100.0, ping_interval=20, ping_timeout=5)
     protocol.probe(200.0)
-    assert protocol.tick(205.0) is None
+    assert protocol.tick(205.0) == NEVER
     assert "nothing received for 105.0 s" in str(protocol.failure)
 
 
 def test_a_probe_without_a_keepalive_does_nothing():
     protocol = ClientProtocol(ping_interval=None)
-    assert protocol.probe(1.0) is None
+    assert protocol.probe(1.0) == NEVER
     assert not protocol.has_output
 
 
@@ -1243,6 +1244,6 @@ def test_a_read_that_is_one_message_is_taken_at_once(interval):
     assert protocol.receive_message(frame(TEXT, b"a"), 15.0) == "a"
     assert protocol.receive_message(frame(BINARY, b"b"), 15.0) == b"b"
     assert protocol.receive_message(frame(PING, b"b"), 30.0) is None
-    assert protocol.tick(30.0) == (None if interval is None else 35.0)  # since it was heard last
+    assert protocol.tick(30.0) == (NEVER if interval is None else 35.0)  # since it was heard last
     protocol.close()
     assert protocol.receive_message(frame(TEXT, b"late"), 31.0) is None

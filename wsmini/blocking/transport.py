@@ -227,16 +227,14 @@ class BlockingTransport:
         return not self.protocol.finished
 
     def _tick(self, now: float) -> None:
-        again = self.protocol.tick(now)
-        self.tick_at = NEVER if again is None else again
+        self.tick_at = self.protocol.tick(now)
 
     def probe(self, now: float) -> None:
         """Ping at once, and look soon whether that is answered. For any thread."""
         self.change(self._probe, now)
 
     def _probe(self, now: float) -> None:
-        again = self.protocol.probe(now)
-        self.tick_at = NEVER if again is None else again
+        self.tick_at = self.protocol.probe(now)
 
     # -- writing --
 

@@ -555,8 +555,7 @@ class EventTransport:
 
     def probe(self) -> None:
         """Ping now, and give the peer up after ``ping_timeout``: the machine may have slept."""
-        again = self.protocol.probe(self._loop.time())
-        self._tick_at = NEVER if again is None else again
+        self._tick_at = self.protocol.probe(self._loop.time())
         self._flush_soon()
         self._set_timer()
 
@@ -754,8 +753,7 @@ class EventTransport:
         protocol = self.protocol
         if protocol.pending or ((protocol.doubtful or not self._reading) and self._has_unread()):
             protocol.heard(now)
-        again = protocol.tick(now)
-        self._tick_at = NEVER if again is None else again
+        self._tick_at = protocol.tick(now)
         self._flush()
         self._look_for_end()
 

@@ -66,7 +66,7 @@ MAX_QUEUED = 128  # pongs that wait to be sent, the latest; as many other contro
 EARLY = 1 / 64  # of the interval, by which a ping may come sooner if the time is asked for
 MAX_PINGS = 1024  # pings that wait for their pong
 
-_NEVER = float("-inf")  # a time before all others
+NEVER = float("inf")  # a time behind all others; -NEVER is before them
 
 # All the idle share these, which stay empty.
 _NO_PINGS: dict[bytes, tuple[float, Answered | None]] = {}
@@ -122,7 +122,7 @@ class Keepalive:
 
     def __init__(self, interval: float, timeout: float | None) -> None:
         self._interval, self._timeout = interval, timeout
-        self.received = self._pinged = _NEVER
+        self.received = self._pinged = -NEVER
 
     @property
     def unanswered(self) -> bool:
@@ -132,7 +132,7 @@ class Keepalive:
     def doubt(self, now: float) -> None:
         """Forget what was heard: a ping is due at *now*."""
         # As if the peer had been silent for an interval, if it hasn't been for longer.
-        self.received, self._pinged = min(self.received, now - self._interval), _NEVER
+        self.received, self._pinged = min(self.received, now - self._interval), -NEVER
 
     def tick(self, now: float) -> tuple[str, float]:
         """Decide what is due (``"wait"``, ``"ping"`` or ``"give up"``), and when to ask again."""
@@ -555,14 +555,14 @@ class ClientProtocol:
         """Whether a keepalive ping isn't answered yet: ``tick`` may give the peer up."""
         return self.keepalive is not None and self.keepalive.unanswered
 
-    def tick(self, now: float) -> float | None:
-        """Do what is due at *now*, and say when to call again; ``None``: never.
+    def tick(self, now: float) -> float:
+        """Do what is due at *now*, and say when to call again, perhaps ``NEVER``.
 
         Call it only when all that can be read was passed in: a peer whose bytes wait unread isn't
         dead.
         """
         if self.keepalive is None or self.state is not _OPEN:
-            return None
+            return NEVER
         action, again = self.keepalive.tick(now)
         if action == "ping":
             self._send_keepalive_ping(now)
@@ -574,10 +574,10 @@ class ClientProtocol:
             # What has come before, and isn't parsed yet, is still delivered.
             if not self.pending:
                 self._finish()
-            return None
+            return NEVER
         return again
 
-    def probe(self, now: float) -> float | None:
+    def probe(self, now: float) -> float:
         """Ping at *now*, however lately the peer was heard; returns as ``tick``."""
         if self.keepalive is not None:
             self.keepalive.doubt(now)
