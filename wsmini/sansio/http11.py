@@ -136,8 +136,6 @@ class Headers:
             return NotImplemented
         return self._values() == other._values()
 
-    __hash__ = None  # type: ignore[assignment]  # They can change.
-
     def __str__(self) -> str:
         return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self.items())
 

@@ -15,10 +15,6 @@ from sys import intern
 from ..exceptions import InvalidProxy, InvalidURI, ProxyError
 from .redaction import is_scheme, redacted_query, redacted_uri
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 _PORTS = {False: 80, True: 443}
 _SCHEMES = {"ws": False, "wss": True}
 _UNIX_SCHEMES = {"ws+unix": False, "wss+unix": True}
@@ -308,7 +304,7 @@ def unquote(text: str, what: str) -> str:
     return decoded
 
 
-def shown_address(address: Any) -> str:
+def shown_address(address: object) -> str:
     """*address*, as sockets have it, for people: ``127.0.0.1:80``, ``[::1]:80``, a path."""
     if isinstance(address, tuple) and len(address) >= 2:
         return f"{_bracketed(address[0])}:{address[1]}"
