@@ -18,7 +18,7 @@ from wsmini.sansio.extensions import format_extensions, negotiate
 from wsmini.sansio.frames import Frame, Opcode
 
 TAIL = b"\x00\x00\xff\xff"
-TEXT, BINARY, CONT, PING = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.PING
+TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
 CONTEXTS = {"takeover": False, "no takeover": True}
 
 
@@ -603,13 +603,12 @@ def fragments(chunks, opcode=TEXT):
 
 
 def decoded(extension, frames, max_size=None):
-    """The message in *frames*; pings in between stay as they are."""
-    ping, message = Frame(PING, b"\xf2"), b""
+    """The message in *frames*."""
+    message = b""
     for frame in frames:
         result = extension.decode(frame, max_size)
         assert result[:1] + result[2:] == (frame.opcode, frame.fin, False, False, False)
         message += result.data
-        assert extension.decode(ping, max_size) is extension.encode(ping) is ping
     return message
 
 
@@ -671,11 +670,6 @@ def test_other_bits_and_the_opcode_are_left_alone():
 
 
 MARKED = {
-    "control frame": ([Frame(PING, b"", True, True)], "RSV1 is set on a control frame"),
-    "control frame between fragments": (
-        [Frame(TEXT, b"\xf2\x48", False, True), Frame(PING, b"", True, True)],
-        "RSV1 is set on a control frame",
-    ),
     "continuation": (
         [Frame(TEXT, b"\xf2\x48", False, True), Frame(CONT, b"", True, True)],
         "RSV1 is set on a continuation frame",
@@ -706,7 +700,6 @@ def test_contexts_are_made_when_first_used_and_dropped_when_not_taken_over():
         )
         extension.deflate(b"")
         extension.inflate(b"")
-        extension.decode(extension.encode(Frame(PING, b"spam")))
         extension.decode(Frame(TEXT, b"spam"))
         assert extension._deflater is extension._inflater is None
         data = extension.deflate(b"spam", fin=False)

@@ -345,14 +345,10 @@ class PerMessageDeflate(Extension):
         """A frame with its payload inflated, as far as the message is compressed.
 
         Raises:
-            ProtocolError: also if RSV1 is set on a control frame or a continuation (RFC 7692, 6).
+            ProtocolError: also if RSV1 is set on a continuation (RFC 7692, 6).
             PayloadTooBig: as ``inflate``.
         """
         opcode, data, fin, rsv1, rsv2, rsv3 = frame
-        if opcode & 8:
-            if rsv1:
-                raise ProtocolError("RSV1 is set on a control frame")
-            return frame
         if opcode:
             self._receiving = rsv1
         elif rsv1:
@@ -390,8 +386,6 @@ class PerMessageDeflate(Extension):
         return self._deflater
 
     def encode(self, frame: Frame) -> Frame:
-        """A frame of a message to compress; control frames stay as they are."""
+        """A frame of a message to compress."""
         opcode, data, fin, rsv1, rsv2, rsv3 = frame
-        if opcode & 8:
-            return frame
         return Frame(opcode, self.deflate(data, fin), fin, rsv1 or opcode != 0, rsv2, rsv3)
