@@ -176,7 +176,7 @@ def follow(reference):
 
 def digest_of(value):
     params = {"nonce": value, "realm": value, "qop": value, "opaque": value}
-    return digest(Challenge("digest", params, None), ("u", "p"), "GET", "/", "c")
+    return digest(Challenge("digest", params, None), ("u", "p"), "GET", "/", "c", 1)
 
 
 def refusal(n):

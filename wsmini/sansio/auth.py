@@ -119,25 +119,20 @@ def basic(user: str, password: str) -> str:
 
 
 def digest(
-    challenge: Challenge,
-    credentials: tuple[str, str],
-    method: str,
-    target: str,
-    cnonce: str,
-    nc: int = 1,
+    challenge: Challenge, pair: tuple[str, str], method: str, target: str, cnonce: str, nc: int
 ) -> str:
     """The value of an ``Authorization`` header for Digest authentication (RFC 7616, 3.4).
 
     Args:
         challenge: with a ``strength()`` above 0.
-        credentials: user and password.
+        pair: user and password.
         method: of the request.
         target: of the request, as in its first line.
         cnonce: fresh for each nonce of the server; then kept, as "-sess" needs it.
         nc: how many requests used this nonce, including this one.
     """
     params = challenge.params
-    user, password = (_normalized(text, params) for text in credentials)
+    user, password = (_normalized(text, params) for text in pair)
     algorithm, is_session = _algorithm(params)
     realm, nonce = params.get("realm", ""), params["nonce"]
     # RFC 7616, 3.4.2 and 3.4.3: A1 is key, A2 is request.
