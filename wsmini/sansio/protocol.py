@@ -408,16 +408,14 @@ class ClientProtocol:
         """
         # The usual cases need no Frame: no extension, or permessage-deflate alone, which always
         # compresses a whole message unless the program says not to.
-        if not self.extensions:
-            head = FIN | opcode
-        elif self._deflate is None:
+        head = FIN | opcode
+        if self._deflate is not None:
+            if compress is not False:
+                head |= RSV1
+                data = self._deflate(data)
+        elif self.extensions:
             frame = self._encode(Frame(opcode, data), compress)
             head, data = frame.head, frame.data
-        elif compress is False:
-            head = FIN | opcode
-        else:
-            head = FIN | RSV1 | opcode
-            data = self._deflate(data)
         return masked(head, data) if len(data) <= PIECE else masked_pieces(head, data)
 
     def encode_fragment(
