@@ -476,14 +476,16 @@ class ClientProtocol:
         payload = self._new_ping_data() if data is None else bytes(data)
         if payload in self._pings:
             return ValueError("a ping with the same data isn't answered yet")
-        self._queue(masked(FIN | Opcode.PING, payload))
-        self._expect_pong(payload, now, callback)
+        self._send_ping(payload, now, callback)
         return None
 
-    def _expect_pong(self, data: bytes, now: float, callback: Answered | None) -> None:
+    def _send_ping(self, data: bytes, now: float, callback: Answered | None) -> None:
+        """Queue a ping; where many aren't answered, it isn't remembered."""
+        self._queue(masked(FIN | Opcode.PING, data))
         if self._pings is _NO_PINGS:
             self._pings = {}
-        self._pings[data] = now, callback
+        if len(self._pings) < MAX_PINGS:
+            self._pings[data] = now, callback
 
     def _new_ping_data(self) -> bytes:
         # Printable: some servers take payloads for C strings, and lose one with a NUL.
@@ -563,7 +565,8 @@ class ClientProtocol:
             return NEVER
         action, again = self.keepalive.tick(now)
         if action == "ping":
-            self._send_keepalive_ping(now)
+            if len(self._output) < MAX_QUEUED:  # if not, there are pings enough in it
+                self._send_ping(self._new_ping_data(), now, None)
         elif action == "give up":
             silence = now - self.keepalive.received
             self.failure = TimeoutError(f"nothing received for {silence:.1f} s: the peer is dead")
@@ -585,14 +588,6 @@ class ClientProtocol:
         """Note that the peer lives at *now*: it may say nothing, but its TCP takes what is sent."""
         if self.keepalive is not None:
             self.keepalive.received = now
-
-    def _send_keepalive_ping(self, now: float) -> None:
-        """Queue a ping; where many aren't answered, it isn't remembered."""
-        if len(self._output) < MAX_QUEUED:  # if not, there are pings enough in it
-            data = self._new_ping_data()
-            self._queue(masked(FIN | Opcode.PING, data))
-            if len(self._pings) < MAX_PINGS:
-                self._expect_pong(data, now, None)
 
     # -- how it ended --
 
