@@ -110,12 +110,9 @@ def _items(headers: HeaderItems) -> Iterable[tuple[str, Sequence[str]]]:
         if isinstance(pair, str) or len(pair) != 2:
             raise TypeError("additional_headers is a mapping or pairs of name and value")
         name, values = pair
-        if values is None:
-            yield name, []
-        elif isinstance(values, (list, tuple)):
-            yield name, values
-        else:
-            yield name, [values]  # type: ignore[list-item]  # checked by Headers
+        if not isinstance(values, (list, tuple)):
+            values = [] if values is None else [values]  # which Headers checks
+        yield name, values
 
 
 def check_subprotocols(subprotocols: Sequence[str]) -> list[str]:
