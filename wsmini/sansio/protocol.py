@@ -263,13 +263,9 @@ class ClientProtocol:
         """
         try:
             batch = self.reader.messages()
-        except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
+        except BaseException as exc:
             self._fail(exc)
             return []
-        except BaseException as exc:
-            # Of a signal handler or of a program's extension: what was being parsed is lost.
-            self.abandon(exc)
-            raise
         # TCP has ended, and these were the last messages that had come before.
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
@@ -282,12 +278,9 @@ class ClientProtocol:
         """
         try:
             chunk = self.reader.next_chunk()
-        except (ProtocolError, UnicodeDecodeError, PayloadTooBig) as exc:
+        except BaseException as exc:
             self._fail(exc)
             return None
-        except BaseException as exc:
-            self.abandon(exc)  # as in next_messages
-            raise
         if self.state is _CLOSED and not self.reader.pending:
             self._finish()
         return chunk
@@ -367,8 +360,12 @@ class ClientProtocol:
         self.reader.stop()
         self._pings = _NO_PINGS
 
-    def _fail(self, exc: Exception) -> None:
-        """Fail the connection (RFC 6455, 7.1.7)."""
+    def _fail(self, exc: BaseException) -> None:
+        """Fail the connection (RFC 6455, 7.1.7); raise what isn't the peer's fault."""
+        if not isinstance(exc, (ProtocolError, UnicodeDecodeError, PayloadTooBig)):
+            # Of a signal handler or of a program's extension: what was being parsed is lost.
+            self.abandon(exc)
+            raise exc
         self.failure = exc.with_traceback(None)  # which would keep alive what was received
         if isinstance(exc, UnicodeDecodeError):
             code, reason = 1007, f"invalid UTF-8: {exc.reason}"
