@@ -146,10 +146,9 @@ def format_extensions(extensions: Sequence[tuple[str, Params]]) -> str:
         ValueError: if a name or a value isn't a token (RFC 6455, 9.1).
     """
     for name, params in extensions:
-        for text in [name, *(key for key, _ in params)]:
-            if not is_token(text):
-                raise ValueError(f"the name of an extension or parameter is a token, not {text!r}")
-        for key, value in params:
+        for key, value in [(name, None), *params]:
+            if not is_token(key):
+                raise ValueError(f"the name of an extension or parameter is a token, not {key!r}")
             if value is not None and not is_token(value):
                 raise ValueError(f"the value of {key} is a token, not {value!r}")
     return ", ".join(_format(name, params) for name, params in extensions)
