@@ -162,11 +162,9 @@ class ResponseParser:
         if text.count("\n") > self.max_headers:
             raise InvalidMessage(f"the response has more than {self.max_headers} headers")
         if "\n " in text or "\n\t" in text:  # obs-fold: RFC 9112, 5.2
-            first, *lines = text.split("\n")
-            text = first + "".join(
-                " " + line.lstrip(" \t") if line.startswith((" ", "\t")) else "\n" + line
-                for line in lines
-            )
+            import re  # servers have mostly given it up
+
+            text = re.sub(r"\n[ \t]+", " ", text)
         flat: list[str] = []
         # The last line, too, ends with a line feed.
         for line in text.split("\n")[:-1]:
