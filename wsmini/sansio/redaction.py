@@ -20,8 +20,8 @@ _NO_SECRET = "sec-websocket-key"  # RFC 6455, 10.3
 _WITH_URLS = frozenset("location content-location referer refresh link".split())
 
 _SCHEME = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ+.-"
-_DIGITS = "0123456789"
-_ADDRESS = _DIGITS + "abcdefABCDEF:."
+# An IPv6 address, perhaps with its zone, or a name; and a port.
+_HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w%.-]*)?\]|[\w%.-]+)(?::[0-9]*)?"
 
 _tag_key = ""
 
@@ -102,17 +102,6 @@ def is_scheme(text: str) -> bool:
 
 def _is_host(text: str) -> bool:
     """Whether *text* reads as a host, perhaps with a port, and as nothing else."""
-    ipv6, bracket, port = text.partition("]")
-    if bracket:
-        address, _, host = ipv6.partition("%")  # a zone
-        known = address[:1] == "[" and address[1:] != "" and not address[1:].strip(_ADDRESS)
-        colon, port = port[:1], port[1:]
-    else:
-        host, colon, port = text.partition(":")
-        known = host != ""
-    return (
-        known
-        and colon in ("", ":")
-        and all(character.isalnum() or character in "%.-_" for character in host)
-        and not port.strip(_DIGITS)
-    )
+    import re  # only where there is an @
+
+    return re.fullmatch(_HOST, text) is not None
