@@ -391,9 +391,10 @@ def test_unquote(text, expected):
     assert unquote(text, "it") == expected
 
 
-def test_unquote_needs_utf_8():
+@pytest.mark.parametrize("text", ["%ff", "a\ud800", "%ed%a0%80"])
+def test_unquote_needs_utf_8(text):
     with pytest.raises(ValueError, match="it isn't percent-encoded UTF-8"):
-        unquote("%ff", "it")
+        unquote(text, "it")
 
 
 # RFC 3986, 5.4, for a base of wss://a/b/c/d;p?q.

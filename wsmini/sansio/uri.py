@@ -288,7 +288,7 @@ def unquote(text: str, what: str) -> str:
     Raises:
         ValueError: if the result, which the message calls *what*, isn't UTF-8 or has controls.
     """
-    first, *others = text.encode().split(b"%")
+    first, *others = text.encode("utf-8", "surrogatepass").split(b"%")
     parts = [first]
     for part in others:
         is_escape = _is_escape(part)
@@ -336,16 +336,14 @@ def _parse(text: str) -> URI:
 def _check_characters(text: str) -> None:
     if text.isprintable() and " " not in text:  # which is quickly seen
         return
-    for offset, character in enumerate(text):
-        if (
-            character <= " "
-            or "\x7f" <= character <= "\x9f"
-            or "\ud800" <= character <= "\udfff"  # can't be encoded
-        ):
-            raise URIProblem(
-                f"it has the character U+{ord(character):04X} at offset {offset}; "
-                "spaces and controls must be percent-encoded"
-            )
+    import re  # only where there is something odd
+
+    wrong = re.search("[\0- \x7f-\x9f\ud800-\udfff]", text)  # surrogates can't be encoded
+    if wrong is not None:
+        raise URIProblem(
+            f"it has the character U+{ord(wrong[0]):04X} at offset {wrong.start()}; "
+            "spaces and controls must be percent-encoded"
+        )
 
 
 def _split(text: str) -> tuple[str, str | None, str, str | None]:
