@@ -41,12 +41,11 @@ def is_value(text: str) -> bool:
     """Whether *text* has only what the value of a header can have, and UTF-8 (RFC 9110, 5.5)."""
     # Nearly all are printable, which is quickly seen. Of the others, tabs are right, and what isn't
     # ASCII, surrogates excepted: isprintable() refuses a no-break space, say.
-    return text.isprintable() or not any(
-        character < " " != character != "\t"
-        or character == "\x7f"
-        or "\ud800" <= character <= "\udfff"
-        for character in text
-    )
+    if text.isprintable():
+        return True
+    import re
+
+    return re.search("[\0-\x08\n-\x1f\x7f\ud800-\udfff]", text) is None
 
 
 class Headers:
