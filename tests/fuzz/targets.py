@@ -297,7 +297,7 @@ class Scripted(Opening):
     def _connect_tcp(self, host, port, shown):
         self._journal.enter("tcp", shown)
         self.streams.append((host, Stream(self.answers.pop() if self.answers else b"")))
-        return self.streams[-1][1]
+        return self._owned(self.streams[-1][1])
         yield
 
     def _resolve(self, host, port, shown):

@@ -177,6 +177,7 @@ class Opening:
         # Where in _visited the last credentials came: a URL from before is another request now.
         self._since = 0
         self._authenticators: dict[object, Authenticator] = {}
+        self._stream: Stream | None = None  # of this round, closed unless it opens a connection
         self._tls: list[TLSStream] = []  # of this round
         self._authorization: str | None = None  # what a challenge has led to
         # steps() begins another one, which counts the time from the first step.
@@ -197,14 +198,24 @@ class Opening:
         self._journal = Journal(self.options)
         try:
             opened = yield from self._in_time(self._open())
-        except (OSError, InvalidHandshake) as exc:
-            if not is_from_handler(exc):
+        # Whatever ends it, the closing of this generator, too.
+        except BaseException as exc:
+            self._close()
+            if isinstance(exc, (OSError, InvalidHandshake)) and not is_from_handler(exc):
                 self._journal.explain(exc, self._situation())
             raise
-        # The program's trace= may raise.
-        with _closed_on_error(opened.stream):
-            self._journal.note("open", timings=dict(opened.timings))
+        self._stream = None  # which the caller owns now
         return opened
+
+    def _owned(self, stream: Stream) -> Stream:
+        """*stream*, which ``_close`` closes from here on, in the place of one below it."""
+        self._stream = stream
+        return stream
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _situation(self) -> Situation:
         """The evidence for hints, beside the exception."""
@@ -256,18 +267,18 @@ class Opening:
         """Round after round, until one opens the connection."""
         while True:
             uri = self._visited[-1]
+            self._close()
             self._tls.clear()
             try:
                 stream = yield from self._connect(uri)
-                with _closed_on_error(stream):
-                    opened = yield from self._upgrade(stream, uri)
+                opened = yield from self._upgrade(stream, uri)
             except (OSError, InvalidMessage) as exc:
                 if self._goes_without_resumption(exc):
                     continue
                 raise
             if opened is not None:
+                self._journal.note("open", timings=opened.timings)
                 return opened
-            stream.close()
             self._journal.enter("dns")
 
     def _goes_without_resumption(self, exc: OSError | InvalidMessage) -> bool:
@@ -311,10 +322,9 @@ class Opening:
 
     def _adopt(self, sock: socket.socket, uri: URI) -> Stream:
         self._journal.enter("tcp", f"{uri.authority} over sock=")
-        stream = SocketStream(sock)
-        with _closed_on_error(stream):
-            sock.setblocking(False)
-            configure(sock, self.options.socket_options)
+        stream = self._owned(SocketStream(sock))
+        sock.setblocking(False)
+        configure(sock, self.options.socket_options)
         return stream
 
     def _reach(self, uri: URI, host: str, port: int) -> Steps[Stream]:
@@ -342,10 +352,9 @@ class Opening:
             options.source_address,
             options.socket_options,
         )
-        stream = SocketStream(sock)
+        stream = self._owned(SocketStream(sock))
         if journal.wants_notes:
-            with _closed_on_error(stream):
-                journal.note("connected", address=_peer(sock))
+            journal.note("connected", address=_peer(sock))
         return stream
 
     def _connect_unix(self, path: str) -> Steps[Stream]:
@@ -355,7 +364,7 @@ class Opening:
             raise OSError(errno.EAFNOSUPPORT, "this platform has no Unix sockets")
         address = (family, socket.SOCK_STREAM, 0, "", path)
         sock = yield from connect_tcp([address], options=self.options.socket_options)
-        return SocketStream(sock)
+        return self._owned(SocketStream(sock))
 
     def _resolve(self, host: str, port: int, shown: str) -> Steps[Sequence[Address]]:
         self._journal.enter("dns", shown)
@@ -367,25 +376,24 @@ class Opening:
     def _start_tls(
         self, stream: Stream, context: ssl.SSLContext | None, name: str, port: int
     ) -> Steps[Stream]:
-        """TLS over *stream*, which is closed if that fails."""
-        with _closed_on_error(stream):
-            # ssl is large, and ws:// doesn't need it.
-            from .tls import TLSStream
-            from .tls_context import default_context
+        """TLS over *stream*."""
+        # ssl is large, and ws:// doesn't need it.
+        from .tls import TLSStream
+        from .tls_context import default_context
 
-            context = context or default_context()
-            resumption = self.options.tls_resumption
-            # The zone of an IPv6 address is in no certificate.
-            secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
-            self._tls.append(secure)
-            yield from secure.handshake()
-            if secure.ssl_object.selected_alpn_protocol() == "h2":
-                raise InvalidMessage(
-                    "the server has chosen HTTP/2, which the context offers by ALPN: leave h2 out"
-                )
-            if self._journal.wants_notes:
-                self._journal.note("secured", server_hostname=name, **secure.details())
-        return secure
+        context = context or default_context()
+        resumption = self.options.tls_resumption
+        # The zone of an IPv6 address is in no certificate.
+        secure = TLSStream(stream, context, name.partition("%")[0], port, resumption)
+        self._tls.append(secure)
+        yield from secure.handshake()
+        if secure.ssl_object.selected_alpn_protocol() == "h2":
+            raise InvalidMessage(
+                "the server has chosen HTTP/2, which the context offers by ALPN: leave h2 out"
+            )
+        if self._journal.wants_notes:
+            self._journal.note("secured", server_hostname=name, **secure.details())
+        return self._owned(secure)
 
     # -- through a proxy --
 
@@ -406,13 +414,10 @@ class Opening:
         connect = connect_socks4 if proxy.scheme.startswith("socks4") else connect_socks5
         destinations = yield from self._destinations(proxy, host, port)
         while True:
-            # SOCKS has one destination for each connection: after a refusal, its stream is of no
-            # use.
             destination = destinations.pop(0)
             stream = yield from self._connect_to_proxy(proxy)
             try:
-                with _closed_on_error(stream):
-                    yield from connect(stream, proxy, host, port, destination)
+                yield from connect(stream, proxy, host, port, destination)
                 return stream
             except DestinationRefused:
                 if not destinations:
@@ -430,6 +435,9 @@ class Opening:
 
     def _connect_to_proxy(self, proxy: Proxy) -> Steps[Stream]:
         options = self.options
+        # After a refusal, the last one is of no use: SOCKS has one destination for each connection,
+        # and an HTTP proxy may close it behind its 407, or send a body of unknown length.
+        self._close()
         # From here on until the tunnel stands, the journal's address begins with "proxy": a failure
         # in between is the proxy's, see _situation.
         stream = yield from self._connect_tcp(proxy.host, proxy.port, f"proxy {proxy}")
@@ -454,14 +462,10 @@ class Opening:
                 headers.append(("User-Agent", self.options.user_agent_header))
             if authorization is not None:
                 headers.append(("Proxy-Authorization", authorization))
-            # Each attempt has a connection of its own: a proxy may close the last one behind its
-            # 407, or have sent a body of unknown length.
             stream = yield from self._connect_to_proxy(proxy)
-            with _closed_on_error(stream):
-                authorization = yield from connect_http(stream, host, port, headers, answer)
+            authorization = yield from connect_http(stream, host, port, headers, answer)
             if authorization is None:
                 return stream
-            stream.close()
 
     # -- the upgrade --
 
@@ -611,22 +615,6 @@ class Opening:
                 reason_phrase=response.reason_phrase,
                 headers=_shown(response.headers),
             )
-
-
-class _closed_on_error:
-    """Close *stream* if the block fails, or its generator is closed within."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, exc: object, traceback: object) -> None:
-        if kind is not None:
-            self._stream.close()
 
 
 def _peer(sock: socket.socket) -> str:
