@@ -112,31 +112,18 @@ class LoopRun:
     def _step(self, ready: Ready | None) -> None:
         """Go on behind a wait for which *ready* is the answer; ``None`` begins the first step."""
         self._stop_watching()  # before the step, which may close the sockets
-        # The call that has led here is done, and needs no cancel().
-        if ready is None:
-            self._call = None
+        # The call that has led here, at first or when the time is over, needs no cancel().
+        if not ready:
+            self._call = self._deadline = None
         try:
-            wanted = next(self._steps) if ready is None else self._steps.send(ready)
+            self._wait(next(self._steps) if ready is None else self._steps.send(ready))
         except StopIteration as stop:
-            self._stop_timer()
+            self.cancel()
             self._done(stop.value, None)
-        except BaseException as exc:
-            self._stop_timer()
-            self._done(None, exc)
-        else:
-            self._try_to_wait(wanted)
-
-    def _try_to_wait(self, wanted: Wait) -> None:
-        try:
-            self._wait(wanted)
-        # The loop may refuse: another owner has it watch this socket, say.
+        # The loop may refuse, too: another owner has it watch this socket, say.
         except BaseException as exc:
             self.cancel()
             self._done(None, exc)
-
-    def _time_is_over(self) -> None:
-        self._stop_timer()
-        self._step([])
 
     def _wait(self, wanted: Wait) -> None:
         loop, registered = self._loop, self._registered
@@ -156,4 +143,4 @@ class LoopRun:
         if wanted.deadline is not None:
             delay = min(max(0.0, wanted.deadline - time.monotonic()), MAX_WAIT)
             self._deadline = wanted.deadline
-            self._call = loop.call_later(delay, self._time_is_over)
+            self._call = loop.call_later(delay, self._step, [])
