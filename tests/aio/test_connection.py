@@ -137,7 +137,7 @@ def test_an_opening_that_ends_in_the_turn_of_its_cancellation_is_closed(run, mon
             await task
 
     dones = []
-    monkeypatch.setattr("wsmini.aio.connecting.run_on_loop", run_on_loop)
+    monkeypatch.setattr("wsmini.aio.connecting.LoopRun", run_on_loop)
     run(main(True))
     run(main(False))
     run(interrupted())

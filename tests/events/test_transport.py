@@ -11,7 +11,7 @@ import pytest
 
 from wsmini.callbacks.loop import Loop
 from wsmini.events.transport import EventTransport
-from wsmini.opening.steps import Wait, run_on_loop
+from wsmini.opening.steps import LoopRun, Wait
 from wsmini.opening.streams import CHUNK, SocketStream
 from wsmini.opening.waiting import READ
 from wsmini.options import Options
@@ -218,7 +218,7 @@ def test_an_opening_is_driven_to_its_end(outcome):
             ours.close()
 
     with theirs, Loop() as loop:
-        drive_ = run_on_loop(loop, steps(), lambda *result: results.append(result))
+        drive_ = LoopRun(loop, steps(), lambda *result: results.append(result))
         assert results == []
         loop.run_once()
         if outcome == "cancel":
@@ -251,11 +251,11 @@ def test_an_opening_is_driven_at_once_with_one_timer_for_one_deadline():
     theirs.send(b"x")
     with ours, theirs, Loop() as loop:
         real, loop.call_later = loop.call_later, call_later
-        run_on_loop(loop, steps(), lambda *result: results.append(result), at_once=True)
+        LoopRun(loop, steps(), lambda *result: results.append(result), at_once=True)
         assert len(timers) == 1
         while not results:
             loop.run_once()
-        run_on_loop(loop, iter_of_nothing(), lambda *result: results.append(result), at_once=True)
+        LoopRun(loop, iter_of_nothing(), lambda *result: results.append(result), at_once=True)
     assert results == [("done", None), (None, None)]
     assert len(timers) == 3
 

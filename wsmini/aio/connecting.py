@@ -8,7 +8,7 @@ from inspect import isawaitable, iscoroutinefunction
 from ..exceptions import InvalidHandshake, InvalidState
 from ..interrupts import MarkFailures
 from ..opening.opening import Opening
-from ..opening.steps import run_on_loop
+from ..opening.steps import LoopRun
 from ..options import Options
 from ..policies import Attempts, read_policy
 from ..sansio.handshake import user_headers
@@ -164,7 +164,7 @@ async def _open(options: Options) -> Connection:
         with MarkFailures():
             given = given()
             given = user_headers(await given if isawaitable(given) else given)
-    driven = run_on_loop(host, Opening(options, given).steps(), done, at_once=True)
+    driven = LoopRun(host, Opening(options, given).steps(), done, at_once=True)
     try:
         opened = await future
     except asyncio.CancelledError:

@@ -37,7 +37,7 @@ from ..exceptions import (
 )
 from ..interrupts import Waiters
 from ..opening.opening import Opening
-from ..opening.steps import run_on_loop
+from ..opening.steps import LoopRun
 from ..options import Options
 from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, close_payload
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from ..info import ConnectionInfo
     from ..opening.opening import Opened
-    from ..opening.steps import LoopRun, Steps
+    from ..opening.steps import Steps
     from ..options import ConnectOptions
     from ..policies import Policy
     from ..sansio.extensions import Extension
@@ -346,7 +346,7 @@ class Client:
     def _open(self) -> None:
         if self.loop is None:
             raise AssertionError("only a started client connects")
-        self._waits = run_on_loop(self.loop, self._steps(), self._opened)
+        self._waits = LoopRun(self.loop, self._steps(), self._opened)
 
     def _steps(self) -> Steps[Opened]:
         return Opening(self._options).steps()

@@ -1,8 +1,8 @@
 """Steps: what takes time is a generator that never waits itself, and the two ways to run it.
 
 Such a generator yields a ``Wait`` and is resumed with the sockets that are ready, none if the time
-is over. ``run_blocking`` runs it to its end in this thread; ``run_on_loop`` does so on an event
-loop, and calls back. Closing the generator, at any point, closes what it has opened.
+is over. ``run_blocking`` runs it to its end in this thread; a ``LoopRun`` does so on an event loop,
+and calls back. Closing the generator, at any point, closes what it has opened.
 """
 
 from __future__ import annotations
@@ -66,21 +66,16 @@ def run_blocking(steps: Steps[T]) -> T:
         steps.close()  # after a KeyboardInterrupt in wait(), too
 
 
-def run_on_loop(loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False) -> LoopRun:
-    """Run *steps* on *loop*, and call ``done(result, exception)`` once.
+class LoopRun:
+    """Steps that run on *loop*, which calls ``done(result, exception)`` once, at their end.
 
     From the loop, later; but with *at_once*, the first step is made, and may be the last, in here.
     """
-    return LoopRun(loop, steps, done, at_once)
-
-
-class LoopRun:
-    """Steps that are under way."""
 
     __slots__ = ("_call", "_deadline", "_done", "_loop", "_registered", "_steps")
 
     def __init__(
-        self, loop: HostLoop, steps: Steps[Any], done: Done[Any], at_once: bool = False
+        self, loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False
     ) -> None:
         self._loop, self._steps, self._done = loop, steps, done
         self._registered: list[tuple[Callable[[int], Any], int]] = []
