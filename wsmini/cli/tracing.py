@@ -37,7 +37,8 @@ def connect_traced(
         for line in tls_facts(tls) if tls is not None else ():
             say(line, "*")
         if frames:
-            opened.stream = stream = TracedStream(opened.stream, say)
+            stream: Any = TracedStream(opened.stream, say)
+            opened.stream = stream
             # Bytes that came with the response: the stream won't see them.
             stream.received(opened.rest)
         return Connection(opened, settings)

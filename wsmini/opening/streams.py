@@ -12,28 +12,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Protocol
-
-    class Stream(Protocol):
-        """The interface of ``SocketStream`` and ``tls.TLSStream``."""
-
-        sock: socket.socket
-        unsent: bool
-        busy: bool
-        cut: bool
-
-        @property
-        def unread(self) -> bool: ...
-        @property
-        def recv(self) -> Callable[..., bytes]: ...
-        @property
-        def send(self) -> Callable[..., int]: ...
-        def close(self) -> None: ...
-        def buffered(self) -> bool: ...
-        def flush(self, flags: int = 0) -> bool: ...
-        def passed_on(self, taken: int) -> int: ...
-        def say_goodbye(self) -> None: ...
-
+    from typing import Callable
 
 # Where a flag makes one call not wait, sockets can stay blocking, which is the fastest way to
 # wait for data. Elsewhere they are non-blocking, and polled before each call: Windows has no such
@@ -55,20 +34,30 @@ SLOW_CLOSE = "the closing handshake took longer than close_timeout"
 NO_CLOSE = "the server ended the connection without a Close frame"
 
 
-class SocketStream:
-    """A stream of bytes over a plain socket, which it owns."""
+class Stream:
+    """What streams have; the attributes and answers are those of one that holds nothing itself.
 
-    __slots__ = ("recv", "send", "sock")
+    Attributes:
+        sock: the socket, or that of the stream below.
+        recv: called with a size and flags, the bytes; ``b""`` at the end.
+        send: called with bytes and flags; how many were taken.
+        unsent: whether accepted bytes wait for ``flush``.
+        busy: whether ``recv`` was left with bytes in its hands.
+        unread: whether ``recv`` shall be called again without a wait.
+        cut: whether the peer ended without a goodbye, where that takes bytes.
+    """
 
-    unsent = False  # whether accepted bytes wait for flush(): never here
-    busy = False  # whether recv() was left with bytes in its hands: never here
-    unread = False  # whether recv() shall be called again without a wait: never here
-    cut = False  # whether the peer ended without a goodbye that takes bytes: there's none here
+    __slots__ = ("sock",)
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.recv = sock.recv  # (size, flags=0); b"" at the end
-        self.send = sock.send  # (data, flags=0); how many bytes were taken
+    sock: socket.socket
+    recv: Callable[..., bytes]
+    send: Callable[..., int]
+
+    unsent = busy = cut = False
+
+    @property
+    def unread(self) -> bool:
+        return False
 
     def close(self) -> None:
         """Close the socket."""
@@ -87,7 +76,16 @@ class SocketStream:
         return taken
 
     def say_goodbye(self) -> None:
-        """Say that nothing more will be sent, where that takes bytes: not here."""
+        """Say that nothing more will be sent, where that takes bytes."""
+
+
+class SocketStream(Stream):
+    """A stream of bytes over a plain socket, which it owns."""
+
+    __slots__ = ("recv", "send")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.recv, self.send = sock, sock.recv, sock.send
 
 
 def next_read_size(asked: int, came: int, missing: int) -> int:

@@ -26,18 +26,16 @@ from itertools import repeat
 
 from ..interrupts import MarkFailures, mark_failure, new_lock
 from .steps import Wait
-from .streams import DONTWAIT, WAITALL
+from .streams import DONTWAIT, WAITALL, Stream
 from .tls_context import may_resume, refuse_sessions, remember_session, server_key, session_of
 from .waiting import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any, Callable, TypeVar
 
     from ..sansio.frames import Data
     from .steps import Steps
-    from .streams import Stream
 
     T = TypeVar("T")
 
@@ -65,7 +63,7 @@ MAX_GATHERED, GATHERED = 1 << 21, 16
 GATHERS = sys.implementation.name == "cpython"
 
 
-class TLSStream:
+class TLSStream(Stream):
     """TLS as a client over *lower*, which it owns. ``handshake()`` comes first.
 
     Args:
@@ -73,18 +71,12 @@ class TLSStream:
         server_hostname: the name for SNI, and for the certificate if the context checks it.
         port: the server's, which tells its sessions from those of others on the host.
         resumption: as ``tls_resumption``.
-
-    Attributes:
-        sock: the socket below.
-        busy: whether ``recv`` was left with bytes in its hands.
-        cut: whether the peer has ended the connection without TLS's goodbye.
-        unsent: whether accepted bytes wait for ``flush``.
     """
 
     __slots__ = (
         "busy", "cut", "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_lock",
         "_lower", "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls",
-        "_unfed", "sock", "unsent",
+        "_unfed", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -96,7 +88,7 @@ class TLSStream:
         resumption: bool | None = None,
     ) -> None:
         self._lower, self._context = lower, context
-        self.sock: socket.socket = lower.sock
+        self.sock = lower.sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         # Bytes need no idna codec, which small systems lack.
         name = server_hostname.rstrip(".").encode("ascii")
