@@ -15,7 +15,7 @@ from listeners import finish
 
 from wsmini.exceptions import InvalidMessage
 from wsmini.opening import exchange
-from wsmini.opening.exchange import receive_body, receive_head, receive_some, send_all
+from wsmini.opening.exchange import ask, receive_body, receive_some, send_all
 from wsmini.opening.steps import Expired, Wait, run_blocking
 from wsmini.opening.streams import SocketStream
 from wsmini.opening.waiting import READ, WRITE
@@ -53,16 +53,16 @@ def test_what_a_peer_said_before_it_hung_up_can_still_be_received(pair):
 def test_a_peer_that_hung_up_without_a_word_is_a_connection_error(pair):
     pair[1].close()
     stream = SocketStream(pair[0])
-    broken = run_blocking(send_all(stream, b"a request"))
     with pytest.raises(ConnectionError) as raised:
-        run_blocking(receive_response(stream, ResponseParser(), broken))
-    assert raised.value is broken
+        run_blocking(ask(stream, b"a request", ResponseParser()))
+    assert raised.value.errno == errno.EPIPE
 
 
 def test_the_head_of_a_response_alone():
     stream, parser = Shy([b"HTTP/1.1 404 Not Found\r\n\r\n", b"the body"]), ResponseParser()
-    response, _ = drive(receive_head(stream, parser), stream, READ)
+    response, _ = drive(ask(stream, b"a request", parser), stream, READ | WRITE)
     assert response.status_code == 404
+    assert stream.sent == b"a request"
     assert stream.incoming == [b"the body"]
 
 
@@ -149,8 +149,8 @@ def test_what_tls_has_to_answer_goes_out_while_more_is_waited_for():
     assert finish(steps, []) == b"ab"
 
 
-def receive_response(stream, parser, broken=None):
-    response = yield from receive_head(stream, parser, broken)
+def receive_response(stream, parser):
+    response = yield from ask(stream, b"", parser)
     yield from receive_body(stream, parser)
     return response
 
@@ -161,7 +161,7 @@ RESPONSE = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nbody"
 def test_receiving_a_response():
     for chunks in splits(RESPONSE):
         stream, parser = Shy(chunk for chunk in chunks if chunk), ResponseParser()
-        response, _ = drive(receive_response(stream, parser), stream, READ)
+        response, _ = drive(receive_response(stream, parser), stream, READ | WRITE)
         assert response is parser.response
         assert (response.status_code, response.body) == (404, b"body")
         assert not response.body_truncated
@@ -180,7 +180,7 @@ CUT = {  # what comes -> body
 @pytest.mark.parametrize("incoming, body", CUT.values(), ids=CUT)
 def test_a_response_that_is_cut_off_in_its_body_still_counts(incoming, body):
     stream = Shy(incoming)
-    response, _ = drive(receive_response(stream, ResponseParser()), stream, READ)
+    response, _ = drive(receive_response(stream, ResponseParser()), stream, READ | WRITE)
     assert response.body == body
     assert response.body_truncated
 
@@ -208,7 +208,7 @@ NO_RESPONSE = {
 def test_a_response_without_a_head(incoming, exception):
     stream = Shy(incoming)
     with pytest.raises(exception):
-        drive(receive_response(stream, ResponseParser()), stream, READ)
+        drive(receive_response(stream, ResponseParser()), stream, READ | WRITE)
 
 
 def test_a_timeout_thrown_into_the_wait_for_a_body_only_cuts_it_off():

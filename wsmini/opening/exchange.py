@@ -63,18 +63,14 @@ def receive_some(
     return b""
 
 
-def receive_head(
-    stream: Stream, parser: ResponseParser, send_error: ConnectionError | None = None
-) -> Steps[Response]:
-    """Feed *parser* until the head of the response is complete.
-
-    Args:
-        send_error: what ``send_all`` returned for the request.
+def ask(stream: Stream, request: bytes, parser: ResponseParser) -> Steps[Response]:
+    """Send *request*, and feed *parser* until the head of the response is complete.
 
     Raises:
         InvalidMessage: if it isn't an HTTP response; its ``first_bytes`` are what it is instead.
         OSError: if the connection is lost before the end of the head.
     """
+    send_error = yield from send_all(stream, request)
     first_bytes = b""
     while parser.response is None:
         data = yield from receive_some(stream)
@@ -102,11 +98,9 @@ def receive_body(stream: Stream, parser: ResponseParser) -> Steps[None]:
     while not parser.complete:
         try:
             data = yield from receive_some(stream, deadline=deadline)
-        # The time of the whole opening is over: the refusal still tells more than that.
-        except Expired:
-            data, clean = b"", False
         except OSError as exc:
-            if exc.errno is None:
+            # If the time of the whole opening is over, the refusal still tells more than that.
+            if exc.errno is None and not isinstance(exc, Expired):
                 raise  # a signal handler's
             data, clean = b"", False
         try:

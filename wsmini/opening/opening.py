@@ -38,7 +38,7 @@ from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
 from ..sansio.uri import DestinationRefused, join, shown_address
-from .exchange import receive_body, receive_head, send_all
+from .exchange import ask, receive_body
 from .proxy import (
     asks_system,
     choose_proxy,
@@ -486,9 +486,8 @@ class Opening:
         if journal.wants_notes:
             target = redacted_uri(request.target)
             journal.note("request", target=target, headers=_shown(request.headers))
-        send_error = yield from send_all(stream, request.serialize())
         parser = ResponseParser()
-        response = yield from receive_head(stream, parser, send_error)
+        response = yield from ask(stream, request.serialize(), parser)
         self._note_response(response)
         # Of a refusal, too: a redirect often sets the cookie that the next request needs.
         if options.cookies is not None:

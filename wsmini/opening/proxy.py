@@ -23,7 +23,7 @@ from ..exceptions import (
 from ..sansio.http11 import Request
 from ..sansio.response import ResponseParser
 from ..sansio.uri import DestinationRefused, parse_proxy, shown_address
-from .exchange import receive_body, receive_head, receive_some, send_all
+from .exchange import ask, receive_body, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,10 +203,9 @@ def connect_http(
     """
     target = shown_address((host, port))
     request = Request("CONNECT", target, [("Host", target), *headers])
-    send_error = yield from send_all(stream, request.serialize())
     parser = ResponseParser(method="CONNECT")
     try:
-        response = yield from receive_head(stream, parser, send_error)
+        response = yield from ask(stream, request.serialize(), parser)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
     if not 200 <= response.status_code < 300:
@@ -252,10 +251,10 @@ def connect_socks5(
     size = {1: 4, 4: 16}.get(kind)
     # A name, behind the length of it.
     if kind == 3:
-        size = (yield from _receive_exactly(stream, 1))[0]
+        size = (yield from _ask(stream, b"", 1))[0]
     if size is None:
         raise InvalidProxyMessage(f"the SOCKS5 proxy sent an address of unknown type {kind}")
-    yield from _receive_exactly(stream, size + 2)  # where it connects from: of no use
+    yield from _ask(stream, b"", size + 2)  # where it connects from: of no use
 
 
 def _authenticate(stream: Stream, proxy: Proxy) -> Steps[None]:
@@ -304,12 +303,6 @@ def connect_socks4(
 def _ask(stream: Stream, message: bytes, size: int) -> Steps[bytes]:
     """The first *size* bytes of the answer to *message*."""
     send_error = yield from send_all(stream, message)
-    return (yield from _receive_exactly(stream, size, send_error))
-
-
-def _receive_exactly(
-    stream: Stream, size: int, send_error: ConnectionError | None = None
-) -> Steps[bytes]:
     data = b""
     while len(data) < size:
         some = yield from receive_some(stream, size - len(data))
