@@ -53,9 +53,8 @@ def test_what_a_peer_said_before_it_hung_up_can_still_be_received(pair):
 def test_a_peer_that_hung_up_without_a_word_is_a_connection_error(pair):
     pair[1].close()
     stream = SocketStream(pair[0])
-    with pytest.raises(ConnectionError) as raised:
+    with pytest.raises(ConnectionError):
         run_blocking(ask(stream, b"a request", ResponseParser()))
-    assert raised.value.errno == errno.EPIPE
 
 
 def test_the_head_of_a_response_alone():

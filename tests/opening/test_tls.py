@@ -808,7 +808,7 @@ class Engine:
 
 def test_the_engine_has_to_read_first():
     stream, lower = opened()
-    stream._tls = Engine()
+    stream.ssl_object = Engine()
     with pytest.raises(BlockingIOError, match="has to read"):
         stream.send(b"x")
     assert stream.unsent
@@ -857,13 +857,13 @@ def test_a_signal_handler_may_interrupt_the_engine():
             self.engine = engine
 
         def read(self, size):
-            stream._tls = self.engine
+            stream.ssl_object = self.engine
             stream.send(b"Close")
             return self.engine.read(size)
 
     lower.say(b"x")
     stream._incoming.write(bytes(lower.incoming))
-    stream._tls = Interrupted(stream._tls)
+    stream.ssl_object = Interrupted(stream.ssl_object)
     done = []
     thread = threading.Thread(target=lambda: done.append(stream.recv(1)))
     thread.start()
@@ -1249,7 +1249,7 @@ def test_a_lock_is_not_left_behind_by_what_a_signal_handler_raises(monkeypatch):
         stream.buffered,
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(stream, "_tls", Interrupted())
+            patch.setattr(stream, "ssl_object", Interrupted())
             patch.setattr(stream, "_outgoing", Interrupted())
             with pytest.raises(KeyboardInterrupt):
                 call()

@@ -25,10 +25,11 @@ from io import BytesIO
 from itertools import repeat
 
 from ..interrupts import MarkFailures, mark_failure, new_lock
+from .exchange import receive_some
 from .steps import Wait
 from .streams import DONTWAIT, WAITALL, Stream
-from .tls_context import may_resume, refuse_sessions, remember_session, server_key, session_of
-from .waiting import READ, WRITE
+from .tls_context import refuse_sessions, remember_session, server_key, session_of
+from .waiting import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,12 +72,15 @@ class TLSStream(Stream):
         server_hostname: the name for SNI, and for the certificate if the context checks it.
         port: the server's, which tells its sessions from those of others on the host.
         resumption: as ``tls_resumption``.
+
+    Attributes:
+        ssl_object: the engine, for ``getpeercert()``, ``cipher()`` and the like, too.
     """
 
     __slots__ = (
-        "busy", "cut", "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_lock",
-        "_lower", "_out", "_outgoing", "_resumes", "_server", "_session", "_slice", "_tls",
-        "_unfed", "unsent",
+        "_context", "_ended", "_failure", "_fed", "_gathers", "_incoming", "_lock", "_lower",
+        "_out", "_outgoing", "_server", "_session", "_slice", "_unfed", "busy", "cut",
+        "ssl_object", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -92,11 +96,10 @@ class TLSStream(Stream):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         # Bytes need no idna codec, which small systems lack.
         name = server_hostname.rstrip(".").encode("ascii")
-        self._server = server_key(context, name, port)
-        self._resumes = may_resume(context, resumption)
-        self._session = session_of(context, self._server) if self._resumes else None
+        self._server = server_key(context, name, port, resumption)
+        self._session = session_of(context, self._server)
         with MarkFailures():  # it may be a context of the program's own class
-            self._tls = context.wrap_bio(
+            self.ssl_object = context.wrap_bio(
                 self._incoming, self._outgoing, server_hostname=name, session=self._session
             )
         self._lock = new_lock()
@@ -112,18 +115,13 @@ class TLSStream(Stream):
         self.busy = self.cut = False
         self.unsent = False
 
-    @property
-    def ssl_object(self) -> ssl.SSLObject:
-        """The standard library's object, for ``getpeercert()``, ``cipher()`` and the like."""
-        return self._tls
-
     def details(self) -> dict[str, object]:
         """The version, the cipher and whether a session was resumed, for ``trace=``."""
-        cipher = self._tls.cipher()
+        cipher = self.ssl_object.cipher()
         return {
-            "version": self._tls.version(),
+            "version": self.ssl_object.version(),
             "cipher": cipher[0] if cipher else None,
-            "resumed": self._tls.session_reused,
+            "resumed": self.ssl_object.session_reused,
         }
 
     def _locked(self, call: Callable[..., T], *args: Any) -> T:
@@ -154,7 +152,7 @@ class TLSStream(Stream):
         done, received, first_bytes = False, 0, b""
         while not done:
             try:
-                self._tls.do_handshake()
+                self.ssl_object.do_handshake()
                 done = True
             except ssl.SSLWantReadError:
                 pass  # what is thrown into a wait must not have this as its context
@@ -165,26 +163,16 @@ class TLSStream(Stream):
             while not self.flush():
                 yield Wait({self.sock: WRITE}, None)
             if not done:
-                data = yield from self._receive_ciphertext()
+                # Behind the handshake's messages, others may come.
+                data = yield from receive_some(self._lower, self._slice)
+                if not data:
+                    text = "the server ended the connection in the TLS handshake"
+                    raise ConnectionResetError(ECONNRESET, text)
                 first_bytes = first_bytes or data[:1024]
                 received += len(data)
                 if received > MAX_HANDSHAKE:
                     raise ConnectionAbortedError(ECONNABORTED, "the TLS handshake has no end")
                 self._incoming.write(data)
-
-    def _receive_ciphertext(self) -> Steps[bytes]:
-        while True:
-            try:
-                data = self._lower.recv(self._slice)  # behind its messages, others may come
-                break
-            except BlockingIOError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's
-            yield Wait({self.sock: READ}, None)
-        if not data:
-            text = "the server ended the connection in the TLS handshake"
-            raise ConnectionResetError(ECONNRESET, text)
-        return data
 
     def refuse_resumption(self) -> bool:
         """Resume no session with this server again, if this connection was to: it has failed.
@@ -275,13 +263,13 @@ class TLSStream(Stream):
         if self._unfed:
             self._feed()
         # The connection may have failed behind a record of which only a part was asked for so far.
-        if self._failure is not None and not self._tls.pending():
+        if self._failure is not None and not self.ssl_object.pending():
             raise self._failure
         chunks: list[bytes] = []
         try:
-            data = self._tls.read(min(size, RECORD))
+            data = self.ssl_object.read(min(size, RECORD))
             size -= len(data)
-            more = self._incoming.pending or self._unfed or self._tls.pending()
+            more = self._incoming.pending or self._unfed or self.ssl_object.pending()
             if not data or size <= 0 or not more:
                 return data
             chunks.append(data)
@@ -289,8 +277,6 @@ class TLSStream(Stream):
         except ssl.SSLError as exc:
             self._stop(exc)
             if not chunks:
-                if self._failure is exc:
-                    raise
                 if self._failure is not None:
                     raise self._failure from None
                 return b"" if self._ended else None
@@ -321,7 +307,7 @@ class TLSStream(Stream):
             # than SHORT comes in parts, until that is seen here.)
             most = SHORT if len(chunks[-1]) < SHORT else RECORD
             here = len(chunks)
-            chunks.extend(map(self._tls.read, repeat(min(size, most), size // most or 1)))
+            chunks.extend(map(self.ssl_object.read, repeat(min(size, most), size // most or 1)))
             size -= sum(map(len, chunks[here:]))
         self._ended = not chunks[-1]
 
@@ -366,7 +352,7 @@ class TLSStream(Stream):
 
     def _decrypt_into(self, whole: memoryview, end: int) -> int:
         """Decrypt what is here to ``whole[end:]``; up to where."""
-        read, size = self._tls.read, len(whole)
+        read, size = self.ssl_object.read, len(whole)
         try:
             while end < size:
                 # With a buffer it returns a number, which its stub doesn't know.
@@ -398,7 +384,7 @@ class TLSStream(Stream):
     def buffered(self) -> bool:
         """Whether there may be bytes to receive that the socket doesn't show."""
         here = self._unfed or self._incoming.pending or self._ended
-        here = here or self._locked(self._tls.pending)
+        here = here or self._locked(self.ssl_object.pending)
         return bool(here) or self._failure is not None or self._lower.buffered()
 
     # -- sending --
@@ -428,8 +414,10 @@ class TLSStream(Stream):
         return taken
 
     def _encrypt(self, data: Data) -> tuple[int, bytes]:
+        if len(data) > MAX_SEND:
+            data = memoryview(data)[:MAX_SEND]
         try:
-            taken = self._tls.write(data if len(data) <= MAX_SEND else memoryview(data)[:MAX_SEND])
+            taken = self.ssl_object.write(data)
         # Set though there is nothing to flush, which is how a write buffer tells what to wait for.
         except ssl.SSLWantReadError:
             self.unsent = True
@@ -441,15 +429,14 @@ class TLSStream(Stream):
         try:
             while len(self._out) or self._locked(self._take_ciphertext):
                 self._out = self._out[self._lower.send(self._out, flags) :]
+            flushed = self._lower.flush(flags)
         except BlockingIOError as exc:
             if exc.errno is None:
                 raise  # a signal handler's
+            flushed = False
+        if not flushed:
             self.unsent = True
-            return False
-        if not self._lower.flush(flags):
-            self.unsent = True
-            return False
-        return True
+        return flushed
 
     def passed_on(self, taken: int) -> int:
         """How many of the last *taken* bytes of plaintext the socket has, while ``unsent``.
@@ -473,7 +460,7 @@ class TLSStream(Stream):
     def say_goodbye(self) -> None:
         """Say that nothing more will be sent: TLS's goodbye, as far as it goes out at once."""
         try:
-            self._locked(self._tls.unwrap)
+            self._locked(self.ssl_object.unwrap)
         except ssl.SSLError:
             pass  # it wants the peer's goodbye first, or the connection has failed
         if self._flush_quietly():
@@ -490,9 +477,9 @@ class TLSStream(Stream):
     def close(self) -> None:
         """Close the connection without a goodbye. May be called more than once, and anywhere."""
         self._lower.close()
-        lock = self._lock
-        if not self._resumes:
+        if self._server is None:
             return
+        lock = self._lock
         if lock._is_owned():
             self._keep_session()
             return
@@ -509,6 +496,6 @@ class TLSStream(Stream):
     def _keep_session(self) -> None:
         # Only now: with TLS 1.3 sessions come behind the handshake (RFC 8446, 4.6.1). But one
         # that could be resumed serves again, and to ask for another takes half a millisecond.
-        if self._tls.version() is not None:
-            session = self._session if self._tls.session_reused else self._tls.session
+        if self.ssl_object.version() is not None:
+            session = self._session if self.ssl_object.session_reused else self.ssl_object.session
             remember_session(self._context, self._server, session)

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    Server = tuple[bytes, int, int, int, bool]
+    Server = tuple[bytes, int, int, int, bool] | None
     Sessions = dict[Server, ssl.SSLSession | None]
 
 MAX_SESSIONS = 64  # remembered for each context
@@ -61,25 +61,23 @@ def _offering_http(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-def server_key(context: ssl.SSLContext, name: bytes, port: int) -> Server:
+def server_key(context: ssl.SSLContext, name: bytes, port: int, resumption: bool | None) -> Server:
     """The key under which the sessions with a server are remembered.
 
     What is verified is a part of it: a context may be changed between two connections. (As plain
     numbers, which hash without a step of Python.)
+
+    Args:
+        resumption: as ``tls_resumption``; where it says that none is resumed, the key is ``None``.
     """
+    # ssl can't tell whether a context presents another certificate, or trusts others, than it did
+    # when the session began. Our own context never changes.
+    if resumption is None:
+        resumption = _default is not None and context is _default[1]
+    if not resumption:
+        return None
     mode, flags = int(context.verify_mode), int(context.verify_flags)
     return name, port, mode, flags, context.check_hostname
-
-
-def may_resume(context: ssl.SSLContext, resumption: bool | None) -> bool:
-    """Whether sessions of *context* are resumed, as ``tls_resumption`` says.
-
-    ``ssl`` can't tell whether a context presents another certificate, or trusts others, than it did
-    when the session began. Our own context never changes.
-    """
-    return resumption is True or (
-        resumption is None and _default is not None and context is _default[1]
-    )
 
 
 def session_of(context: ssl.SSLContext, server: Server) -> ssl.SSLSession | None:
@@ -94,9 +92,8 @@ def remember_session(
     # With TLS 1.3 there is a session before it can be resumed.
     if session is None or not session.id:
         return
-    sessions = _sessions.get(context, {})
-    # It fails when it is asked to resume: see refuse_sessions.
-    if server in sessions and sessions[server] is None:
+    # None: it fails when it is asked to resume, see refuse_sessions.
+    if _sessions.get(context, {}).get(server, session) is None:
         return
     _remember(context, server, session)
 
