@@ -124,19 +124,21 @@ _ERRORS = {
     errno.EADDRNOTAVAIL: "is IPv6 switched off here, or source_address another machine's?",
 }
 
-
 # Where the class says it all; the first one counts.
-_ANSWERS = (
-    (
-        DestinationRefused,
-        "the proxy works, but doesn't reach the server: is that up at this address?",
+_CLASSES = {
+    DestinationRefused: (
+        "the proxy works, but doesn't reach the server: is that up at this address?"
     ),
-    (ProxyError, "check the proxy's address, kind and credentials; proxy=None goes without"),
-    (InvalidUpgrade, "is there a proxy or balancer on the way that doesn't pass WebSocket on?"),
-    (InvalidHeader, "the server is at fault; without the option that offers it, it may work"),
-    (InvalidRedirect, "is it the right URL? the server seems to expect another one"),
-    (TooManyRedirects, "is it the right URL? some servers want cookies= or auth= first"),
-)
+    ProxyError: "check the proxy's address, kind and credentials; proxy=None goes without",
+    InvalidUpgrade: "is there a proxy or balancer on the way that doesn't pass WebSocket on?",
+    InvalidHeader: "the server is at fault; without the option that offers it, it may work",
+    InvalidRedirect: "is it the right URL? the server seems to expect another one",
+    TooManyRedirects: "is it the right URL? some servers want cookies= or auth= first",
+    ConnectionRefusedError: "is a server listening there?",
+    ConnectionError: "the peer ended the connection: see its log",
+    FileNotFoundError: "is a server listening on this Unix socket?",
+    PermissionError: "does a firewall or a file's mode forbid it?",
+}
 
 
 def hint(exc: BaseException, phase: str, situation: Situation = _PLAIN) -> str:
@@ -154,7 +156,11 @@ def hint(exc: BaseException, phase: str, situation: Situation = _PLAIN) -> str:
         return _for_nonsense(exc, situation)
     if isinstance(exc, NegotiationError) and exc.name == "Sec-WebSocket-Protocol" and exc.value:
         return f"the server speaks this subprotocol: pass subprotocols=[{exc.value[:40]!r}]"
-    return next((advice for kind, advice in _ANSWERS if isinstance(exc, kind)), "")
+    return _for_class(exc)
+
+
+def _for_class(exc: BaseException) -> str:
+    return next((advice for kind, advice in _CLASSES.items() if isinstance(exc, kind)), "")
 
 
 def _for_status(exc: InvalidStatus | InvalidProxyStatus, situation: Situation) -> str:
@@ -272,15 +278,7 @@ def _for_network(exc: OSError, phase: str) -> str:
         return "is source_address an address, and of the server's kind (IPv4 or IPv6)?"
     if phase == "dns":
         return "is the name spelt right, and does DNS work on this machine?"
-    if isinstance(exc, ConnectionRefusedError):
-        return "is a server listening there?"
-    if isinstance(exc, FileNotFoundError):
-        return "is a server listening on this Unix socket?"
-    if isinstance(exc, PermissionError):
-        return "does a firewall or a file's mode forbid it?"
-    if isinstance(exc, ConnectionError):
-        return (
-            "does the server speak TLS on this port?" if phase == "tls"
-            else "the peer ended the connection: see its log"
-        )  # fmt: skip
-    return "is the network up, and is there a route to this address?" if phase == "tcp" else ""
+    if phase == "tls" and isinstance(exc, ConnectionError):
+        return _TIMEOUTS["tls"]
+    routeless = "is the network up, and is there a route to this address?"
+    return _for_class(exc) or (routeless if phase == "tcp" else "")
