@@ -115,6 +115,17 @@ def test_addresses_that_cannot_even_be_tried(refused, server):
         run_blocking(connect_tcp([broken, refused]))
 
 
+def test_one_that_can_not_be_tried_takes_no_turn(servers, clock):
+    first, second, _ = servers
+    broken = (-1, socket.SOCK_STREAM, 0, "", ("x", 1))
+    steps = connect_tcp([address_of(first), broken, address_of(second)], delay=0.25)
+    assert next(steps).deadline == 1000.25
+    clock.now = 1000.25
+    wanted = steps.send([])
+    assert (len(wanted.sockets), wanted.deadline) == (2, None)
+    steps.close()
+
+
 def test_the_next_address_waits_for_its_turn(servers, clock):
     first, second, third = servers
     steps = connect_tcp([address_of(server) for server in servers], delay=0.25)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections import deque
+from itertools import zip_longest
 
 from ..sansio.uri import shown_address
 from .steps import Wait
@@ -23,16 +24,11 @@ if TYPE_CHECKING:
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
     """The address families in turn, beginning with the first one (RFC 8305, 4)."""
-    families: dict[int, deque[Address]] = {}
+    families: dict[int, list[Address]] = {}
     for address in addresses:
-        families.setdefault(address[0], deque()).append(address)
-    result = []
-    while families:
-        for family, queue in list(families.items()):
-            result.append(queue.popleft())
-            if not queue:
-                del families[family]
-    return result
+        families.setdefault(address[0], []).append(address)
+    turns = zip_longest(*families.values())
+    return [address for turn in turns for address in turn if address is not None]
 
 
 def connect_tcp(
@@ -56,17 +52,17 @@ def connect_tcp(
     try:
         while waiting or attempts:
             now = time.monotonic()
-            # One address is begun in each round: either it is its turn, or nothing else is under
-            # way. A failure sets next_start to 0, so that the next one doesn't wait for its turn.
-            if waiting and (not attempts or now >= next_start):
+            # One address is begun in each round, when it is its turn. Behind a failure, that is at
+            # once: next_start isn't in the future then, and so never while nothing is under way.
+            if waiting and now >= next_start:
                 address = waiting.popleft()
-                next_start = now + delay
                 try:
                     sock = _begin_connect(address, source_address, options)
                 except OSError as exc:
                     failures.append((address, _network_error(exc)))
                     continue
                 attempts[sock] = address
+                next_start = now + delay
             ready = yield Wait(dict.fromkeys(attempts, WRITE), next_start if waiting else None)
             for sock in ready:
                 # A socket becomes writable when its attempt has ended, well or not: the kernel says
