@@ -144,18 +144,54 @@ class WriteBuffer:
     def _write_all(self) -> bool:
         protocol, stream = self._protocol, self._stream
         while True:
+            self._advance()
             # Control frames overtake what waits, but only between two frames: the bytes of one must
             # not be torn apart. A Close has to be the last frame.
-            if protocol.has_output and self.between_frames():
+            if not self.view and protocol.has_output:
                 if protocol.state is OPEN or not self:
                     self.view = memoryview(protocol.data_to_send())
-            head = self.head()
-            if head:
-                self.took(self._send(head, DONTWAIT))
+            if self.view:
+                self._took(self._send(self.view, DONTWAIT))
                 if stream.unsent:
                     return False
+            elif self.items or self.tail:
+                self._begin_next()
             elif not protocol.has_output:
                 return True
+
+    def _advance(self) -> None:
+        """Go on in the frame that has begun; it is complete if there is no more of it."""
+        if not self.view:
+            piece = next(self._pieces, None)
+            if piece is not None:
+                self.view = memoryview(piece)
+                return
+            # The message's last byte, which _took() has left.
+            self._count(self.uncounted)
+            self.uncounted, self._pieces = 0, _NO_PIECES
+
+    def _begin_next(self) -> None:
+        """Take the first of what waits."""
+        if not self.items:
+            self._seal()
+        frames, self.uncounted = self.items.pop(0)
+        self._pieces = iter((frames,)) if isinstance(frames, _BUFFERS) else frames
+
+    def _took(self, count: int) -> None:
+        """Go on behind *count* bytes of ``view``, which the stream has taken."""
+        # An empty slice would keep the frame.
+        self.view = self.view[count:] if count < len(self.view) else _NO_BYTES
+        # The last byte counts when all is taken: the headers of what comes in pieces don't count.
+        counted = min(count, max(0, self.uncounted - 1))
+        self.uncounted -= counted
+        self._count(counted)
+
+    def _count(self, taken: int) -> None:
+        """Count *taken* bytes more that the stream has taken, as written or as held."""
+        self._held += taken
+        if not self._stream.unsent:
+            self.written += self._held
+            self._held = 0
 
     def fail(self, exc: OSError) -> None:
         """Writing has met *exc*: nothing is written any more.
@@ -172,18 +208,13 @@ class WriteBuffer:
 
     def put(self, frames: Frames, size: int) -> None:
         """Append *frames* of a message of *size* bytes."""
-        if not isinstance(frames, _BUFFERS):
-            # Its size isn't known before it is masked piece by piece: so it doesn't go into the
-            # tail.
+        # The size of what is masked piece by piece isn't known before. (One more tells an empty
+        # queue from an empty message's.)
+        size = len(frames) if isinstance(frames, _BUFFERS) else size + 1
+        self.accepted += size
+        if size >= JOIN or not isinstance(frames, _BUFFERS):
             self._seal()
-            size += 1  # which tells an empty queue from an empty message's
-            self.accepted += size
             self._append(frames, size)
-            return
-        self.accepted += len(frames)
-        if len(frames) >= JOIN:
-            self._seal()
-            self._append(frames, len(frames))
             return
         tail = self.tail
         if not tail:
@@ -208,64 +239,13 @@ class WriteBuffer:
             self.items = []
         self.items.append((frames, size))
 
-    def between_frames(self) -> bool:
-        """Whether something else may go out now."""
-        self._advance()
-        return not self.view
-
-    def _advance(self) -> None:
-        """Go on in the frame that has begun; it is complete if there is no more of it."""
-        if not self.view:
-            piece = next(self._pieces, None)
-            if piece is not None:
-                self.view = memoryview(piece)
-                return
-            # The message's last byte, which took() has left.
-            self._count(self.uncounted)
-            self.uncounted, self._pieces = 0, _NO_PIECES
-
-    def head(self) -> memoryview:
-        """The bytes to write next; empty if there are none."""
-        self._advance()
-        while not self.view:
-            if not self.items:
-                self._seal()
-                if not self.items:
-                    break
-            frames, self.uncounted = self.items.pop(0)
-            self._pieces = iter((frames,)) if isinstance(frames, _BUFFERS) else frames
-            self._advance()
-        return self.view
-
-    def took(self, count: int) -> None:
-        """Go on behind *count* bytes of ``head``, which the stream has taken."""
-        # An empty slice would keep the frame.
-        self.view = self.view[count:] if count < len(self.view) else _NO_BYTES
-        # The last byte counts when all is taken: the headers of what comes in pieces don't count.
-        counted = min(count, max(0, self.uncounted - 1))
-        self.uncounted -= counted
-        self._count(counted)
-
-    def _count(self, taken: int) -> None:
-        """Count *taken* bytes more that the stream has taken, as written or as held."""
-        self._held += taken
-        if not self._stream.unsent:
-            self.written += self._held
-            self._held = 0
-
-    def _settle(self) -> None:
-        """Count, at the end, what the socket has taken of what the stream still holds."""
-        stream = self._stream
-        if self._held:
-            # Only TLS holds anything.
-            self.written += stream.passed_on(self._held) if stream.unsent else self._held
-            self._held = 0
-        if not (self.busy or self.view or stream.unsent):
-            self._advance()  # which counts a message in pieces that is complete
-
     def clear(self) -> None:
         """Forget it all; it will never be written."""
-        self._settle()
+        # But what the socket has taken of what the stream still holds is written,
+        self.written += self._stream.passed_on(self._held)
+        self._held = 0
+        if not (self.busy or self.view or self._stream.unsent):
+            self._advance()  # and so is a message in pieces that is complete
         self.waits = False
         self.items, self.tail, self.uncounted = _NO_ITEMS, b"", 0
         self.view, self._pieces = _NO_BYTES, _NO_PIECES
