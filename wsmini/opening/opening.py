@@ -449,7 +449,7 @@ class Opening:
 
     def _connect_http(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
         target = shown_address((host, port))
-        authenticator = self._proxy_authenticator(proxy)
+        authenticator = self._authenticator(proxy, _user(proxy), proxy=True, preemptive=True)
 
         def answer(response: Response) -> str | None:
             self._note_response(response)
@@ -538,21 +538,22 @@ class Opening:
 
     def _server_authenticator(self, uri: URI) -> Authenticator | None:
         """The authenticator for the server of *uri*, if there are credentials for it."""
-        made = self._authenticators
         if uri.origin == self._home:
             uri = self._visited[0]  # a redirect's user doesn't replace the one of our URL
-            if uri.origin not in made and self.options.auth is not None:
-                made[uri.origin] = _authenticator(self.options.auth)
-        if uri.origin not in made and uri.username is not None:
-            made[uri.origin] = _authenticator((uri.username, uri.password or ""), preemptive=True)
-        return made.get(uri.origin)
+            if self.options.auth is not None:
+                return self._authenticator(uri.origin, self.options.auth)
+        return self._authenticator(uri.origin, _user(uri), preemptive=True)
 
-    def _proxy_authenticator(self, proxy: Proxy) -> Authenticator | None:
+    def _authenticator(
+        self, key: object, credentials: Credentials | None, **how: Any
+    ) -> Authenticator | None:
+        """The authenticator for *key*: one, made of the first *credentials* that there are."""
         made = self._authenticators
-        if proxy not in made and proxy.username is not None:
-            credentials = (proxy.username, proxy.password or "")
-            made[proxy] = _authenticator(credentials, proxy=True, preemptive=True)
-        return made.get(proxy)
+        if key not in made and credentials is not None:
+            from ..sansio.auth import Authenticator  # only needed where there are credentials
+
+            made[key] = Authenticator(credentials, **how)
+        return made.get(key)
 
     def _prepares_another_round(self, uri: URI, response: Response) -> bool:
         """Whether the refusal asks for another round, which is prepared then."""
@@ -625,10 +626,9 @@ def _peer(sock: socket.socket) -> str:
         return ""  # it has hung up already, which is told by what comes next
 
 
-def _authenticator(credentials: Credentials, **how: Any) -> Authenticator:
-    from ..sansio.auth import Authenticator  # only needed where there are credentials
-
-    return Authenticator(credentials, **how)
+def _user(of: URI | Proxy) -> Credentials | None:
+    """The user and the password in a URL."""
+    return None if of.username is None else (of.username, of.password or "")
 
 
 def _answer(
