@@ -23,9 +23,8 @@ from helpers import CERTS, PATIENCE, SEED, splits
 from tables import each_row
 
 from wsmini.opening import tls, tls_context
-from wsmini.opening.exchange import send_all
 from wsmini.opening.opening import Opening
-from wsmini.opening.steps import run_blocking
+from wsmini.opening.steps import run_blocking, send_all
 from wsmini.opening.streams import WAITALL, SocketStream
 from wsmini.opening.tls import TLSStream
 from wsmini.opening.tls_context import unverified_context

@@ -38,7 +38,6 @@ from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
 from ..sansio.uri import DestinationRefused, join, shown_address
-from .exchange import ask, receive_body
 from .proxy import (
     asks_system,
     choose_proxy,
@@ -48,7 +47,7 @@ from .proxy import (
     proxy_variable,
 )
 from .resolver import in_thread, resolve
-from .steps import Expired, Wait
+from .steps import Expired, Wait, ask, receive_body
 from .streams import SocketStream
 from .tcp import configure, connect_tcp, interleaved
 

@@ -23,7 +23,7 @@ from ..exceptions import (
 from ..sansio.http11 import Request
 from ..sansio.response import ResponseParser
 from ..sansio.uri import DestinationRefused, parse_proxy, shown_address
-from .exchange import ask, receive_body, receive_some, send_all
+from .steps import ask, receive_body, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

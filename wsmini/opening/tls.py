@@ -25,8 +25,7 @@ from io import BytesIO
 from itertools import repeat
 
 from ..interrupts import MarkFailures, mark_failure, new_lock
-from .exchange import receive_some
-from .steps import Wait
+from .steps import Wait, receive_some
 from .streams import DONTWAIT, WAITALL, Stream
 from .tls_context import refuse_sessions, remember_session, server_key, session_of
 from .waiting import WRITE
