@@ -33,8 +33,8 @@ class ConnectionInfo:
         self.timings: dict[str, float] = opened.timings
         self.ssl_object: ssl.SSLObject | None = opened.ssl_object
         self._sock: socket.socket = opened.stream.sock
-        self.local_address: Any = _address(self._sock.getsockname)
-        self.remote_address: Any = _address(self._sock.getpeername)
+        self.local_address: Any = address_of(self._sock.getsockname)
+        self.remote_address: Any = address_of(self._sock.getpeername)
         self._id = ""
 
     @property
@@ -94,7 +94,7 @@ class ConnectionInfo:
         return f"<{self._called}.Connection {self.id} to {address}, {self.state}>"
 
 
-def _address(ask: Callable[[], Any]) -> Any:
+def address_of(ask: Callable[[], Any]) -> Any:
     """Ask a socket for an address; ``None`` if the connection is gone already."""
     try:
         return ask()

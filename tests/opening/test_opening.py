@@ -1495,9 +1495,14 @@ def test_only_a_logger():
     assert len(told.lines) == 5 and not told.records
 
 
-def test_a_peer_that_has_hung_up_has_no_address():
+def test_a_peer_that_has_hung_up_has_no_address(monkeypatch):
     with socket.socket() as sock:
-        assert opening._peer(sock) == ""
+        assert opening.address_of(sock.getpeername) is None
+    told = Told()
+    with site({"/": None}) as server, monkeypatch.context() as patch:
+        patch.setattr(opening, "address_of", lambda ask: None)
+        open_(server.url, trace=told.records.append)
+    assert told.records[1]["address"] == ""
 
 
 @pytest.mark.parametrize(

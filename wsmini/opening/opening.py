@@ -32,6 +32,7 @@ from ..exceptions import (
     TooManyRedirects,
     failure_context,
 )
+from ..info import address_of
 from ..interrupts import MarkFailures, is_from_handler, mark_failure
 from ..options import ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
@@ -353,7 +354,8 @@ class Opening:
         )
         stream = self._owned(SocketStream(sock))
         if journal.wants_notes:
-            journal.note("connected", address=_peer(sock))
+            address = address_of(sock.getpeername)
+            journal.note("connected", address=shown_address(address) if address else "")
         return stream
 
     def _connect_unix(self, path: str) -> Steps[Stream]:
@@ -614,15 +616,6 @@ class Opening:
                 reason_phrase=response.reason_phrase,
                 headers=_shown(response.headers),
             )
-
-
-def _peer(sock: socket.socket) -> str:
-    try:
-        return shown_address(sock.getpeername())
-    except OSError as exc:
-        if exc.errno is None:
-            raise  # a signal handler's
-        return ""  # it has hung up already, which is told by what comes next
 
 
 def _user(of: URI | Proxy) -> Credentials | None:
