@@ -39,14 +39,7 @@ from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
 from ..sansio.uri import DestinationRefused, join, shown_address
-from .proxy import (
-    asks_system,
-    choose_proxy,
-    connect_http,
-    connect_socks4,
-    connect_socks5,
-    proxy_variable,
-)
+from .proxy import asks_system, choose_proxy, connect_http, connect_socks, proxy_variable
 from .resolver import in_thread, resolve
 from .steps import Expired, Wait, ask, receive_body
 from .streams import SocketStream
@@ -412,13 +405,12 @@ class Opening:
 
     def _connect_socks(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
         """A stream to *host* through a SOCKS proxy; a connection to that for each attempt."""
-        connect = connect_socks4 if proxy.scheme.startswith("socks4") else connect_socks5
         destinations = yield from self._destinations(proxy, host, port)
         while True:
             destination = destinations.pop(0)
             stream = yield from self._connect_to_proxy(proxy)
             try:
-                yield from connect(stream, proxy, host, port, destination)
+                yield from connect_socks(stream, proxy, host, port, destination)
                 return stream
             except DestinationRefused:
                 if not destinations:
@@ -456,13 +448,11 @@ class Opening:
             self._note_response(response)
             return _answer(authenticator, response, "CONNECT", target)
 
+        agent = self.options.user_agent_header
         authorization = authenticator.first("CONNECT", target) if authenticator else None
         while True:
-            headers = []
-            if self.options.user_agent_header is not None:
-                headers.append(("User-Agent", self.options.user_agent_header))
-            if authorization is not None:
-                headers.append(("Proxy-Authorization", authorization))
+            given = ("User-Agent", agent), ("Proxy-Authorization", authorization)
+            headers = [(name, value) for name, value in given if value is not None]
             stream = yield from self._connect_to_proxy(proxy)
             authorization = yield from connect_http(stream, host, port, headers, answer)
             if authorization is None:

@@ -220,6 +220,14 @@ def connect_http(
     return None
 
 
+def connect_socks(
+    stream: Stream, proxy: Proxy, host: str, port: int, address: Address | None
+) -> Steps[None]:
+    """Ask a SOCKS proxy to connect, to *address* or to *host*, in the version of its scheme."""
+    connect = connect_socks4 if proxy.scheme.startswith("socks4") else connect_socks5
+    return connect(stream, proxy, host, port, address)
+
+
 def connect_socks5(
     stream: Stream, proxy: Proxy, host: str, port: int, address: Address | None
 ) -> Steps[None]:
