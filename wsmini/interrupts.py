@@ -15,12 +15,13 @@ call every method of the same connection, and it may raise anything. So:
 * **What is half done is marked** by a flag before it is begun. An exception that passes with the
   flag set fails the connection for good: it never goes on with something missing, or twice.
 * **The network's errors are taken where the system call is made.** The kernel's have an ``errno``;
-  an ``OSError`` without one (the built-in ``TimeoutError`` of many a handler, say) is passed on, as
-  any other exception is. A handler's ``OSError`` that has an ``errno`` can't be told from the
-  network's, and ends the connection. Our own deadlines, and what the protocol refuses, are told by
-  return values, and become exceptions in the public method alone. While a connection is opened,
-  what the program's callables raise counts as the attempt's failure, and so do an expired deadline
-  and what TLS says: they are told from a handler's by a mark (``mark_failure``).
+  an ``OSError`` without one (the built-in ``TimeoutError`` of many a handler, say) is passed on
+  (``pass_on_handlers``), as any other exception is. A handler's ``OSError`` that has an ``errno``
+  can't be told from the network's, and ends the connection. Our own deadlines, and what the
+  protocol refuses, are told by return values, and become exceptions in the public method alone.
+  While a connection is opened, what the program's callables raise counts as the attempt's failure,
+  and so do an expired deadline and what TLS says: they are told from a handler's by a mark
+  (``mark_failure``).
 * **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
   wait for the mutex.
 * **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
@@ -77,6 +78,12 @@ def is_from_handler(failure: BaseException) -> bool:
     """Whether *failure*, of an opening, is an ``OSError`` that a signal handler has raised."""
     unnumbered = isinstance(failure, OSError) and failure.errno is None
     return unnumbered and not hasattr(failure, "is_failure")
+
+
+def pass_on_handlers(exc: OSError) -> None:
+    """Raise *exc* again, if it isn't the network's but a signal handler's: those have no number."""
+    if exc.errno is None:
+        raise exc
 
 
 class Waiters:

@@ -26,6 +26,7 @@ from ..exceptions import (
     ProxyError,
     TooManyRedirects,
 )
+from ..interrupts import pass_on_handlers
 from ..policies import speaks_no_tls
 from ..sansio.uri import DestinationRefused
 
@@ -264,8 +265,7 @@ def _has_authorities() -> bool:
     try:
         return bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))
     except OSError as exc:
-        if exc.errno is None:
-            raise  # a signal handler's
+        pass_on_handlers(exc)
         return False
 
 

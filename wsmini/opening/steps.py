@@ -13,6 +13,7 @@ import time
 from collections import namedtuple
 
 from ..exceptions import InvalidMessage
+from ..interrupts import pass_on_handlers
 from .waiting import MAX_WAIT, READ, WRITE, wait
 
 TYPE_CHECKING = False
@@ -172,13 +173,11 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
                 view = view[stream.send(view) :]
                 continue
             except BlockingIOError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's
+                pass_on_handlers(exc)
             # Out of the except, so that what is thrown into the wait has no context.
             yield Wait({stream.sock: WRITE}, None)
     except ConnectionError as exc:
-        if exc.errno is None:
-            raise  # a signal handler's
+        pass_on_handlers(exc)
         return exc
     return None
 
@@ -191,8 +190,7 @@ def receive_some(
         try:
             return stream.recv(size)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            pass_on_handlers(exc)
         # TLS may have to answer before more comes: a renegotiation, or a late wish for a
         # certificate. (RFC 8446, 4.6.2)
         flushed = stream.flush()

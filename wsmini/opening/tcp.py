@@ -9,6 +9,7 @@ import time
 from collections import deque
 from itertools import zip_longest
 
+from ..interrupts import pass_on_handlers
 from ..sansio.uri import shown_address
 from .steps import Wait
 from .waiting import WRITE
@@ -59,7 +60,8 @@ def connect_tcp(
                 try:
                     sock = _begin_connect(address, source_address, options)
                 except OSError as exc:
-                    failures.append((address, _network_error(exc)))
+                    pass_on_handlers(exc)
+                    failures.append((address, exc))
                     continue
                 attempts[sock] = address
                 next_start = now + delay
@@ -79,13 +81,6 @@ def connect_tcp(
         # All but the winner, which isn't among them any more.
         for sock in attempts:
             sock.close()
-
-
-def _network_error(exc: OSError) -> OSError:
-    """*exc*; raised, if it isn't the network's but a signal handler's: those have no number."""
-    if exc.errno is None:
-        raise exc
-    return exc
 
 
 def _begin_connect(

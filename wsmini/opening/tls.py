@@ -24,7 +24,7 @@ from errno import EAGAIN, ECONNABORTED, ECONNRESET
 from io import BytesIO
 from itertools import repeat
 
-from ..interrupts import MarkFailures, mark_failure, new_lock
+from ..interrupts import MarkFailures, mark_failure, new_lock, pass_on_handlers
 from .steps import Wait, receive_some
 from .streams import DONTWAIT, WAITALL, Stream
 from .tls_context import refuse_sessions, remember_session, server_key, session_of
@@ -370,8 +370,7 @@ class TLSStream(Stream):
             try:
                 data = self._lower.recv(READ_SIZE, DONTWAIT)
             except OSError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's
+                pass_on_handlers(exc)
                 if not isinstance(exc, BlockingIOError):
                     self._failure = exc
                 return 0
@@ -404,8 +403,7 @@ class TLSStream(Stream):
         try:
             sent = self._lower.send(out, flags)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            pass_on_handlers(exc)
             sent = 0
         if sent < len(out) or self._lower.unsent:
             self._out = memoryview(out)[sent:]
@@ -430,8 +428,7 @@ class TLSStream(Stream):
                 self._out = self._out[self._lower.send(self._out, flags) :]
             flushed = self._lower.flush(flags)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            pass_on_handlers(exc)
             flushed = False
         if not flushed:
             self.unsent = True
@@ -469,8 +466,7 @@ class TLSStream(Stream):
         try:
             return self.flush(DONTWAIT)
         except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            pass_on_handlers(exc)
             return False  # the connection is going down anyway
 
     def close(self) -> None:

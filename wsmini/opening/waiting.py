@@ -13,6 +13,8 @@ import sys
 import time
 from _thread import get_ident
 
+from ..interrupts import pass_on_handlers
+
 READ, WRITE = 1, 2
 
 # Seconds that the main thread waits without a look at signals: a signal that comes just before the
@@ -83,8 +85,7 @@ def set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
             value = struct.pack(layout, whole, part)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
         except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            pass_on_handlers(exc)
             continue
         return True
     return False

@@ -13,6 +13,7 @@ is *held*, and counts with the socket's last byte of it, or as many records as w
 
 from __future__ import annotations
 
+from ..interrupts import pass_on_handlers
 from ..sansio.protocol import State
 from .streams import DONTWAIT
 
@@ -84,8 +85,7 @@ class WriteBuffer:
         try:
             sent = self._send(frames, DONTWAIT)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise
+            pass_on_handlers(exc)
             sent = 0
         except OSError as exc:
             self.fail(exc)
@@ -130,8 +130,7 @@ class WriteBuffer:
                 if not stream.unsent:
                     done = self._write_all()
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise
+            pass_on_handlers(exc)
             # With nothing to flush, TLS takes nothing: it has to read before it can write.
             needs_read = flushed and stream.unsent
         except OSError as exc:
@@ -199,8 +198,7 @@ class WriteBuffer:
         Raises:
             OSError: *exc* itself, if it isn't the network's.
         """
-        if exc.errno is None:
-            raise exc
+        pass_on_handlers(exc)
         self.error = exc
         self.clear()
 
