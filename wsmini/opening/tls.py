@@ -264,51 +264,47 @@ class TLSStream(Stream):
         # The connection may have failed behind a record of which only a part was asked for so far.
         if self._failure is not None and not self.ssl_object.pending():
             raise self._failure
-        chunks: list[bytes] = []
         try:
             data = self.ssl_object.read(min(size, RECORD))
-            size -= len(data)
-            more = self._incoming.pending or self._unfed or self.ssl_object.pending()
-            if not data or size <= 0 or not more:
-                return data
-            chunks.append(data)
-            self._decrypt_more(chunks, size)
         except ssl.SSLError as exc:
             self._stop(exc)
-            if not chunks:
-                if self._failure is not None:
-                    raise self._failure from None
-                return b"" if self._ended else None
-        if self._unfed:
-            self._decrypt_slices(chunks, size + len(chunks[0]))
-        # What ended it is told by the next call.
+            if self._failure is not None:
+                raise self._failure from None
+            return b"" if self._ended else None
+        more = self._incoming.pending or self._unfed or self.ssl_object.pending()
+        if not data or size <= len(data) or not more:
+            return data
+        chunks = [data]
+        self._decrypt_more(chunks, size)
         return b"".join(chunks)
 
-    def _decrypt_slices(self, chunks: list[bytes], size: int) -> None:
-        """Go on with what was read, up to *size* bytes, while it is data for the most part."""
-        brought = sum(map(len, chunks))
-        while brought * MAX_OVERHEAD >= SLICE and self._unfed and self._failure is None:
-            size -= brought
-            if size <= 0 or self._ended:
-                break
-            here = len(chunks)
-            self._feed()
+    def _decrypt_more(self, chunks: list[bytes], size: int) -> None:
+        """Append what else is here, up to *size* bytes in all; what ends it, the next call tells.
+
+        It goes on with what was read, slice by slice, while that is data for the most part.
+        """
+        read, here = self.ssl_object.read, 0  # where in chunks the data of this slice begins
+        while True:
+            left = size - sum(map(len, chunks[here:]))
             try:
-                self._decrypt_more(chunks, size)
+                while left > 0 and chunks[-1]:
+                    # As many records as surely fit, without a step of Python for each. (What is
+                    # longer than SHORT comes in parts, until that is seen here.)
+                    most = SHORT if len(chunks[-1]) < SHORT else RECORD
+                    known = len(chunks)
+                    chunks.extend(map(read, repeat(min(left, most), left // most or 1)))
+                    left -= sum(map(len, chunks[known:]))
+                self._ended = not chunks[-1]
             except ssl.SSLError as exc:
                 self._stop(exc)
+            if not self._unfed or self._ended or self._failure is not None:
+                return
             brought = sum(map(len, chunks[here:]))
-
-    def _decrypt_more(self, chunks: list[bytes], size: int) -> None:
-        """Append what else is here, *size* bytes at most; what is before an exception, too."""
-        while size > 0 and chunks[-1]:
-            # As many records as surely fit, without a step of Python for each. (What is longer
-            # than SHORT comes in parts, until that is seen here.)
-            most = SHORT if len(chunks[-1]) < SHORT else RECORD
+            size -= brought
+            if size <= 0 or brought * MAX_OVERHEAD < SLICE:
+                return
             here = len(chunks)
-            chunks.extend(map(self.ssl_object.read, repeat(min(size, most), size // most or 1)))
-            size -= sum(map(len, chunks[here:]))
-        self._ended = not chunks[-1]
+            self._feed()
 
     def _stop(self, exc: ssl.SSLError) -> None:
         """Note why the engine has no more plaintext, as *exc* says."""
