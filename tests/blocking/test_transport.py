@@ -56,8 +56,7 @@ from wsmini.exceptions import (
     ConnectionClosedOK,
 )
 from wsmini.opening import writebuffer
-from wsmini.opening.streams import CHUNK, SocketStream
-from wsmini.opening.waiting import READ, WRITE
+from wsmini.opening.streams import CHUNK, READ, WRITE, SocketStream
 from wsmini.opening.writebuffer import WriteBuffer
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import PIECE, Opcode

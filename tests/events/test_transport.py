@@ -12,8 +12,7 @@ import pytest
 from wsmini.callbacks.loop import Loop
 from wsmini.events.transport import EventTransport
 from wsmini.opening.steps import LoopRun, Wait
-from wsmini.opening.streams import CHUNK, SocketStream
-from wsmini.opening.waiting import READ
+from wsmini.opening.streams import CHUNK, READ, SocketStream
 from wsmini.options import Options
 from wsmini.sansio.frames import Opcode
 from wsmini.testing import frame

@@ -7,7 +7,7 @@ import socket
 import pytest
 from listeners import address_of, listener
 
-from wsmini.opening import tcp, waiting
+from wsmini.opening import streams, tcp
 
 
 class Clock:
@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(streams, "time", clock)
     monkeypatch.setattr(tcp, "time", clock)
     return clock
 

@@ -24,8 +24,7 @@ from wsmini.opening.steps import (
     run_blocking,
     send_all,
 )
-from wsmini.opening.streams import SocketStream
-from wsmini.opening.waiting import READ, WRITE
+from wsmini.opening.streams import READ, WRITE, SocketStream
 from wsmini.sansio.response import ResponseParser
 
 

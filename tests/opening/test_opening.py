@@ -41,8 +41,7 @@ from wsmini.exceptions import (
 from wsmini.opening import opening, resolver, steps, tcp
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking
-from wsmini.opening.streams import SocketStream
-from wsmini.opening.waiting import READ, wait
+from wsmini.opening.streams import READ, SocketStream, wait
 from wsmini.options import Options
 from wsmini.sansio.auth import basic, parse_challenges
 from wsmini.sansio.handshake import accept_key

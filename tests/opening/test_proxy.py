@@ -28,7 +28,7 @@ from wsmini.opening.proxy import (
     connect_socks5,
     is_excluded,
 )
-from wsmini.opening.waiting import READ, WRITE
+from wsmini.opening.streams import READ, WRITE
 from wsmini.sansio.uri import DestinationRefused, Proxy, parse_proxy, parse_uri
 
 PASSWORD = "pa55-phrase"

@@ -19,7 +19,7 @@ from listeners import finish
 from wsmini.opening import resolver as resolver_module
 from wsmini.opening.resolver import resolve
 from wsmini.opening.steps import run_blocking
-from wsmini.opening.waiting import READ, wait
+from wsmini.opening.streams import READ, wait
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 

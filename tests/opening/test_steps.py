@@ -9,7 +9,7 @@ from helpers import PATIENCE
 
 from wsmini.opening import steps as steps_module
 from wsmini.opening.steps import Wait, run_blocking
-from wsmini.opening.waiting import READ, WRITE
+from wsmini.opening.streams import READ, WRITE
 
 
 def test_running_to_the_end(pair):

@@ -16,8 +16,8 @@ from listeners import address_of, finish, listener
 
 from wsmini.opening.resolver import resolve
 from wsmini.opening.steps import run_blocking
+from wsmini.opening.streams import WRITE, wait
 from wsmini.opening.tcp import configure, connect_tcp, interleaved
-from wsmini.opening.waiting import WRITE, wait
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
 

@@ -25,10 +25,9 @@ from tables import each_row
 from wsmini.opening import tls, tls_context
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking, send_all
-from wsmini.opening.streams import WAITALL, SocketStream
+from wsmini.opening.streams import READ, WAITALL, WRITE, SocketStream
 from wsmini.opening.tls import TLSStream
 from wsmini.opening.tls_context import unverified_context
-from wsmini.opening.waiting import READ, WRITE
 from wsmini.options import Options
 from wsmini.testing import scripted_server
 

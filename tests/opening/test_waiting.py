@@ -11,8 +11,8 @@ import time
 import pytest
 from helpers import PATIENCE
 
-from wsmini.opening import waiting
-from wsmini.opening.waiting import READ, WRITE, wait
+from wsmini.opening import streams
+from wsmini.opening.streams import READ, WRITE, wait
 
 WAYS = ["poll", "select"]
 
@@ -105,6 +105,6 @@ def test_select_is_not_called_with_nothing(monkeypatch, clock):
     monkeypatch.setattr(select, "select", None)  # Windows refuses
     assert wait({}, 5) == []
     assert sum(clock.slept) == 5
-    monkeypatch.setattr(waiting, "in_main_thread", lambda: False)
+    monkeypatch.setattr(streams, "in_main_thread", lambda: False)
     assert wait({}, None) == []
     assert clock.slept[-1] > 60

@@ -24,7 +24,7 @@ from wsmini.exceptions import (
     ConnectionClosedError,
     ConnectionClosedOK,
 )
-from wsmini.opening import waiting
+from wsmini.opening import streams
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import ClientProtocol, State
 from wsmini.testing import echo_server, frame
@@ -359,7 +359,7 @@ def test_sigterm_recipe_in_a_real_process(tmp_path):
 @pytest.mark.parametrize("what", ["recv", "recv with a timeout", "send", "pong"])
 def test_a_signal_that_interrupts_no_system_call_is_heeded_soon(interval, what, monkeypatch):
     """As one that comes just before the call, or, here, to another thread."""
-    for module in (waiting, reader, receiver, sender, transport):
+    for module in (streams, reader, receiver, sender, transport):
         monkeypatch.setattr(module, "HEED", 0.05)
 
     def heed(*args):

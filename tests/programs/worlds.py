@@ -19,9 +19,8 @@ from pairs import Task, connection, eventually, frames_of
 from points import VERSION, not_interrupted
 
 from wsmini import Client, ConcurrencyError, ConnectionClosed
-from wsmini.opening.streams import SocketStream
+from wsmini.opening.streams import SocketStream, wait
 from wsmini.opening.tls import TLSStream
-from wsmini.opening.waiting import wait
 from wsmini.sansio.deflate import PerMessageDeflate
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State

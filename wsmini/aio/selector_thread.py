@@ -18,7 +18,7 @@ import socket
 import threading
 import weakref
 
-from ..opening.waiting import MAX_WAIT
+from ..opening.streams import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ import weakref
 from _thread import get_ident
 
 from ..clock import NEVER, suspend_detector
-from ..opening.waiting import READ, wait
+from ..opening.streams import READ, wait
 from .service import CHECK, service
 
 TYPE_CHECKING = False

@@ -10,8 +10,7 @@ import time
 from itertools import repeat
 
 from ..clock import lock_timeout
-from ..opening.streams import DONTWAIT, LAST_READS, NO_CLOSE, READ_SIZE
-from ..opening.waiting import READ
+from ..opening.streams import DONTWAIT, LAST_READS, NO_CLOSE, READ, READ_SIZE
 from ..sansio.protocol import State
 from .transport import GLANCE
 

@@ -10,15 +10,16 @@ import time
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
+    HEED,
     LARGE,
     MAX_READ_SIZE,
     NO_CLOSE,
+    READ,
     READ_SIZE,
     SLOW_CLOSE,
     WAITALL,
     next_read_size,
 )
-from ..opening.waiting import HEED, READ
 from ..sansio.protocol import State
 
 TYPE_CHECKING = False

@@ -11,8 +11,7 @@ from _thread import RLock
 from _weakref import ref  # weakref itself would bring other modules along
 
 from ..clock import lock_timeout
-from ..opening.streams import SLOW_CLOSE
-from ..opening.waiting import HEED, READ
+from ..opening.streams import HEED, READ, SLOW_CLOSE
 from ..sansio.protocol import State
 from .ending import Ending
 from .reader import Reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..exceptions import InvalidHandshake
-from ..opening.waiting import HEED, in_main_thread
+from ..opening.streams import HEED, in_main_thread
 from ..options import Options
 from ..policies import Attempts, read_policy
 from .connection import Connection, open_connection

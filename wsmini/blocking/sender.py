@@ -11,7 +11,7 @@ from _thread import get_ident
 
 from ..clock import NEVER, deadline_after, lock_timeout
 from ..exceptions import ConnectionClosed, SendBufferFull
-from ..opening.waiting import HEED, READ, WRITE
+from ..opening.streams import HEED, READ, WRITE
 from ..sansio.messages import encode_message
 from ..sansio.protocol import State
 from .receiver import SETTLE

@@ -7,8 +7,7 @@ from collections import namedtuple
 from itertools import repeat
 
 from ..clock import NEVER
-from ..opening.streams import SLOW_CLOSE
-from ..opening.waiting import READ
+from ..opening.streams import READ, SLOW_CLOSE
 from ..sansio.protocol import State
 
 TYPE_CHECKING = False

@@ -38,8 +38,7 @@ import time
 
 from ..clock import NEVER
 from ..interrupts import Waiters, new_lock
-from ..opening.streams import DONTWAIT
-from ..opening.waiting import HEED, WRITE, set_receive_timeout, wait
+from ..opening.streams import DONTWAIT, HEED, WRITE, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.protocol import State
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from _weakref import ref  # weakref itself would bring other modules along
 
 from ..clock import suspend_detector
-from ..opening.waiting import MAX_WAIT
+from ..opening.streams import MAX_WAIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

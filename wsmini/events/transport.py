@@ -40,13 +40,15 @@ from ..opening.streams import (
     LARGE,
     LAST_READS,
     MAX_READ_SIZE,
+    MAX_WAIT,
     NO_CLOSE,
+    READ,
     READ_SIZE,
     SLOW_CLOSE,
     SocketStream,
     next_read_size,
+    wait,
 )
-from ..opening.waiting import MAX_WAIT, READ, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.frames import Opcode
 from ..sansio.protocol import ClientProtocol, State

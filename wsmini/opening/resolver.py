@@ -17,7 +17,7 @@ from collections import deque
 
 from ..interrupts import mark_failure
 from .steps import Wait
-from .waiting import READ
+from .streams import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections import namedtuple
 
 from ..exceptions import InvalidMessage
 from ..interrupts import pass_on_handlers
-from .waiting import MAX_WAIT, READ, WRITE, wait
+from .streams import MAX_WAIT, READ, WRITE, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from ..interrupts import pass_on_handlers
 from ..sansio.uri import shown_address
 from .steps import Wait
-from .waiting import WRITE
+from .streams import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,9 +26,8 @@ from itertools import repeat
 
 from ..interrupts import MarkFailures, mark_failure, new_lock, pass_on_handlers
 from .steps import Wait, receive_some
-from .streams import DONTWAIT, WAITALL, Stream
+from .streams import DONTWAIT, WAITALL, WRITE, Stream
 from .tls_context import refuse_sessions, remember_session, server_key, session_of
-from .waiting import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
