@@ -122,20 +122,24 @@ class TLSStream(Stream):
             "resumed": self.ssl_object.session_reused,
         }
 
-    def _locked(self, call: Callable[..., T], *args: Any) -> T:
-        """Return what ``call(*args)`` does, while no other thread calls the engine."""
+    def _locked(self, call: Callable[..., T], *args: Any, wait: bool = True) -> T:
+        """Return what ``call(*args)`` does, while no other thread calls the engine.
+
+        Unless it shall *wait*, it calls nothing if one does.
+        """
         lock = self._lock
         if lock._is_owned():  # we have interrupted such a call of this thread, between two steps
             return call(*args)
         try:
-            lock.acquire()
-            result = call(*args)
-            lock.release()
+            result = None
+            if lock.acquire(wait):
+                result = call(*args)
+                lock.release()
         except BaseException:
             if lock._is_owned():  # the exception may have come just before, or after
                 lock.release()
             raise
-        return result
+        return result  # type: ignore[return-value]
 
     # -- the handshake --
 
@@ -467,21 +471,9 @@ class TLSStream(Stream):
     def close(self) -> None:
         """Close the connection without a goodbye. May be called more than once, and anywhere."""
         self._lower.close()
-        if self._server is None:
-            return
-        lock = self._lock
-        if lock._is_owned():
-            self._keep_session()
-            return
-        try:
+        if self._server is not None:
             # Without waiting: after a fork, the thread that has the lock may not exist.
-            if lock.acquire(False):
-                self._keep_session()
-                lock.release()
-        except BaseException:
-            if lock._is_owned():
-                lock.release()
-            raise
+            self._locked(self._keep_session, wait=False)
 
     def _keep_session(self) -> None:
         # Only now: with TLS 1.3 sessions come behind the handshake (RFC 8446, 4.6.1). But one
