@@ -340,10 +340,7 @@ class Opening:
         addresses = yield from self._resolve(host, port, shown)
         journal.enter("tcp")
         sock = yield from connect_tcp(
-            addresses,
-            options.happy_eyeballs_delay,
-            options.source_address,
-            options.socket_options,
+            addresses, options.happy_eyeballs_delay, options.source_address, options.socket_options
         )
         stream = self._owned(SocketStream(sock))
         if journal.wants_notes:

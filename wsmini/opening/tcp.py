@@ -84,9 +84,7 @@ def connect_tcp(
 
 
 def _begin_connect(
-    address: Address,
-    source_address: tuple[str, int] | None,
-    options: Iterable[SocketOption],
+    address: Address, source_address: tuple[str, int] | None, options: Iterable[SocketOption]
 ) -> socket.socket:
     """A non-blocking socket that is connecting to *address*, or is connected."""
     family, kind, protocol, *_ = address
