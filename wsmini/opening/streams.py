@@ -39,7 +39,8 @@ LARGE = 65536  # a frame that lacks at least so much is read exactly, without a 
 LAST_READS = 64  # of what comes behind the end, so that closing doesn't reset the connection
 HEADER = 10  # bytes; all that is read behind a large frame, so that the next one needs no copy
 
-READ, WRITE = 1, 2
+# What to wait for, as poll has it.
+READ, WRITE = int(getattr(select, "POLLIN", 1)), int(getattr(select, "POLLOUT", 4))
 
 # Seconds that the main thread waits without a look at signals: a signal that comes just before the
 # system call, or is delivered to another thread, doesn't interrupt the wait.
@@ -153,13 +154,9 @@ def _wait_once(sockets: dict[socket.socket, int], timeout: float | None) -> list
     poll = select.poll()
     by_fd = {}
     for sock, events in sockets.items():
-        if not events:
-            continue  # poll would tell of a socket that is hung up in any case
-        fd = sock.fileno()
-        by_fd[fd] = sock
-        poll.register(
-            fd, (select.POLLIN if events & READ else 0) | (select.POLLOUT if events & WRITE else 0)
-        )
+        if events:  # poll would tell of a socket that is hung up in any case
+            by_fd[sock.fileno()] = sock
+            poll.register(sock, events)
     # Rounded up: waking too early would mean waiting once more, for nothing.
     ready = poll.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0))
     return [by_fd[fd] for fd, _ in ready]
@@ -184,8 +181,7 @@ def set_receive_timeout(sock: socket.socket, seconds: float) -> bool:
         try:
             value = struct.pack(layout, whole, part)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            return True
         except OSError as exc:
             pass_on_handlers(exc)
-            continue
-        return True
     return False
