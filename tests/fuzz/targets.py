@@ -272,14 +272,16 @@ def proxies(data):
             (connect_socks5, (socks, "host.example", 1, None)),
             (connect_socks5, (socks._replace(username=None), "10.0.0.1", 1, None)),
             (connect_socks4, (socks, "host.example", 1, None)),
-            (connect_http, ("host.example", 1, [])),
+            (connect_http, (ResponseParser(method="CONNECT"), "host.example:1", [])),
         ):
             stream = Stream(data, size)
             try:
-                result(connect(stream, *given))
+                response = result(connect(stream, *given))
             except ProxyError as exc:
                 str(exc), hint(exc, "proxy")
             else:
+                if response is not None and not 200 <= response.status_code < 300:
+                    continue
                 taken = data[: len(data) - len(b"".join(stream.pieces))]
                 if connect is connect_http:
                     assert taken.endswith((b"\n\n", b"\n\r\n"))

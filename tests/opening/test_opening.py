@@ -1166,6 +1166,28 @@ def test_a_proxy_that_refuses_the_credentials(userinfo, rounds):
     assert "the proxy's URL" in exc.hint
 
 
+@pytest.mark.parametrize("code", [101, 300, 403, 407, 502])
+def test_an_http_proxy_refuses(code):
+    head = b"HTTP/1.1 %d No\r\nProxy-Authenticate: Basic\r\n" % code
+    body = b"\r\n" if code == 101 else b"Content-Length: 4\r\n\r\nbody"
+
+    def script(peer):
+        peer.request()
+        peer.send_raw(head + body)
+
+    with scripted_server(script) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        exc = failure(InvalidProxyStatus, "ws://h.example/", proxy=url)
+    assert exc.response.status_code == code
+    assert exc.response.body == (b"" if code == 101 else b"body")
+
+
+def test_an_http_proxy_is_asked_for_an_ipv6_address():
+    with connect_proxy([(200, {})]) as proxy:
+        open_("ws://[::1]/", proxy=f"http://127.0.0.1:{proxy.port}")
+    assert proxy.requests[0].target == "[::1]:80"
+
+
 def test_a_proxy_that_forbids():
     with connect_proxy([(403, {})]) as proxy:
         url = f"http://user:{PASSWORD}@127.0.0.1:{proxy.port}"

@@ -26,6 +26,7 @@ from ..exceptions import (
     InvalidHandshake,
     InvalidMessage,
     InvalidProxy,
+    InvalidProxyStatus,
     InvalidRedirect,
     InvalidStatus,
     InvalidURI,
@@ -440,20 +441,21 @@ class Opening:
     def _connect_http(self, proxy: Proxy, host: str, port: int) -> Steps[Stream]:
         target = shown_address((host, port))
         authenticator = self._authenticator(proxy, _user(proxy), proxy=True, preemptive=True)
-
-        def answer(response: Response) -> str | None:
-            self._note_response(response)
-            return _answer(authenticator, response, "CONNECT", target)
-
         agent = self.options.user_agent_header
         authorization = authenticator.first("CONNECT", target) if authenticator else None
         while True:
             given = ("User-Agent", agent), ("Proxy-Authorization", authorization)
             headers = [(name, value) for name, value in given if value is not None]
             stream = yield from self._connect_to_proxy(proxy)
-            authorization = yield from connect_http(stream, host, port, headers, answer)
-            if authorization is None:
+            parser = ResponseParser(method="CONNECT")
+            response = yield from connect_http(stream, parser, target, headers)
+            if 200 <= response.status_code < 300:
                 return stream
+            self._note_response(response)
+            authorization = _answer(authenticator, response, "CONNECT", target)
+            if authorization is None:
+                yield from receive_body(stream, parser)
+                raise InvalidProxyStatus(response)
 
     # -- the upgrade --
 

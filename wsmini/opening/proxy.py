@@ -13,23 +13,15 @@ import os
 import socket
 import sys
 
-from ..exceptions import (
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyMessage,
-    InvalidProxyStatus,
-    ProxyError,
-)
+from ..exceptions import InvalidMessage, InvalidProxy, InvalidProxyMessage, ProxyError
 from ..sansio.http11 import Request
-from ..sansio.response import ResponseParser
-from ..sansio.uri import DestinationRefused, parse_proxy, shown_address
-from .steps import ask, receive_body, receive_some, send_all
+from ..sansio.uri import DestinationRefused, parse_proxy
+from .steps import ask, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     from ..sansio.http11 import Response
+    from ..sansio.response import ResponseParser
     from ..sansio.uri import URI, Proxy
     from .resolver import Address
     from .steps import Steps
@@ -183,41 +175,25 @@ def _packed(text: str) -> bytes:
 
 
 def connect_http(
-    stream: Stream,
-    host: str,
-    port: int,
-    headers: list[tuple[str, str]],
-    answer: Callable[[Response], str | None] = lambda response: None,
-) -> Steps[str | None]:
-    """Ask an HTTP proxy to connect to *host* (RFC 9110, 9.3.6), with *headers* besides ``Host``.
-
-    Args:
-        answer: called with a refusal: the credentials to try again with, if it asks for some.
+    stream: Stream, parser: ResponseParser, target: str, headers: list[tuple[str, str]]
+) -> Steps[Response]:
+    """Ask an HTTP proxy to connect to *target* (RFC 9110, 9.3.6), with *headers* besides ``Host``.
 
     Returns:
-        ``None`` once the stream leads to *host*, or these credentials.
+        The head of its answer. If the status is a 2xx one, the stream leads to *target*.
 
     Raises:
-        InvalidProxyStatus: if the proxy refuses; 407 if it wants (other) credentials.
         InvalidProxyMessage: if the answer isn't HTTP.
     """
-    target = shown_address((host, port))
     request = Request("CONNECT", target, [("Host", target), *headers])
-    parser = ResponseParser(method="CONNECT")
     try:
         response = yield from ask(stream, request.serialize(), parser)
     except InvalidMessage as exc:
         raise InvalidProxyMessage(f"the proxy's answer to CONNECT: {exc}") from exc
-    if not 200 <= response.status_code < 300:
-        credentials = answer(response)
-        if credentials is None:
-            yield from receive_body(stream, parser)
-            raise InvalidProxyStatus(response)
-        return credentials
-    if parser.rest:
+    if 200 <= response.status_code < 300 and parser.rest:
         # The server waits for us to speak, so this can only be the proxy's.
         raise InvalidProxyMessage("the proxy sent data behind its answer to CONNECT")
-    return None
+    return response
 
 
 def connect_socks(
