@@ -122,7 +122,7 @@ class TLSStream(Stream):
             "resumed": self.ssl_object.session_reused,
         }
 
-    def _locked(self, call: Callable[..., T], *args: Any, wait: bool = True) -> T:
+    def _locked(self, call: Callable[..., T], args: tuple[Any, ...] = (), wait: bool = True) -> T:
         """Return what ``call(*args)`` does, while no other thread calls the engine.
 
         Unless it shall *wait*, it calls nothing if one does.
@@ -219,7 +219,7 @@ class TLSStream(Stream):
         at_first = min(size, RECORD) if flags & self._gathers else size
         while True:
             try:
-                data = self._locked(self._decrypt, at_first)
+                data = self._locked(self._decrypt, (at_first,))
             except OSError as exc:
                 self.busy = exc.errno is None  # a signal handler's; nothing is lost else
                 raise
@@ -336,14 +336,14 @@ class TLSStream(Stream):
         file = BytesIO(bytes(size))  # of all writable buffers, the one that becomes bytes uncopied
         start = file.write(first)
         with file.getbuffer() as whole:
-            end = self._locked(self._decrypt_into, whole, start)
+            end = self._locked(self._decrypt_into, (whole, start))
             # As long as there is more, and it is data for the most part.
             fed = 0 if (end - start) * MAX_OVERHEAD >= count else count
             while end < size and fed < SLICE and not self._ended and self._failure is None:
                 count = self._fetch()
                 if not count:
                     break
-                start, end = end, self._locked(self._decrypt_into, whole, end)
+                start, end = end, self._locked(self._decrypt_into, (whole, end))
                 fed = 0 if (end - start) * MAX_OVERHEAD >= count else fed + count
         file.truncate(end)
         return file.getvalue()
@@ -397,7 +397,7 @@ class TLSStream(Stream):
             raise BlockingIOError(EAGAIN, "earlier bytes aren't sent yet")
         if not data:
             return 0
-        taken, out = self._locked(self._encrypt, data)
+        taken, out = self._locked(self._encrypt, (data,))
         # From here on it is taken: the engine has counted the records, and can't take them back.
         try:
             sent = self._lower.send(out, flags)
