@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from ..exceptions import Close, PayloadTooBig, ProtocolError, connection_closed
 from ..sansio.frames import (
     FIN,
-    MAX_CONTROL,
     RSV1,
     RSV2,
     RSV3,
@@ -26,6 +25,7 @@ from ..sansio.frames import (
 from ..sansio.frames import masked as masked_frame
 from ..sansio.handshake import accept_key, tokens
 from ..sansio.http11 import Headers, Request
+from ..sansio.messages import MessageReader
 from ..sansio.redaction import shown
 
 TYPE_CHECKING = False
@@ -43,7 +43,6 @@ MAX_HEAD = 65536  # bytes of a request head
 LINGER = 2.0  # seconds for a client to close its end after the server did
 VERSION_HEADER = "Sec-WebSocket-Version"
 _READ_SIZE = 65536  # bytes asked of the socket, at least
-_OPCODES = frozenset(Opcode)
 
 
 def frame(
@@ -71,6 +70,13 @@ def frame(
     if masked:
         return bytes(masked_frame(head, payload))
     return header(head, len(payload), 0) + payload
+
+
+class _NoControls:
+    """Ignores the control frames of a ``MessageReader``, which has checked them."""
+
+    def receive_control(self, opcode: int, data: bytes) -> None:
+        pass
 
 
 class Peer:
@@ -219,25 +225,16 @@ class Peer:
             PayloadTooBig: if the message exceeds the server's ``max_size``.
             ValueError: if a text isn't UTF-8.
         """
-        opcode, compressed, data = 0, False, bytearray()
+        extensions = [] if self._deflate is None else [self._deflate]
+        reader = MessageReader(_NoControls(), (self._max_size, self._max_size), extensions)
         while True:
             received = self.recv_frame()
-            # 0, the opcode of a continuation, stands for no message begun.
-            self._check(received, continued=bool(opcode))
+            # Unmasked, it is a frame as clients read them: the rules are those of both sides.
+            reader.receive_data(header(received.head, len(received.data), 0) + received.data)
+            for message in reader.messages():
+                return message
             # Control frames (RFC 6455, 5.5) may come between the fragments of a message.
-            if received.opcode >= 8:
-                self._answer(received)
-                continue
-            if not opcode:
-                opcode, compressed = received.opcode, received.rsv1
-            data += received.data
-            if len(data) > self._max_size:
-                raise PayloadTooBig(len(data), self._max_size)
-            if received.fin:
-                break
-        if compressed and self._deflate is not None:
-            data = bytearray(self._deflate.inflate(data, self._max_size))
-        return data.decode() if opcode == Opcode.TEXT else bytes(data)
+            self._answer(received)
 
     def close(self, code: int = 1000, reason: str = "") -> Close:
         """Send a Close frame, with any *code* and *reason*, and return what the client's says.
@@ -263,22 +260,6 @@ class Peer:
         if n < (126 if size == 2 else 65536) or n >= 1 << 63:
             raise ProtocolError(f"a length of {n} in {size} bytes")
         return n
-
-    def _check(self, received: Frame, continued: bool) -> None:
-        """The rules for frames in a message and between them (RFC 6455, 5.2, 5.4, 5.5)."""
-        opcode = received.opcode
-        if opcode not in _OPCODES:
-            raise ProtocolError(f"unknown opcode {opcode}")
-        may_compress = self._deflate is not None and opcode in (Opcode.TEXT, Opcode.BINARY)
-        if received.rsv2 or received.rsv3 or received.rsv1 and not may_compress:
-            raise ProtocolError("reserved bits that no extension uses here")
-        if opcode >= 8:
-            if not received.fin or len(received.data) > MAX_CONTROL:
-                raise ProtocolError("a control frame that is fragmented or over 125 bytes")
-        elif continued and opcode:
-            raise ProtocolError("a new message before the last one ended")
-        elif not continued and not opcode:
-            raise ProtocolError("a continuation without a message to continue")
 
     def _answer(self, received: Frame) -> None:
         if received.opcode == Opcode.PING:

@@ -11,12 +11,7 @@ import time
 from ..exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
 from ..sansio.deflate import PerMessageDeflate
 from ..sansio.frames import MAX_CONTROL, Opcode
-from .peer import (
-    VERSION_HEADER,
-    Peer,
-    handshake_problem,
-    response_head,
-)
+from .peer import VERSION_HEADER, Peer, handshake_problem, response_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
