@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from functools import partial
 
 from ..exceptions import ProtocolError
 from ..options import check_count
@@ -106,15 +107,18 @@ class _NetworkFault(Fault):
     handshake = False  # whether to the bytes of the handshake, too
 
     def serve(self, peer: Peer, echo: Echo) -> None:
+        if not self.handshake and not echo.accept(peer):
+            return
+        peer._sent, peer._output = 0, partial(self.write, peer)
+        # For after=0, which is before anything is sent.
+        self.write(peer, b"")
         if self.handshake:
-            self.intercept(peer)
             echo(peer)
-        elif echo.accept(peer):
-            self.intercept(peer)
+        else:
             echo.talk(peer)
 
-    def intercept(self, peer: Peer) -> None:
-        """Put the fault where the output of *peer* is written."""
+    def write(self, peer: Peer, data: bytes) -> None:
+        """Send *data*, or what the fault makes of it."""
         raise NotImplementedError
 
 
@@ -129,21 +133,11 @@ class _FaultAtByte(_NetworkFault):
     def __init__(self, after: int = 0, handshake: bool = False) -> None:
         self.after, self.handshake = check_count("after", after, 0), handshake
 
-    def intercept(self, peer: Peer) -> None:
-        left = self.after
-
-        def write(data: bytes) -> None:
-            nonlocal left
-            # The write that reaches the limit is cut there, wherever in a frame that is.
-            part = data[:left]
-            left -= len(part)
-            peer._write(part)
-            if not left:
-                self.happen(peer)
-
-        peer._output = write
-        # For after=0, which is before anything is sent.
-        write(b"")
+    def write(self, peer: Peer, data: bytes) -> None:
+        # The write that reaches the limit is cut there, wherever in a frame that is.
+        peer._write(data[: self.after - peer._sent])
+        if peer._sent == self.after:
+            self.happen(peer)
 
     def happen(self, peer: Peer) -> NoReturn:
         """Do it."""
@@ -202,10 +196,7 @@ class Drip(_NetworkFault):
             raise ValueError(f"size is from 1 on and delay from 0 on, not {size} and {delay}")
         self.size, self.delay, self.handshake = size, delay, handshake
 
-    def intercept(self, peer: Peer) -> None:
-        peer._output = lambda data: self._drip(peer, data)
-
-    def _drip(self, peer: Peer, data: bytes) -> None:
+    def write(self, peer: Peer, data: bytes) -> None:
         for start in range(0, len(data), self.size):
             # A sleep that the end of the server interrupts.
             if peer._server_closing.wait(self.delay):
@@ -399,11 +390,8 @@ class CloseWith(Fault):
 class IgnoreClose(_NetworkFault):
     """Echo, but don't answer the client's Close frame, nor end the connection."""
 
-    def intercept(self, peer: Peer) -> None:
-        def write(data: bytes) -> None:
-            # Peer writes frame by frame, so a Close frame begins a write.
-            if data.startswith(_CLOSE):
-                _hold(peer)
-            peer._write(data)
-
-        peer._output = write
+    def write(self, peer: Peer, data: bytes) -> None:
+        # Peer writes frame by frame, so a Close frame begins a write.
+        if data.startswith(_CLOSE):
+            _hold(peer)
+        peer._write(data)

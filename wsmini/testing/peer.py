@@ -111,6 +111,7 @@ class Peer:
         self._deflate: PerMessageDeflate | None = None
         self._secure = False
         self._output: Callable[[bytes], None] = self._write  # faults put themselves in between
+        self._sent = 0  # bytes, since the connection or a fault began
         self._server_closing = threading.Event()  # set when the server closes
 
     # -- the handshake --
@@ -277,6 +278,7 @@ class Peer:
             self.sock.sendall(data)
         except OSError as exc:
             raise self._translated(exc) from exc
+        self._sent += len(data)
 
     def _start(self, context: SSLContext | None) -> None:
         try:
