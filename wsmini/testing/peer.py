@@ -96,16 +96,12 @@ class Peer:
         self,
         sock: socket.socket,
         requests: list[Request],
-        *,
         timeout: float | None,
         max_size: int,
         number: int = 1,
     ) -> None:
-        self.sock = sock
-        self.number = number
-        self._requests = requests
-        self._timeout = timeout
-        self._max_size = max_size
+        self.sock, self.number = sock, number
+        self._requests, self._timeout, self._max_size = requests, timeout, max_size
         self._buffer = bytearray()
         self._request: Request | None = None  # read and not yet answered
         self._deflate: PerMessageDeflate | None = None

@@ -16,7 +16,6 @@ from .peer import VERSION_HEADER, Peer, handshake_problem, response_head
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ssl import SSLContext
-    from types import TracebackType
     from typing import Callable, Iterable, Sequence
 
     from ..sansio.http11 import Request
@@ -56,11 +55,8 @@ class Server:
         self.requests: list[Request] = []
         self.connections = 0
         self.errors: list[BaseException] = []
-        self._script = script
-        self._ssl = ssl
-        self._timeout = timeout
-        self._max_size = max_size
-        self._grace = grace
+        self._script, self._ssl, self._grace = script, ssl, grace
+        self._timeout, self._max_size = timeout, max_size
         self._lost = () if strict else (ConnectionError, EOFError, ConnectionClosed)
         self._peers: dict[Peer, threading.Thread] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -76,12 +72,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         self.close()
         # What went wrong in a script explains what went wrong in the block: it becomes the
         # exception, and the other its context. Not so for KeyboardInterrupt and the like.
@@ -137,10 +128,7 @@ class Server:
 
     def _serve(self, sock: socket.socket) -> None:
         self.connections += 1
-        peer = Peer(
-            sock, self.requests, timeout=self._timeout, max_size=self._max_size,
-            number=self.connections,
-        )  # fmt: skip
+        peer = Peer(sock, self.requests, self._timeout, self._max_size, self.connections)
         name = f"wsmini-server-{self.connections}"
         thread = threading.Thread(target=self._run, args=(peer,), name=name, daemon=True)
         # A server that runs for long forgets the connections that are over.
