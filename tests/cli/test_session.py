@@ -325,11 +325,12 @@ def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(end, w
     with echo_server() as server:
         args = arguments.parsed(arguments.make_parser(), [server.url, "--reconnect", delay])
         recorder = Recorder(None)
-        connector = session.Connector(args, recorder, open_connection, notes.append)
-        talk = session.Session(connector.connect(), args, output.Output(args), recorder, connector)
+        sink = output.Output(args)
+        talk = session.Session(args, sink, recorder, open_connection, notes.append)
+        assert talk.connect()
         with opened[0]:
             lost = connection_closed(None, None, None)
-            assert talk.reconnect(lost) is (when == "connecting")
+            assert talk.connect(lost) is (when == "connecting")
         assert [ws.close_code for ws in opened] == [code] * (1 + (when == "connecting"))
 
 

@@ -24,7 +24,7 @@ from .output import (
     write,
 )
 from .recorder import Recorder
-from .session import Connector, Session
+from .session import Session
 from .signals import Terminated, terminable
 from .terminal import output_for
 
@@ -149,17 +149,14 @@ def _talk(args: Namespace, output: Output, recorder: Recorder) -> int:
         return _show_failure(failure, args.verbose)
 
     try:
-        connector = Connector(args, recorder, open_connection, show)
-        ws = connector.connect()
+        session = Session(args, output, recorder, open_connection, show)
+        session.connect()  # or raise: there is no end of a connection yet that could be normal
     except (WebSocketException, OSError, ValueError) as exc:
         return show(exc)
-    # Attempts raises what it gives up for: None is for connections that have closed.
-    if ws is None:
-        raise AssertionError("only the end of a connection can be the end of it all")
     if args.bench is not None:
-        return _bench(ws, args)
+        return _bench(session.ws, args)
     try:
-        return Session(ws, args, output, recorder, connector).run()
+        return session.run()
     except (WebSocketException, OSError) as exc:  # there is no other connection
         return show(exc)
 

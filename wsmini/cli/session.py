@@ -46,76 +46,33 @@ _OFFLINE = 0.05  # seconds between two looks for the next connection
 _TICK: float | None = 0.5 if os.name == "nt" else None
 
 
-class Connector:
-    """Opens one connection after the other, as ``--reconnect`` says.
+class Session:
+    """One connection after the other, as ``--reconnect`` says: their input, and their output.
 
     Args:
         open_connection: opens one.
         show: called with a failure to open one.
     """
 
+    ws: Connection  # the open one, or the last one that was
+
     def __init__(
         self,
         args: Namespace,
+        output: Output,
         recorder: Recorder,
         open_connection: Callable[[], Connection],
         show: Callable[[Exception], object],
     ) -> None:
-        self.leaving = Event()  # set when this side asks for the end
-        self._recorder, self._open, self._show = recorder, open_connection, show
-        options = Options(args.url, **args.options)
+        self.args, self.output, self.recorder = args, output, recorder
+        self.open_connection, self.show = open_connection, show
         policy = NoReconnect() if args.reconnect is None else args.reconnect
-        self._attempts = Attempts("--reconnect", policy, options, self._tell)
-
-    def _tell(self, attempt: int, delay: float, failure: Exception) -> None:
-        if isinstance(failure, ConnectionClosed):
-            note(f"{described(failure)}; connecting again in {delay:.1f} s")
-        else:
-            self._show(failure)
-            note(f"connecting again in {delay:.1f} s")
-
-    def connect(self, failure: Exception | None = None) -> Connection | None:
-        """Open a connection, the first one or that after *failure*.
-
-        Returns:
-            An open one; ``None`` if *failure* or this side is the end of it.
-
-        Raises:
-            Exception: the last failure, when the policy gives up.
-        """
-        while True:
-            if failure is not None:
-                # Raises the failure where the policy gives up; None stands for a normal end.
-                delay = self._attempts.failed(failure)
-                if delay is None or self.leaving.wait(delay):
-                    return None
-            try:
-                ws = self._open()
-            except (WebSocketException, OSError) as exc:
-                failure = exc
-                continue
-            self._attempts.opened()
-            self._recorder.open(ws)
-            return ws
-
-
-class Session:
-    """An open connection, the input that goes into it, and the output that comes out of it."""
-
-    def __init__(
-        self,
-        ws: Connection,
-        args: Namespace,
-        output: Output,
-        recorder: Recorder,
-        connector: Connector,
-    ) -> None:
-        self.ws, self.connector, self.recorder = ws, connector, recorder
+        options = Options(args.url, **args.options)
+        self.attempts = Attempts("--reconnect", policy, options, self.tell_failure)
+        self.leaving = Event()  # set when this side asks for the end
         self.count = 0  # of messages received
         self.greeted = False  # whether the messages of -m are sent
         self.last_ended: Connection | None = None  # the last one whose end is written down
-        self.args = args
-        self.output = output
         self.heard = monotonic()  # when the last message came
         self.unsent = False  # whether the connection ended before the input
         self.partial = False  # whether some of a message was read and not its end
@@ -124,6 +81,51 @@ class Session:
         self.finished = Event()  # set when the main thread is done
         self.close_with = args.close_code, args.close_reason
         self.progress = InputProgress(args)
+
+    # -- the main thread --
+
+    def connect(self, failure: Exception | None = None) -> bool:
+        """Open a connection: the first one, or that after *failure*, and send ``-m`` again.
+
+        Returns:
+            Whether there is one: not if *failure*, or this side, is the end of it all.
+
+        Raises:
+            Exception: the last failure, when the policy gives up.
+        """
+        again = failure is not None
+        while True:
+            if failure is not None:
+                # Raises the failure where the policy gives up; None stands for a normal end.
+                delay = self.attempts.failed(failure)
+                if delay is None or self.leaving.wait(delay):
+                    return False
+            try:
+                ws = self.open_connection()
+                self.attempts.opened()
+                self.recorder.open(ws)
+                # Where the input thread is still sending these, it goes on with them by itself.
+                for message in self.greetings() if self.greeted else ():
+                    self.tell_sent(message)
+                    ws.send(message)
+            except (WebSocketException, OSError) as exc:
+                failure = exc
+                continue
+            self.ws = ws
+            if again:
+                note("connected again")
+            # While this one was opened, close() may have been called, and found the last one.
+            if self.leaving.is_set():
+                self.close(*self.close_with)
+            return True
+
+    def tell_failure(self, attempt: int, delay: float, failure: Exception) -> None:
+        """Say that there will be another attempt, and why."""
+        if isinstance(failure, ConnectionClosed):
+            note(f"{described(failure)}; connecting again in {delay:.1f} s")
+        else:
+            self.show(failure)
+            note(f"connecting again in {delay:.1f} s")
 
     def run(self) -> int:
         """Send and receive until something ends it; return the exit status."""
@@ -151,8 +153,6 @@ class Session:
             feeder.join(_GRACE)
         return self.closed(ended)
 
-    # -- the main thread --
-
     def receive_all(self) -> int:
         """Call ``receive()`` for one connection after the other, if ``--reconnect`` says so."""
         while True:
@@ -162,28 +162,8 @@ class Session:
                 problem = self.tell_end(exc)
                 if problem:
                     return problem
-                if self.connector.leaving.is_set() or not self.reconnect(exc):
+                if self.leaving.is_set() or not self.connect(exc):
                     raise
-
-    def reconnect(self, failure: ConnectionClosed) -> bool:
-        """Go on with another connection, if ``--reconnect`` says so; tell whether there is one."""
-        ws = self.connector.connect(failure)
-        while ws is not None:
-            try:
-                # Where the input thread is still sending these, it goes on with them by itself.
-                for message in self.greetings() if self.greeted else ():
-                    self.tell_sent(message)
-                    ws.send(message)
-            except ConnectionClosed as exc:
-                ws = self.connector.connect(exc)
-                continue
-            self.ws = ws
-            note("connected again")
-            # While this one was opened, close() may have been called, and found the last one.
-            if self.connector.leaving.is_set():
-                self.close(*self.close_with)
-            return True
-        return False
 
     def receive(self) -> int:
         """Print messages until the connection or their count ends; return the exit status."""
@@ -207,7 +187,7 @@ class Session:
         self.progress.end()
         if self.failure is not None:
             return self.failed(self.failure)
-        leaving = self.connector.leaving.is_set()
+        leaving = self.leaving.is_set()
         clean = _is_clean(exc, self.args.close_code if leaving else 1000)
         if not clean or self.args.verbose or isinstance(self.output, Terminal):
             note(f"connection closed: {described(exc)}")
@@ -397,7 +377,7 @@ class Session:
         if code is not None:
             self.close_with = code, reason
         # First: the main thread looks at this once it has another connection.
-        self.connector.leaving.set()
+        self.leaving.set()
         self.ws.close(*self.close_with)
 
 
