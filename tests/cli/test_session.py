@@ -15,7 +15,7 @@ from tables import each_row
 from wsmini.blocking.connection import connect
 from wsmini.cli import arguments, formats, output, session
 from wsmini.cli import terminal as terminal_module
-from wsmini.cli.recorder import Recorder
+from wsmini.cli.output import Recorder
 from wsmini.exceptions import Close, connection_closed
 from wsmini.testing import echo_server
 
@@ -342,7 +342,7 @@ def test_what_is_recorded_while_the_program_ends_is_not_on_standard_output(
 ):
     """The input thread is about to write when the main thread closes the file."""
     recorder = Recorder(str(tmp_path / "file"))
-    monkeypatch.setattr("wsmini.cli.recorder.as_json", lambda fields: recorder.end() or b"{}")
+    monkeypatch.setattr("wsmini.cli.output.as_json", lambda fields: recorder.end() or b"{}")
     recorder.message("sent", "a")
     assert (tmp_path / "file").read_bytes() == b""
     assert capfdbinary.readouterr().out == b""

@@ -1,4 +1,7 @@
-"""Where the command line writes to: pipes, files and screens; and its notes on standard error."""
+"""Where the command line writes to: pipes, files and screens, the file of ``--record``.
+
+And its notes on standard error, and the progress there.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from contextlib import contextmanager
 from time import monotonic
 
 from ..exceptions import PayloadTooBig
+from ..sansio.redaction import redacted_header
 from .arguments import Status
 from .formats import as_json, clock, dumped, encoded64, indented, record, writing_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from typing import BinaryIO, Callable, Iterator, TextIO
+    from typing import BinaryIO, Callable, Iterable, Iterator, TextIO
+
+    from ..blocking.connection import Connection
 
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
 # direction of text, separators of lines, annotations, and what can't be seen: what Unicode says may
@@ -199,6 +205,55 @@ class Output:
             except OutputError:
                 self.failed = True
                 raise
+
+
+class Recorder:
+    """The file of ``--record``: a line of JSON for each event; nothing without a file.
+
+    Each line is written at once, by whichever thread has it: appending keeps lines whole.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.file = None if path is None else open_private(path, truncate=True)
+
+    def end(self) -> None:
+        """Close the file; what comes later isn't recorded."""
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, fields: dict[str, object]) -> None:
+        """Write *fields* as one line; end() may come meanwhile, in another thread."""
+        if self.file is None:  # which would mean standard output to write()
+            return
+        try:
+            write(as_json(fields) + b"\n", self.file)
+        except ValueError:
+            if not self.file.closed:
+                raise
+
+    def open(self, ws: Connection) -> None:
+        """Record the handshake, without its secrets."""
+        if self.file is not None:
+            headers = ws.response_headers.items()
+            shown = [[name, redacted_header(name, value)] for name, value in headers]
+            # Not the URL: tokens are in queries, and paths hold names.
+            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
+
+    def message(self, direction: str, message: str | bytes) -> None:
+        if self.file is not None:
+            self.write(record(direction, message))
+
+    def parts(self, parts: Iterable[str | bytes]) -> Iterator[str | bytes]:
+        """Pass on the *parts* of a message to send; to be recorded, it has to fit into memory."""
+        kept = []
+        for part in parts:
+            if self.file is not None:
+                kept.append(part)
+            yield part
+        # One record for the whole message: behind what was received while it was sent.
+        if kept:
+            empty = kept[0][:0]  # of the type of them all
+            self.message("sent", empty.join(kept))  # type: ignore[arg-type]
 
 
 class Screen(Output):

@@ -16,6 +16,7 @@ from .arguments import Status, make_parser, parsed
 from .output import (
     Output,
     OutputError,
+    Recorder,
     described,
     displayed,
     note,
@@ -23,7 +24,6 @@ from .output import (
     output_failed,
     write,
 )
-from .recorder import Recorder
 from .session import Session
 from .signals import Terminated, terminable
 from .terminal import output_for

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
     from ..blocking.connection import Connection
     from .formats import Sendable
-    from .output import Output
-    from .recorder import Recorder
+    from .output import Output, Recorder
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input
