@@ -21,11 +21,10 @@ from ..exceptions import Close, ConnectionClosed, WebSocketException, connection
 from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
-from .commands import History, run_command
 from .formats import READ_SIZE, close_record, parser_for, reading_for
 from .output import InputProgress, OutputError, described, note, output_failed
 from .signals import Terminated, block_interrupts, second_ends_at_once
-from .terminal import Terminal
+from .terminal import Terminal, run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -295,7 +294,7 @@ class Session:
                 self.progress.begin(file.fileno())
                 yield from self.read(file.read)
         elif isinstance(self.output, Terminal):
-            for line in _typed_lines(History(), self.output):
+            for line in self.output.lines():
                 yield from self.typed(line)
         elif sys.stdin is not None:  # it is if it was closed before the start
             # Without its buffer, whose lock this thread would hold at the interpreter's exit.
@@ -385,20 +384,3 @@ def _is_clean(exc: ConnectionClosed, own: int) -> bool:
     # 1005: closed without a code, as servers do that have nothing to say.
     good = (1000, 1001, 1005, own)
     return exc.code in good and (exc.sent is None or exc.sent.code in good)
-
-
-def _typed_lines(history: History, terminal: Terminal) -> Iterator[str]:
-    """Lines typed on a terminal, but for empty ones."""
-    while True:
-        try:
-            line = terminal.read_line()
-            # Fails for bytes that aren't UTF-8: the history would fail for them for good.
-            line.encode()
-        except EOFError:
-            return
-        except UnicodeError as exc:
-            note(f"that line wasn't sent: {exc}")
-            continue
-        if line:
-            history.add(line)
-            yield line
