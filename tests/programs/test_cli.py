@@ -85,6 +85,21 @@ def test_non_blocking_pipes_are_an_error(echo):
     assert stderr.startswith("wsmini: standard input: it is in non-blocking mode")
 
 
+@posix_only
+@pytest.mark.parametrize("options", [[], ["--ndjson"]], ids=["plain", "ndjson"])
+def test_a_full_pipe_in_non_blocking_mode_is_an_error(echo, options):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = b'{"payload": "%s"}\n' % (b"x" * 900_000)
+    try:
+        status, _, stderr = run(echo.url, *options, data=data, stdout=writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert status == 1
+    assert stderr == "wsmini: standard output: it is in non-blocking mode, and full\n"
+
+
 def test_large_binary_input_is_one_message(echo):
     data = os.urandom(3_000_000)
     argv = ["--binary", "--raw", "--max-size=0", "--count=1"]

@@ -190,8 +190,7 @@ class Output:
         """Write how the connection ended, where that is wanted."""
         # An interrupt may have come while the reader of a pipe was slow: half a line would go on
         # with this one.
-        torn = 0 < sum(self.parts) < self.size
-        if self.journal and not torn and not self.failed:
+        if self.journal and not self.failed and sum(self.parts) in (0, self.size):
             self.emit(as_json(fields) + b"\n")
 
     def emit(self, data: bytes) -> None:
