@@ -19,14 +19,6 @@ def _is_optional(action: Action) -> bool:
     return str(action.metavar).startswith("[=")
 
 
-def _options(parser: ArgumentParser) -> Iterator[tuple[str, list[Action]]]:
-    """The groups of options, in order: (title, actions)."""
-    for group in parser._action_groups:
-        actions = [action for action in group._group_actions if action.option_strings]
-        if actions:
-            yield group.title or "", actions
-
-
 def _help(action: Action) -> str:
     return (action.help or "") % vars(action)
 
@@ -60,9 +52,10 @@ def man_page(parser: ArgumentParser) -> str:
         *_paragraphs(DETAILS),
         ".SH OPTIONS",
     ]
-    for title, actions in _options(parser):
-        lines.append(f".SS {title.capitalize()}")
-        for action in actions:
+    _, *groups = parser._action_groups  # the first one is that of the URL
+    for group in groups:
+        lines.append(f".SS {str(group.title).capitalize()}")
+        for action in group._group_actions:
             metavar = _metavar(action)
             names = ", ".join(rf"\fB{_roff(name)}\fR" for name in action.option_strings)
             space = "" if _is_optional(action) else " "
@@ -82,20 +75,13 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def completion(parser: ArgumentParser, shell: str) -> str:
     """A script with which *shell*, ``bash`` or ``zsh``, completes the options of ``wsmini``."""
-    actions = [action for _, group in _options(parser) for action in group]
+    actions = [action for action in parser._actions if action.option_strings]
     return _zsh(actions) if shell == "zsh" else _bash(actions)
 
 
 def _bash(actions: list[Action]) -> str:
-    names: list[str] = []
-    files: list[str] = []
-    others: list[str] = []
-    for action in actions:
-        names += action.option_strings
-        if action.metavar in _FILES:
-            files += action.option_strings
-        elif _metavar(action) and not _is_optional(action):
-            others += action.option_strings
+    files = [action for action in actions if action.metavar in _FILES]
+    others = [a for a in actions if a not in files and _metavar(a) and not _is_optional(a)]
     policies = " ".join(_POLICIES)
     return f"""\
 # For ~/.bashrc, with: wsmini() {{ python3 -m wsmini "$@"; }}
@@ -111,13 +97,17 @@ _wsmini() {{
     esac
     case $before in
         --completion) COMPREPLY=($(compgen -W 'bash zsh' -- "$word")) ;;
-        {"|".join(files)}) COMPREPLY=($(compgen -f -- "$word")) ;;
-        {"|".join(others)}) COMPREPLY=() ;;
-        *) COMPREPLY=($(compgen -W '{" ".join(names)}' -- "$word")) ;;
+        {_names(files, "|")}) COMPREPLY=($(compgen -f -- "$word")) ;;
+        {_names(others, "|")}) COMPREPLY=() ;;
+        *) COMPREPLY=($(compgen -W '{_names(actions, " ")}' -- "$word")) ;;
     esac
 }}
 complete -o filenames -F _wsmini wsmini
 """
+
+
+def _names(actions: list[Action], separator: str) -> str:
+    return separator.join(name for action in actions for name in action.option_strings)
 
 
 def _zsh(actions: list[Action]) -> str:
