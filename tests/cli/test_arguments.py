@@ -315,7 +315,7 @@ def test_what_is_asked_for_goes_into_the_handshake(console, echo, tmp_path):
 
 
 def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monkeypatch):
-    monkeypatch.setattr(session, "reading_for", lambda args: lambda read: iter([None]))
+    monkeypatch.setattr(session, "messages_in", lambda read, args: iter([None]))
     with pytest.raises(TypeError):
         console.run(echo.url)
 

@@ -365,7 +365,7 @@ def _is_terminal(path: str) -> bool:
 
 def _check_formats(args: Namespace) -> None:
     """Before connecting, not at the first message."""
-    if args.hex or args.base64:
+    if args.binary or args.hex or args.base64:
         # -m is checked before connecting, which lines of input can't be.
         args.message = [parser_for(args)(text.encode()) for text in args.message]
     for name in ("ndjson", "json", "record"):

@@ -28,19 +28,19 @@ _MOST_INDENTED = 16  # times its size, that a message may take when its JSON is 
 # -- input --
 
 
-def reading_for(args: Namespace) -> Callable[[Callable[[], bytes]], Iterator[Sendable]]:
-    """Choose the parser of the input: it takes a function that reads chunks, and gives messages."""
+def messages_in(read: Callable[[], bytes], args: Namespace) -> Iterator[Sendable]:
+    """The messages in the input, of which *read* gives chunk by chunk."""
     if args.binary:
-        return blocks
+        return blocks(read)
     if args.text:
-        return text_blocks
-    end = b"\0" if args.null else b"\n"
-    parse = parser_for(args)
-    return lambda read: (parse(line) for line in lines(read, end))
+        return text_blocks(read)
+    return map(parser_for(args), lines(read, b"\0" if args.null else b"\n"))
 
 
 def parser_for(args: Namespace) -> Callable[[bytes], str | bytes]:
     """Choose the parser of one line."""
+    if args.binary:
+        return bytes
     if args.ndjson:
         return from_json
     if args.hex:
@@ -116,11 +116,7 @@ def text_blocks(read: Callable[[], bytes]) -> Iterator[str | Iterable[str]]:
             raise UnicodeError(f"not UTF-8 ({exc.reason}); try --binary") from exc
 
     for message in blocks(read_text):
-        yield (
-            message.decode()
-            if isinstance(message, bytes)
-            else (bytes(part).decode() for part in message)
-        )
+        yield message.decode() if isinstance(message, bytes) else map(bytes.decode, message)
 
 
 def from_hex(line: bytes) -> bytes:

@@ -21,7 +21,7 @@ from ..exceptions import Close, ConnectionClosed, WebSocketException, connection
 from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
-from .formats import READ_SIZE, close_record, parser_for, reading_for
+from .formats import READ_SIZE, close_record, messages_in, parser_for
 from .output import InputProgress, OutputError, described, note, output_failed
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal, run_command
@@ -103,7 +103,7 @@ class Session:
                 self.attempts.opened()
                 self.recorder.open(ws)
                 # Where the input thread is still sending these, it goes on with them by itself.
-                for message in self.greetings() if self.greeted else ():
+                for message in self.args.message if self.greeted else ():
                     self.tell_sent(message)
                     ws.send(message)
             except (WebSocketException, OSError) as exc:
@@ -285,7 +285,7 @@ class Session:
 
     def messages(self) -> Iterator[Sendable]:
         """The messages to send: those of ``-m``, then standard input."""
-        yield from self.greetings()
+        yield from self.args.message
         self.greeted = True
         if self.args.message and not self.args.interactive:
             return
@@ -302,11 +302,6 @@ class Session:
             self.progress.begin(0)
             yield from self.read(getattr(stdin, "raw", stdin).read)
 
-    def greetings(self) -> Iterator[str | bytes]:
-        """The messages of ``-m``."""
-        for message in self.args.message:
-            yield message.encode() if self.args.binary else message
-
     def typed(self, line: str) -> Iterator[str | bytes]:
         """Obey a typed line if it is a command; yield the messages that it sends."""
         if line.startswith("//"):
@@ -315,8 +310,7 @@ class Session:
             yield from run_command(line, self.ws, self.close)
             return
         try:
-            data = line.encode()
-            yield data if self.args.binary else parser_for(self.args)(data)
+            yield parser_for(self.args)(line.encode())
         except UnicodeError as exc:
             note(f"that line wasn't sent: {exc}")
 
@@ -334,7 +328,7 @@ class Session:
             self.progress.add(len(data))
             return data
 
-        return reading_for(self.args)(read)
+        return messages_in(read, self.args)
 
     def linger(self) -> None:
         """Wait for replies after the end of input as long as asked, then close."""
