@@ -119,19 +119,15 @@ class Terminal(Screen):
         """
         # Held until readline has set the mode: __exit__ waits for that before it restores the mode.
         self.changing.acquire()
-        held = [self.changing.release]
-
-        def release() -> None:
-            # Once: in the hook, or at the end if readline has never called that.
-            if held:
-                held.pop()()
+        held = ExitStack()  # left once: in the hook, or at the end if readline never calls that
+        held.callback(self.changing.release)
 
         def mode_is_set() -> None:
             self.set_mode = _saved_terminal()
-            release()
+            held.close()
 
         if not _hook_readline(mode_is_set):
-            release()
+            held.close()
         # Before the prompt is there: a message that comes now draws it once more, not never.
         self.asking = True
         try:
@@ -139,7 +135,7 @@ class Terminal(Screen):
         finally:
             self.asking = False
             self.set_mode = None
-            release()
+            held.close()
 
     def plain_line(self) -> str:
         """Read a line as ``input()`` does, where there is no readline.
