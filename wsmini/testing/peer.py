@@ -376,9 +376,9 @@ def parse_request(head: bytes) -> Request:
         raise ProtocolError(f"expected an HTTP/1.1 request line, got {shown(line)}")
     headers = Headers()
     for line in lines:
-        name, colon, value = line.partition(":")
+        name, _, value = line.partition(":")
         try:
-            headers.add(name if colon else line, value.strip(" \t"))
+            headers.add(name, value)
         except ValueError as exc:
             raise ProtocolError(f"not an HTTP header: {shown(line)}") from exc
     return Request(words[0], words[1], headers)
