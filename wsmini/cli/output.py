@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from _thread import allocate_lock
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 from ..exceptions import PayloadTooBig
@@ -345,12 +345,9 @@ class InputProgress(Progress):
 
         Lines that trickle through a pipe aren't.
         """
-        try:
+        with suppress(OSError):  # standard input may have no descriptor
             status = os.fstat(descriptor)
-        except OSError:
-            status = None
-        if status is not None and stat.S_ISREG(status.st_mode):
-            self.size = status.st_size
+            self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         self.on = self.on and (self.whole or self.size > 0)
         self.started = monotonic()
         self.next = self.started + _PROGRESS

@@ -216,10 +216,7 @@ class Echo:
     """
 
     def __init__(
-        self,
-        subprotocols: Sequence[str] = (),
-        compression: bool = False,
-        messages: Iterable[str | bytes] = (),
+        self, subprotocols: Sequence[str], compression: bool, messages: Iterable[str | bytes] = ()
     ) -> None:
         if compression:
             import zlib  # noqa: F401  # where there is none, say so now
