@@ -75,15 +75,6 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def output_failed(exc: OutputError) -> int:
-    """The exit status for an error of standard output, or of a file that was written to."""
-    problem = exc.problem
-    if isinstance(problem, BrokenPipeError):
-        return Status.BROKEN_PIPE
-    note(str(problem) if problem.filename else f"standard output: {problem}")
-    return Status.LOCAL
-
-
 class OutputError(Exception):
     """A message couldn't be written down; ``problem`` says why.
 
@@ -93,6 +84,13 @@ class OutputError(Exception):
     def __init__(self, problem: OSError) -> None:
         super().__init__(str(problem))
         self.problem = problem
+
+    def report(self) -> int:
+        """Say what has failed, standard output or a file; return the exit status for that."""
+        if isinstance(self.problem, BrokenPipeError):
+            return Status.BROKEN_PIPE
+        note(str(self.problem) if self.problem.filename else f"standard output: {self.problem}")
+        return Status.LOCAL
 
 
 def write(data: bytes, file: BinaryIO | None = None, parts: list[int] | None = None) -> None:

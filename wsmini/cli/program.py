@@ -13,17 +13,7 @@ from ..exceptions import REFUSALS, Close, ConnectionClosed, WebSocketException
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.uri import shown_address
 from .arguments import Status, make_parser, parsed
-from .output import (
-    Output,
-    OutputError,
-    Recorder,
-    described,
-    displayed,
-    note,
-    open_private,
-    output_failed,
-    write,
-)
+from .output import OutputError, Recorder, described, displayed, note, open_private, write
 from .session import Session
 from .signals import Terminated, terminable
 from .terminal import output_for
@@ -35,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..blocking.connection import Connection
     from ..sansio.http11 import Headers, Response
+    from .output import Output
 
 _PACKAGE = __name__.rpartition(".cli.")[0]
 
@@ -87,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # standard error, or the output of --help, has no reader
         return Status.BROKEN_PIPE
     except OutputError as exc:
-        return output_failed(exc)
+        return exc.report()
 
 
 # -- from the opening to the exit status --

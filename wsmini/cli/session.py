@@ -22,7 +22,7 @@ from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .formats import READ_SIZE, close_record, messages_in, parser_for
-from .output import InputProgress, OutputError, described, note, output_failed
+from .output import InputProgress, OutputError, described, note
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal, run_command
 
@@ -175,7 +175,7 @@ class Session:
                 self.recorder.message("received", message)
                 self.output.message(message)
             except OutputError as exc:
-                return self.close_soon(output_failed(exc))
+                return self.close_soon(exc.report())
             self.count += 1
             if self.count == self.args.count:
                 return self.close_soon(Status.OK)
@@ -200,7 +200,7 @@ class Session:
     def failed(self, exc: Exception) -> int:
         """Say what ended the input; return the exit status."""
         if isinstance(exc, OutputError):
-            return output_failed(exc)
+            return exc.report()
         if not isinstance(exc, (OSError, UnicodeError)):
             raise exc
         note(f"{self.args.input or 'standard input'}: {exc}")
@@ -238,7 +238,7 @@ class Session:
             self.recorder.write(fields)
             self.output.closed(fields)
         except OutputError as exc:
-            return output_failed(exc)
+            return exc.report()
         return Status.OK
 
     # -- the input thread (close() runs in others, too) --

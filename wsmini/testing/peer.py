@@ -11,17 +11,7 @@ import time
 from collections.abc import Sequence
 
 from ..exceptions import Close, PayloadTooBig, ProtocolError, connection_closed
-from ..sansio.frames import (
-    FIN,
-    RSV1,
-    RSV2,
-    RSV3,
-    Frame,
-    Opcode,
-    header,
-    mask,
-    parse_close,
-)
+from ..sansio.frames import FIN, RSV1, RSV2, RSV3, Frame, Opcode, header, mask, parse_close
 from ..sansio.frames import masked as masked_frame
 from ..sansio.handshake import accept_key, tokens
 from ..sansio.http11 import Headers, Request
