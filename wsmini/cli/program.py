@@ -96,7 +96,7 @@ def _run(args: Namespace) -> int:
     except OSError as exc:
         note(f"cannot write: {exc}")
         return Status.LOCAL
-    cookies = _cookies(args)
+    cookies = repr(args.options.get("cookies"))
     try:
         with terminable():
             status = _talk(args, output, recorder)
@@ -104,14 +104,8 @@ def _run(args: Namespace) -> int:
         recorder.end()
         output.close()
         # After an interrupt, too. A jar that no server has changed is left alone.
-        kept = _cookies(args) == cookies or _save_cookies(args)
+        kept = repr(args.options.get("cookies")) == cookies or _save_cookies(args)
     return status if kept else status or Status.LOCAL
-
-
-def _cookies(args: Namespace) -> list[str]:
-    """The cookies in the jar, to be compared later."""
-    jar = args.options["cookies"] if args.cookie_jar else ()
-    return [repr(cookie) for cookie in jar]
 
 
 def _save_cookies(args: Namespace) -> bool:
