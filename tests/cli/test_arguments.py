@@ -15,7 +15,7 @@ import pytest
 from helpers import CERTS, ROOT
 from tables import each_row
 
-from wsmini.cli import arguments, session
+from wsmini.cli import arguments, output, session
 from wsmini.cli import program as cli
 from wsmini.exceptions import (
     InvalidMessage,
@@ -252,7 +252,7 @@ FAILURES = {
 
 @each_row("exc, status", FAILURES.values(), ids=FAILURES)
 def test_the_status_of_a_failure_to_connect(exc, status):
-    assert cli._failure_status(exc) == status
+    assert output._failure_status(exc) == status
 
 
 # -- main() --
@@ -289,7 +289,7 @@ def test_nobody_reads_the_notes(console, monkeypatch):
     def broken(text, mark=""):
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli, "note", broken)
+    monkeypatch.setattr(output, "note", broken)
     assert console.run("http://localhost") == (arguments.Status.BROKEN_PIPE, b"")
 
 
@@ -322,4 +322,4 @@ def test_an_error_of_ours_in_the_input_thread_is_not_hidden(console, echo, monke
 
 def test_hints_have_what_is_replaced_in_them():
     source = (ROOT / "wsmini" / "opening" / "hints.py").read_text()
-    assert [n for n in cli._OPTIONS if n.replace("proxy_", "") not in source] == []
+    assert [n for n in output._OPTIONS if n.replace("proxy_", "") not in source] == []

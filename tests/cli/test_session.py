@@ -309,7 +309,7 @@ def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(end, w
     opened, notes, leave = [], [], ENDS[end]
     code = 4000 if "4000" in end else 1000
 
-    def open_connection():
+    def open_connection(args):
         opened.append(connect(server.url))
         if len(opened) == 2:
             leave(talk)
@@ -321,12 +321,11 @@ def test_a_session_that_ends_while_it_connects_again_leaves_no_connection(end, w
             leave(talk)
 
     monkeypatch.setattr(session, "note", note)
+    monkeypatch.setattr(session, "open_connection", open_connection)
     delay = "0" if when == "connecting" else "1000"
     with echo_server() as server:
         args = arguments.parsed(arguments.make_parser(), [server.url, "--reconnect", delay])
-        recorder = Recorder(None)
-        sink = output.Output(args)
-        talk = session.Session(args, sink, recorder, open_connection, notes.append)
+        talk = session.Session(args, output.Output(args), Recorder(None))
         assert talk.connect()
         with opened[0]:
             lost = connection_closed(None, None, None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from time import monotonic
 
-from .output import Progress
+from ..exceptions import ConnectionClosed
+from .arguments import Status
+from .output import Progress, described, note, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +19,21 @@ _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 _PATIENCE = 5.0  # seconds for a pong, or for the first echo
 _WINDOW = 64  # messages under way at once while the throughput is measured
 _WIDTH = 30  # of the bar
+
+
+def bench(ws: Connection, seconds: float, size: int) -> int:
+    """Measure, and write down what comes out; return the exit status."""
+    try:
+        with ws:
+            for line in measure(ws, seconds, size):
+                write(f"{line}\n".encode())
+    except TimeoutError as exc:
+        note(str(exc))
+        return Status.TIMEOUT
+    except ConnectionClosed as exc:
+        note(f"connection closed: {described(exc)}")
+        return Status.ABNORMAL
+    return Status.OK
 
 
 def measure(ws: Connection, seconds: float, size: int) -> list[str]:

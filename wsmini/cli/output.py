@@ -1,6 +1,6 @@
-"""Where the command line writes to: pipes, files and screens, the file of ``--record``.
+"""Where the command line writes to: pipes, files, screens and the file of ``--record``.
 
-And its notes on standard error, and the progress there.
+And what it has to say on standard error: notes, failures to connect, progress.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Callable, Iterable, Iterator, TextIO
 
     from ..blocking.connection import Connection
+    from ..sansio.http11 import Headers, Response
 
 # What could drive a terminal or deceive its reader: controls but TAB and LF, marks that change the
 # direction of text, separators of lines, annotations, and what can't be seen: what Unicode says may
@@ -38,6 +39,22 @@ _UNSAFE = re.compile(
 _NOTE = re.compile(r"(?m)^(?=wsmini:|[<>*] )")
 _SHOWN = 66  # bytes of a binary message that a terminal shows; in base64, without padding
 _PROGRESS = 0.2  # seconds between two lines of progress
+
+# An option as hints name it, for programs -> as it is named here.
+_OPTIONS = {
+    "pass ssl=ssl.create_default_context(cafile=...)": "use --cafile",
+    "pass proxy_ssl=ssl.create_default_context(cafile=...)": "use --proxy-cafile",
+    " ssl= with load_cert_chain()": " --cert",
+    " server_hostname=": " --server-name",
+    " proxy_server_hostname=": " --proxy-server-name",
+    "origin=": "--origin",
+    "auth=(user, password) passes them": "--user passes them",
+    "cookies= or auth=": "--cookie or --user",
+    "source_address": "--source",
+    "max_redirects=0": "--max-redirects 0",
+    "raise open_timeout": "raise --timeout",
+    "proxy=None goes without": "--proxy none goes without",
+}
 
 
 def described(exc: BaseException) -> str:
@@ -64,6 +81,59 @@ def note(text: str, mark: str = "wsmini:") -> None:
     with Progress.out_of_the_way():
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+
+
+def show_failure(exc: Exception, verbose: int) -> int:
+    """Say why there is no connection; return the exit status for that."""
+    text, hint = described(exc), getattr(exc, "hint", "")
+    if hint:  # not what the server says, which may have the same words
+        head, _, tail = text.rpartition(hint)
+        for keyword, option in _OPTIONS.items():
+            hint = hint.replace(keyword, option)
+        text = f"{head}{hint}{tail}"
+    note(f"cannot connect: {text}")
+    response = getattr(exc, "response", None)  # of who has answered with another status than 101
+    if response is not None:
+        _show_refusal(response, verbose)
+    return _failure_status(exc)
+
+
+def _failure_status(exc: Exception) -> int:
+    """The exit status for what ``connect()`` raised."""
+    if isinstance(exc, TimeoutError):
+        return Status.TIMEOUT
+    if isinstance(exc, OSError):
+        ssl = sys.modules.get("ssl")  # if it isn't loaded, this isn't one of its exceptions
+        tls = ssl is not None and isinstance(exc, ssl.SSLError)
+        return Status.TLS if tls or getattr(exc, "phase", "") == "tls" else Status.NETWORK
+    if isinstance(exc, ValueError):
+        return Status.USAGE
+    return Status.REFUSED
+
+
+def _show_refusal(response: Response, verbose: int) -> None:
+    """Show the answer that came instead of 101: all of it, or the first line of its text."""
+    text = response.body.decode("utf-8", "replace").strip()
+    if verbose:
+        show_response(response)
+        for line in text.splitlines():
+            note(line, "<")
+    elif text and not text.startswith("<"):  # not HTML
+        note(text.splitlines()[0][:200], "<")
+
+
+def show_response(response: Response) -> None:
+    """Show the head of a response, without its secrets."""
+    status = f"{response.status_code} {response.reason_phrase}"
+    show_head(f"HTTP/{response.http_version} {status}", response.headers, "<")
+
+
+def show_head(line: str, headers: Headers, mark: str) -> None:
+    """Show the first line of an HTTP message and its headers, without their secrets."""
+    note(line, mark)
+    for name, value in headers.items():
+        note(f"{name}: {redacted_header(name, value)}", mark)
+    note("", mark)
 
 
 def printable(text: str) -> str:

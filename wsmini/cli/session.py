@@ -17,12 +17,13 @@ import sys
 from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 
+from ..blocking.connection import connect
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
 from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .formats import READ_SIZE, close_record, messages_in, parser_for
-from .output import InputProgress, OutputError, described, note
+from .output import InputProgress, OutputError, described, note, show_failure
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal, run_command
 
@@ -45,25 +46,12 @@ _TICK: float | None = 0.5 if os.name == "nt" else None
 
 
 class Session:
-    """One connection after the other, as ``--reconnect`` says: their input, and their output.
-
-    Args:
-        open_connection: opens one.
-        show: called with a failure to open one.
-    """
+    """One connection after the other, as ``--reconnect`` says: their input, and their output."""
 
     ws: Connection  # the open one, or the last one that was
 
-    def __init__(
-        self,
-        args: Namespace,
-        output: Output,
-        recorder: Recorder,
-        open_connection: Callable[[], Connection],
-        show: Callable[[Exception], object],
-    ) -> None:
+    def __init__(self, args: Namespace, output: Output, recorder: Recorder) -> None:
         self.args, self.output, self.recorder = args, output, recorder
-        self.open_connection, self.show = open_connection, show
         policy = NoReconnect() if args.reconnect is None else args.reconnect
         options = Options(args.url, **args.options)
         self.attempts = Attempts("--reconnect", policy, options, self.tell_failure)
@@ -99,7 +87,7 @@ class Session:
                 if delay is None or self.leaving.wait(delay):
                     return False
             try:
-                ws = self.open_connection()
+                ws = open_connection(self.args)
                 self.attempts.opened()
                 self.recorder.open(ws)
                 # Where the input thread is still sending these, it goes on with them by itself.
@@ -122,7 +110,7 @@ class Session:
         if isinstance(failure, ConnectionClosed):
             note(f"{described(failure)}; connecting again in {delay:.1f} s")
         else:
-            self.show(failure)
+            show_failure(failure, self.args.verbose)
             note(f"connecting again in {delay:.1f} s")
 
     def run(self) -> int:
@@ -371,6 +359,15 @@ class Session:
         # First: the main thread looks at this once it has another connection.
         self.leaving.set()
         self.ws.close(*self.close_with)
+
+
+def open_connection(args: Namespace) -> Connection:
+    """Open one, and show it as *args* want it."""
+    if not args.verbose:
+        return connect(args.url, **args.options)
+    from .tracing import connect_traced  # rarely needed
+
+    return connect_traced(args.url, args.options, frames=args.verbose > 1)
 
 
 def _is_clean(exc: ConnectionClosed, own: int) -> bool:

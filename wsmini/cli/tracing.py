@@ -1,4 +1,4 @@
-"""``-v``: what TLS has agreed on; ``-vv``: each frame, shown as it passes to and from the stream.
+"""``-v``: TLS and the handshake; ``-vv``: each frame, shown as it passes to and from the stream.
 
 A connection whose stream isn't wrapped pays nothing for this.
 """
@@ -10,6 +10,9 @@ from ..opening.opening import Opening
 from ..opening.steps import run_blocking
 from ..options import Options
 from ..sansio.frames import Opcode, mask
+from ..sansio.redaction import redacted_uri
+from ..sansio.uri import shown_address
+from .output import note, show_head, show_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,28 +26,36 @@ if TYPE_CHECKING:
 _SHOWN = 32  # bytes of a payload
 
 
-def connect_traced(
-    url: str, options: ConnectOptions, say: Callable[[str, str], None], *, frames: bool
-) -> Connection:
-    """As ``connect()``; *say* gets lines about TLS, if there is any, with the mark ``*``.
-
-    If *frames* are wanted, it gets a line for each, too, and ``<`` or ``>`` for its direction.
-    """
+def connect_traced(url: str, options: ConnectOptions, frames: bool) -> Connection:
+    """As ``connect()``; shows TLS, if there is any, the handshake, and *frames* if wanted."""
     settings = Options(url, **options)
     opened = run_blocking(Opening(settings).steps())
     try:
         tls = getattr(opened.stream, "ssl_object", None)
         for line in tls_facts(tls) if tls is not None else ():
-            say(line, "*")
+            note(line, "*")
         if frames:
-            stream: Any = TracedStream(opened.stream, say)
+            stream: Any = TracedStream(opened.stream, note)
             opened.stream = stream
             # Bytes that came with the response: the stream won't see them.
             stream.received(opened.rest)
-        return Connection(opened, settings)
+        ws = Connection(opened, settings)
     except BaseException:
         opened.stream.close()
         raise
+    _show_handshake(ws)
+    return ws
+
+
+def _show_handshake(ws: Connection) -> None:
+    request = ws.request
+    show_head(f"{request.method} {redacted_uri(request.target)} HTTP/1.1", request.headers, ">")
+    show_response(ws.response)
+    note(f"connected to: {shown_address(ws.remote_address)}", "*")
+    note(f"subprotocol: {ws.subprotocol or 'none'}", "*")
+    took = ", ".join(f"{phase} {t * 1000:.1f} ms" for phase, t in ws.timings.items())
+    note(f"timings: {took}", "*")
+    note(f"extensions: {', '.join(e.name for e in ws.extensions) or 'none'}", "*")
 
 
 def tls_facts(tls: SSLObject) -> Iterator[str]:
