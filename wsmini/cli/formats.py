@@ -211,7 +211,7 @@ def as_json(fields: dict[str, object]) -> bytes:
     import json
 
     # ASCII, as is the default: neither locales nor lone surrogates matter.
-    return json.dumps(fields, separators=(", ", ": ")).encode()
+    return json.dumps(fields).encode()
 
 
 def indented(text: str) -> str:

@@ -145,9 +145,7 @@ class Session:
             try:
                 return self.receive()
             except ConnectionClosed as exc:
-                problem = self.tell_end(exc)
-                if problem:
-                    return problem
+                self.tell_end(exc)
                 if self.leaving.is_set() or not self.connect(exc):
                     raise
 
@@ -186,9 +184,7 @@ class Session:
         return Status.OK if clean else Status.ABNORMAL
 
     def failed(self, exc: Exception) -> int:
-        """Say what ended the input; return the exit status."""
-        if isinstance(exc, OutputError):
-            return exc.report()
+        """Say what ended the input; return the exit status. Raises what isn't about the input."""
         if not isinstance(exc, (OSError, UnicodeError)):
             raise exc
         note(f"{self.args.input or 'standard input'}: {exc}")
@@ -201,8 +197,12 @@ class Session:
         closer.start()
         closer.join(_CLOSE_SOON)
         self.progress.end()
-        problem = self.tell_end(self.end_so_far(closer.is_alive()))
-        return status or problem
+        try:
+            self.tell_end(self.end_so_far(closer.is_alive()))
+        except OutputError as exc:
+            problem = exc.report()
+            return status or problem
+        return status
 
     def end_so_far(self, closing: bool) -> ConnectionClosed:
         """Find out how the connection ended, or is about to if it is *closing* still."""
@@ -216,18 +216,14 @@ class Session:
             pass
         return connection_closed(None, Close(self.args.close_code, self.args.close_reason), None)
 
-    def tell_end(self, end: ConnectionClosed) -> int:
-        """Write the connection's end to record and journal, once; return the status for that."""
+    def tell_end(self, end: ConnectionClosed) -> None:
+        """Write the connection's end to record and journal, once."""
         if self.last_ended is self.ws:  # an interrupt came before there was another one
-            return Status.OK
+            return
         self.last_ended = self.ws
         fields = close_record(end)
-        try:
-            self.recorder.write(fields)
-            self.output.closed(fields)
-        except OutputError as exc:
-            return exc.report()
-        return Status.OK
+        self.recorder.write(fields)
+        self.output.closed(fields)
 
     # -- the input thread (close() runs in others, too) --
 
