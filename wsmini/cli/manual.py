@@ -8,7 +8,6 @@ from .arguments import DETAILS, Status
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Action, ArgumentParser
-    from typing import Iterator
 
 _FILES = {"FILE", "PATH"}  # what shells complete with names of files
 _POLICIES = ("backoff", "1", "5", "30", "60")  # some values of --reconnect
@@ -49,7 +48,8 @@ def man_page(parser: ArgumentParser) -> str:
         r".B python \-m wsmini",
         r"[\fIoptions\fR] \fIURL\fR",
         ".SH DESCRIPTION",
-        *_paragraphs(DETAILS),
+        ".PP",
+        _roff(DETAILS.strip()).replace("\n\n", "\n.PP\n"),
         ".SH OPTIONS",
     ]
     _, *groups = parser._action_groups  # the first one is that of the URL
@@ -65,12 +65,6 @@ def man_page(parser: ArgumentParser) -> str:
     for status in Status:
         lines += [".TP", rf"\fB{status:d}\fR", _roff(status.meaning)]
     return "\n".join(lines) + "\n"
-
-
-def _paragraphs(text: str) -> Iterator[str]:
-    for paragraph in text.strip().split("\n\n"):
-        yield ".PP"
-        yield _roff(paragraph)
 
 
 def completion(parser: ArgumentParser, shell: str) -> str:
