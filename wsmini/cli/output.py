@@ -226,9 +226,8 @@ class Output:
     """Standard output that is a pipe or a file, or a file of ours."""
 
     def __init__(self, args: Namespace, file: BinaryIO | None = None) -> None:
-        self.file = file
+        self.args, self.file = args, file
         self.format = writing_for(args)
-        self.journal = args.ndjson  # whether it shows more than the messages received
         self.writing = allocate_lock()
         self.size = 0  # of what was written last
         self.parts: list[int] = []  # the sizes of its parts
@@ -251,14 +250,14 @@ class Output:
 
     def sent(self, message: str | bytes) -> None:
         """Write a message that is being sent, where that is wanted; in the input thread."""
-        if self.journal:
+        if self.args.ndjson:
             self.emit(as_json(record("sent", message)) + b"\n")
 
     def closed(self, fields: dict[str, object]) -> None:
         """Write how the connection ended, where that is wanted."""
         # An interrupt may have come while the reader of a pipe was slow: half a line would go on
         # with this one.
-        if self.journal and not self.failed and sum(self.parts) in (0, self.size):
+        if self.args.ndjson and not self.failed and sum(self.parts) in (0, self.size):
             self.emit(as_json(fields) + b"\n")
 
     def emit(self, data: bytes) -> None:
@@ -300,11 +299,10 @@ class Recorder:
 
     def open(self, ws: Connection) -> None:
         """Record the handshake, without its secrets."""
-        if self.file is not None:
-            headers = ws.response_headers.items()
-            shown = [[name, redacted_header(name, value)] for name, value in headers]
-            # Not the URL: tokens are in queries, and paths hold names.
-            self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
+        headers = ws.response_headers.items()
+        shown = [[name, redacted_header(name, value)] for name, value in headers]
+        # Not the URL: tokens are in queries, and paths hold names.
+        self.write({"type": "open", "subprotocol": ws.subprotocol, "headers": shown})
 
     def message(self, direction: str, message: str | bytes) -> None:
         if self.file is not None:
@@ -327,10 +325,6 @@ class Screen(Output):
     """A terminal that shows messages, where the input comes from elsewhere."""
 
     active: Screen | None = None  # the terminal with the line that is being typed
-
-    def __init__(self, args: Namespace) -> None:
-        super().__init__(args)
-        self.args = args
 
     def text(self, message: str | bytes) -> str:
         """A message as it is shown."""
