@@ -329,7 +329,7 @@ class MessageReader:
             begin = at + (4 if n == 126 else 10)
             if len(data) < begin:
                 return False
-            n = self._extended_length(data[at + 2 : begin])
+            n = self.extended_length(data[at + 2 : begin])
         if head & 0x08:
             if len(data) - begin < n:
                 return False
@@ -368,7 +368,7 @@ class MessageReader:
             raise ProtocolError("a continuation frame has no message to continue")
 
     @staticmethod
-    def _extended_length(field: bytes) -> int:
+    def extended_length(field: bytes) -> int:
         """The payload length in 2 or 8 bytes, which must be the shortest form."""
         n = _from_bytes(field, "big")
         if n < (126 if len(field) == 2 else 65536):

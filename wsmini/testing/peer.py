@@ -195,7 +195,7 @@ class Peer:
             raise ProtocolError("expected a masked frame from the client, got an unmasked one")
         n &= 0x7F
         if n > 125:
-            n = self._extended_length(2 if n == 126 else 8)
+            n = MessageReader.extended_length(self._read(2 if n == 126 else 8))
         # Before anything is read or allocated: the client only claims that size.
         if n > self._max_size:
             raise PayloadTooBig(n, self._max_size)
@@ -240,13 +240,6 @@ class Peer:
         request = self._request or self.request()
         self._request = None
         return request
-
-    def _extended_length(self, size: int) -> int:
-        n = int.from_bytes(self._read(size), "big")
-        # RFC 6455, 5.2: the minimal number of bytes, and the most significant bit is 0.
-        if n < (126 if size == 2 else 65536) or n >= 1 << 63:
-            raise ProtocolError(f"a length of {n} in {size} bytes")
-        return n
 
     def _answer(self, received: Frame) -> None:
         if received.opcode == Opcode.PING:
