@@ -808,9 +808,14 @@ def test_a_script_that_waits_for_its_client_loses_it_where_the_block_ends():
 
 def test_a_script_that_does_not_end_is_an_error(monkeypatch):
     monkeypatch.setattr(servers, "_STUCK", 0.05)
-    end = threading.Event()
+    begun, end = threading.Event(), threading.Event()
+
+    def script(peer):
+        begun.set()
+        end.wait(PATIENCE)
+
     with pytest.raises(RuntimeError, match="still runs"):
-        run(lambda peer: end.wait(PATIENCE), lambda client: None)
+        run(script, lambda client: begun.wait(PATIENCE))
     end.set()
 
 
