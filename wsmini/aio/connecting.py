@@ -17,7 +17,6 @@ from .selector_thread import host_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any, AsyncIterator, Generator
 
     from typing_extensions import Unpack
@@ -92,15 +91,10 @@ class connect:
             raise
         return self._connection
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         ws, self._connection, self._entered = self._connection, None, False
         if ws is not None:
-            await ws.__aexit__(exc_type, exc, traceback)
+            await ws.__aexit__(kind, *exc_info)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
         options, stop, report = self._options, self._stop, self._on_reconnect

@@ -30,18 +30,8 @@ from .future import EagerFuture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import (
-        Any,
-        AsyncGenerator,
-        AsyncIterable,
-        AsyncIterator,
-        Collection,
-        Generator,
-        Iterable,
-        Literal,
-        overload,
-    )
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Generator
+    from typing import Any, Iterable, Literal, overload
 
     from ..opening.opening import Opened
     from ..opening.steps import HostLoop
@@ -657,21 +647,16 @@ class Connection(ConnectionInfo):
     async def __aenter__(self) -> Connection:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         """Close: with 1000, or with 1011 after an error in the block.
 
         If the task is cancelled, by Ctrl-C for one, or a loop over connections is left, with 1001,
         and the server has half a second to answer.
         """
         # (A closed loop can't wait: close() drops the connection then.)
-        if exc_type is None or issubclass(exc_type, ConnectionClosed) or self._loop.is_closed():
+        if kind is None or issubclass(kind, ConnectionClosed) or self._loop.is_closed():
             await self._close(1000)
-        elif issubclass(exc_type, Exception):
+        elif issubclass(kind, Exception):
             await self._close(1011)
         else:
             timer = self._loop.call_later(LEAVING, self._transport.abort)
