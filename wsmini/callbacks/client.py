@@ -81,6 +81,16 @@ _NEXT = {
 }
 
 
+def _last(name: str, before: object, doc: str) -> Any:
+    """A property: what the last connection's ``ConnectionInfo`` has by that name."""
+
+    def fact(client: Client) -> object:
+        info = client._info
+        return before if info is None else getattr(info, name)
+
+    return property(fact, doc=doc)
+
+
 class Client:
     """A WebSocket connection with callbacks, which reconnects.
 
@@ -798,82 +808,24 @@ class Client:
         return None if connection is None else connection.info.ssl_object
 
     @property
-    def request(self) -> Request | None:
-        """The request of the last opening handshake that succeeded; ``None`` before."""
-        info = self._info
-        return None if info is None else info.request
-
-    @property
-    def response(self) -> Response | None:
-        """The response to it."""
-        info = self._info
-        return None if info is None else info.response
-
-    @property
-    def request_headers(self) -> Headers | None:
-        """The headers of that request."""
-        info = self._info
-        return None if info is None else info.request_headers
-
-    @property
-    def response_headers(self) -> Headers | None:
-        """The headers of that response."""
-        info = self._info
-        return None if info is None else info.response_headers
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The one that the server chose for the last connection, or ``None``."""
-        info = self._info
-        return None if info is None else info.subprotocol
-
-    @property
-    def extensions(self) -> Sequence[Extension]:
-        """The extensions of the last connection, in the order of the response."""
-        info = self._info
-        return () if info is None else info.extensions
-
-    @property
     def timings(self) -> dict[str, float]:
         """Seconds that each phase of the last opening took, by its name."""
         info = self._info
         return {} if info is None else info.timings
 
-    @property
-    def local_address(self) -> Any:
-        """Of the last connection's socket, as the ``socket`` module has it; ``None`` before."""
-        info = self._info
-        return None if info is None else info.local_address
-
-    @property
-    def remote_address(self) -> Any:
-        """The other end's."""
-        info = self._info
-        return None if info is None else info.remote_address
-
-    @property
-    def id(self) -> str:
-        """16 hexadecimal digits that tell the last connection from others; ``""`` before."""
-        info = self._info
-        return "" if info is None else info.id
-
-    @property
-    def close_code(self) -> int | None:
-        """The close code of the last connection, 1006 if none came; ``None`` while not closed."""
-        info = self._info
-        return None if info is None else info.close_code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The close reason of the last connection; ``None`` while not closed."""
-        info = self._info
-        return None if info is None else info.close_reason
-
-    @property
-    def latency(self) -> float:
-        """The last round trip in seconds; 0 if none was measured."""
-        info = self._info
-        return 0.0 if info is None else info.latency
+    # Of the last connection; and what there is before it.
+    request: Request | None = _last("request", None, "That of the last opening that succeeded.")
+    response: Response | None = _last("response", None, "The response to that request.")
+    request_headers: Headers | None = _last("request_headers", None, "The headers of the request.")
+    response_headers: Headers | None = _last("response_headers", None, "Those of the response.")
+    subprotocol: str | None = _last("subprotocol", None, "The server's choice, or ``None``.")
+    extensions: Sequence[Extension] = _last("extensions", (), "In the order of the response.")
+    local_address: Any = _last("local_address", None, "As the ``socket`` module has it.")
+    remote_address: Any = _last("remote_address", None, "The other end's.")
+    id: str = _last("id", "", "16 hexadecimal digits that tell a connection from others.")
+    close_code: int | None = _last("close_code", None, "``None`` until closed, 1006 if none came.")
+    close_reason: str | None = _last("close_reason", None, "``None`` until closed.")
+    latency: float = _last("latency", 0.0, "The last round trip in seconds; 0 before.")
 
     def fileno(self) -> int:
         """The descriptor of the connection's socket, which the loop watches; -1 without one."""
