@@ -389,13 +389,7 @@ class Loop:
             RuntimeError: if it runs already, is closed, or in a forked child.
             BaseException: whatever a callback raises.
         """
-        self._check_idle()
-        try:
-            self.thread = get_ident()
-            while not self._stopping:
-                self._turn(None)
-        finally:
-            self.thread, self._stopping, self._awake = 0, False, False
+        self._run(False)
 
     def run_until_done(self) -> None:
         """Run until every ``Client`` that was started on this loop has ended, or until ``stop()``.
@@ -403,10 +397,13 @@ class Loop:
         Raises:
             RuntimeError, BaseException: as ``run_forever``.
         """
+        self._run(True)
+
+    def _run(self, until_done: bool) -> None:
         self._check_idle()
         try:
             self.thread = get_ident()
-            while self._clients and not self._stopping:
+            while not self._stopping and (self._clients or not until_done):
                 self._turn(None)
         finally:
             self.thread, self._stopping, self._awake = 0, False, False
@@ -502,13 +499,11 @@ class Loop:
         try:
             self._awake = True  # as good as: it will be
             self._waker.send(b"\0")
-        except OSError as exc:
-            if exc.errno is None:
+        except BaseException as exc:
+            # The network's: it is full, or closed meanwhile. Any other is a signal handler's.
+            if not isinstance(exc, OSError) or exc.errno is None:
                 self._awake = False
-                raise  # of a signal handler; else it is full, or closed meanwhile
-        except BaseException:
-            self._awake = False
-            raise
+                raise
 
     def _hear(self) -> None:
         """Take the bytes of wake-ups and signals."""
