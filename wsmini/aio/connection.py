@@ -495,14 +495,12 @@ class Connection(ConnectionInfo):
         parts, first = iterate(message), 0
         try:
             async for part in parts:
-                opcode, data = encode_message(part, text)
+                opcode, data = encode_message(part, text, first)
                 if not first:
                     # Not before there is a part: an iterable that takes its time holds nobody up.
                     await self._wait_for_turn(deadline)
                     self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
                     first = opcode
-                elif opcode != first:
-                    raise TypeError("the fragments of a message are all str or all bytes-like")
                 await self._send_fragment(opcode, bytes(data), compress)
                 try:
                     await self._wait_for_room(deadline)

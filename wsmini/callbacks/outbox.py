@@ -9,6 +9,8 @@ unsent, to be sent on the next one.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from ..sansio.frames import Opcode
 from ..sansio.messages import encode_message
 
@@ -45,9 +47,7 @@ class Fragments:
             TypeError: if a part isn't ``str`` or bytes-like, or not as the first one.
         """
         for part in self._iterator:
-            opcode, data = encode_message(part, self.text)
-            if self.opcode and opcode != self.opcode:
-                raise TypeError("the fragments of a message are all str or all bytes-like")
+            opcode, data = encode_message(part, self.text, self.opcode)
             return opcode, bytes(data)
         return None
 
@@ -104,7 +104,7 @@ class Outbox:
         """Drop the messages of which *written* bytes are the last; whether all given ones are."""
         self.settle()
         ends = self.ends
-        count = len(ends) if ends and ends[-1] <= written else _count_up_to(ends, written)
+        count = len(ends) if ends and ends[-1] <= written else bisect_right(ends, written)
         if count:
             self.dropping = self.messages[0], ends[0], count
             self.settle()
@@ -138,15 +138,3 @@ class Outbox:
         del self.messages[room:count]
         self.count_waiting()
         return rest
-
-
-def _count_up_to(ends: list[int], written: int) -> int:
-    """How many of the first entries are *written* or less; they are in order."""
-    low, high = 0, len(ends)
-    while low < high:
-        middle = (low + high) // 2
-        if ends[middle] <= written:
-            low = middle + 1
-        else:
-            high = middle
-    return low
