@@ -657,11 +657,8 @@ class Connection(ConnectionInfo):
         elif issubclass(kind, Exception):
             await self._close(1011)
         else:
-            timer = self._loop.call_later(LEAVING, self._transport.abort)
-            try:
-                await self._close(1001)
-            finally:
-                timer.cancel()
+            self._transport.end_within(LEAVING)
+            await self._close(1001)
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:

@@ -331,7 +331,7 @@ class Client:
     def _stop(self, code: int, reason: str) -> None:
         self._close(code, reason)
         if self._connection is not None:
-            self._connection.limit_close(STOP_GRACE)
+            self._connection.transport.end_within(STOP_GRACE)
 
     def _close(self, code: int, reason: str) -> None:
         self._wanted = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..opening.opening import Opened
     from ..options import Options
     from ..sansio.messages import Message
-    from .loop import Loop, Timer
+    from .loop import Loop
     from .outbox import Item, Outbox
 
     class Owner(Protocol):
@@ -56,7 +56,7 @@ class ClientConnection:
 
     __slots__ = (
         "_client", "_ended", "_ends", "_info", "_loop", "_messages", "_name", "_opened", "_outbox",
-        "_paused", "_timer", "_trims", "_unread", "buffer", "protocol", "transport",
+        "_paused", "_trims", "_unread", "buffer", "protocol", "transport",
     )  # fmt: skip
 
     def __init__(self, client: Owner, loop: Loop, opened: Opened, options: Options) -> None:
@@ -64,7 +64,6 @@ class ClientConnection:
         self._messages, self._ends = self._outbox.messages, self._outbox.ends
         self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
-        self._timer: Timer | None = None
         self._trims = False  # soon
         self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
         self.transport = EventTransport(loop, opened, options, self, gather=True)
@@ -202,11 +201,6 @@ class ClientConnection:
         self.resume()  # a paused connection wouldn't see the answer
         self.transport.close(code, reason)
 
-    def limit_close(self, grace: float) -> None:
-        """Leave the server in *grace* seconds, whether it has answered or not."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(grace, self.transport.abort)
-
     # -- for the transport --
 
     def _on_message(self, message: Message, now: float) -> None:
@@ -302,8 +296,6 @@ class ClientConnection:
             self.trim_soon()
 
     def _on_end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         self._ended = True
         self._deliver()
 

@@ -492,8 +492,7 @@ class EventTransport:
             self._stop_waiting_for_room()
             if self._drain_due:
                 self._tell_of_room()  # who waits for some must not do so for ever
-            self._close_by = min(self._close_by, self._loop.time() + SETTLE)
-            self._set_timer()
+            self.end_within(SETTLE)
             return
         self._drain_due = True
         if buffer.needs_read:
@@ -578,6 +577,11 @@ class EventTransport:
         self.protocol.abandon_message()
         self._flush_soon()
         self._look_for_end()
+
+    def end_within(self, seconds: float) -> None:
+        """Don't wait for the peer any longer than that, nor than it was said before."""
+        self._close_by = min(self._close_by, self._loop.time() + seconds)
+        self._set_timer()
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop the connection, because of *exc*; ``_on_end`` comes from the loop."""
@@ -666,9 +670,8 @@ class EventTransport:
         elif protocol.state is CLOSED:
             self._stop_reading()  # what is there isn't taken yet
         else:
-            if self._close_by == NEVER and self._close_timeout is not None:
-                self._close_by = self._loop.time() + self._close_timeout
-                self._set_timer()
+            if self._close_timeout is not None:
+                self.end_within(self._close_timeout)
             if done:
                 self._paused = False
                 self._read_on()  # to drop it, and to see the server go
