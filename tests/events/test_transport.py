@@ -29,11 +29,11 @@ class Handler:
         self.seen += messages
         self.transport.half_done = False
 
-    def _on_ping(self, data):
-        self.seen.append(("ping", data))
+    def on_control(self, opcode, data):
+        self.transport.report(self.control, (Opcode(opcode).name.lower(), data))
 
-    def _on_pong(self, data):
-        self.seen.append(("pong", data))
+    def control(self, what):
+        self.seen.append(what)
 
     def _on_drain(self):
         self.seen.append("drain")
@@ -68,7 +68,7 @@ def join(send=None, gather=False, rest=b"", stream=Stream, **options):
         transport = EventTransport(
             loop, opened, Options("ws://localhost", **options), handler, gather=gather
         )
-        handler.transport = transport
+        handler.transport, transport.protocol.listener = transport, handler
         transport.start()
         yield SimpleNamespace(
             loop=loop, clock=clock, transport=transport, peer=theirs, seen=handler.seen,
@@ -329,14 +329,14 @@ def test_a_probe_gives_up_sooner_than_the_keepalive(plain):
 
 def test_what_a_handler_s_exception_leaves_comes_later():
     with join() as joined:
-        deliver = joined.handler._on_ping
+        deliver = joined.handler.control
 
-        def fail(data):
-            joined.handler._on_ping = deliver
+        def fail(what):
+            joined.handler.control = deliver
             joined.transport.half_done = False
             raise ZeroDivisionError
 
-        joined.handler._on_ping = fail
+        joined.handler.control = fail
         joined.peer.send(frame(Opcode.PING) + frame(Opcode.TEXT, b"behind"))
         with pytest.raises(ZeroDivisionError):
             joined.loop.run_once()

@@ -163,12 +163,6 @@ class Connection(ConnectionInfo):
             self._transport.pause()
         _wake(self._waiter)
 
-    def _on_ping(self, data: bytes) -> None:
-        """The protocol has answered."""
-
-    def _on_pong(self, data: bytes) -> None:
-        """Who has sent the ping is told by the protocol."""
-
     def _on_drain(self) -> None:
         for sender in self._senders:
             _wake(sender)

@@ -8,6 +8,7 @@ from ..clock import NEVER
 from ..events.transport import EventTransport
 from ..exceptions import ConnectionClosed
 from ..info import ConnectionInfo
+from ..sansio.frames import Opcode
 from ..sansio.protocol import State
 from .outbox import MOST_SMALL, SMALL, Fragments
 
@@ -69,6 +70,7 @@ class ClientConnection:
         self.transport = EventTransport(loop, opened, options, self, gather=True)
         self.buffer = self.transport.buffer
         self.protocol = self.transport.protocol
+        self.protocol.listener = self
         # Chunks or messages: one or the other as long as the connection lasts.
         self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
         self.transport.streaming = self._name == "on_chunk"
@@ -281,13 +283,14 @@ class ClientConnection:
         if len(self._messages) != len(self._ends) and not self.transport.closed:
             self.give()
 
-    def _on_ping(self, data: bytes) -> None:
-        self.transport.half_done = False
-        self._client._call("on_ping", data)
+    def on_control(self, opcode: int, data: bytes) -> None:
+        """For the protocol: a ping or a pong has come."""
+        name = "on_ping" if opcode == Opcode.PING else "on_pong"
+        self.transport.report(self._call_back, (name, data))
 
-    def _on_pong(self, data: bytes) -> None:
+    def _call_back(self, what: tuple[str, bytes]) -> None:
         self.transport.half_done = False
-        self._client._call("on_pong", data)
+        self._client._call(*what)
 
     def _on_drain(self) -> None:
         if not self.transport.gone:  # else on_close comes, and unsent tells

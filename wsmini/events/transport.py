@@ -32,6 +32,7 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 from ..clock import NEVER
 from ..opening.streams import (
@@ -50,7 +51,6 @@ from ..opening.streams import (
     wait,
 )
 from ..opening.writebuffer import WriteBuffer
-from ..sansio.frames import Opcode
 from ..sansio.protocol import ClientProtocol, State
 from .timers import shared_timers
 
@@ -72,14 +72,13 @@ if TYPE_CHECKING:
         The names are private, as a program may hold a handler: ``aio``'s ``Connection`` is one.
         ``_on_messages`` returns whether to parse no further, until ``pump`` or the next iteration.
         ``_on_message`` gets one that came alone, and when, if there is a keepalive. When it has
-        stored what it gets, or hands it on, it resets ``half_done`` of the transport.
+        stored what it gets, or hands it on, it resets ``half_done`` of the transport. If it is to
+        hear of pings and pongs, it makes itself the protocol's ``listener``, and uses ``report``.
         """
 
         def _on_message(self, message: Message, now: float) -> object: ...
         def _on_messages(self, messages: list[Message]) -> bool | None: ...
         def _on_chunk(self, chunk: tuple[Message, bool]) -> None: ...
-        def _on_ping(self, data: bytes) -> None: ...
-        def _on_pong(self, data: bytes) -> None: ...
         def _on_drain(self) -> None: ...
         def _on_end(self) -> None: ...
 
@@ -138,9 +137,7 @@ class EventTransport:
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
         )
-        # Protocol callbacks must not raise, and the handler may.
         self._events: list[tuple[Callable[[Any], object], Any]] | None = None
-        protocol.listener = self
         if opened.rest:
             protocol.receive_data(opened.rest, now)
         self.streaming = False
@@ -296,12 +293,11 @@ class EventTransport:
         if self.protocol.state is not OPEN:
             self._look_for_end()
 
-    def on_control(self, opcode: int, data: bytes) -> None:
-        """For the protocol: a ping or a pong has come."""
-        handler = self._handler
-        self._event(handler._on_ping if opcode == Opcode.PING else handler._on_pong, data)
+    def report(self, deliver: Callable[[Any], object], argument: object) -> None:
+        """Call ``deliver(argument)`` soon, in the order of what comes.
 
-    def _event(self, deliver: Callable[[Any], object], argument: object) -> None:
+        For the protocol's callbacks, which must not raise, as *deliver* may.
+        """
         if self._events is None:
             self._events = []
         self._events.append((deliver, argument))
@@ -333,11 +329,11 @@ class EventTransport:
             chunk = self.protocol.next_chunk()
             if chunk is not None:
                 self.streaming = not chunk[1]  # before the handler, who may set it again
-                self._event(self._handler._on_chunk, chunk)
+                self.report(self._handler._on_chunk, chunk)
         else:
             batch = self.protocol.next_messages()
             if batch and self._events is not None:
-                self._event(self._handler._on_messages, batch)
+                self.report(self._handler._on_messages, batch)
             elif batch:
                 stops = bool(self._handler._on_messages(batch))
         self.half_done = False
@@ -535,13 +531,7 @@ class EventTransport:
         self, data: bytes | None = None, callback: Callable[[float], None] | None = None
     ) -> Exception | None:
         """Send a ping; *callback* gets the round trip in seconds. Returns as ``protocol.ping``."""
-        answered = None
-        if callback is not None:
-            deliver = callback
-
-            def answered(round_trip: float) -> None:
-                self._event(deliver, round_trip)
-
+        answered = None if callback is None else partial(self.report, callback)
         refusal = self.protocol.ping(data, self._loop.time(), answered)
         if refusal is None:
             self._flush_soon()
