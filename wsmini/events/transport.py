@@ -32,9 +32,10 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
 from __future__ import annotations
 
 import socket
+from _weakref import ref  # weakref itself would bring other modules along
 from functools import partial
 
-from ..clock import NEVER
+from ..clock import NEVER, suspend_detector
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
@@ -52,7 +53,6 @@ from ..opening.streams import (
 )
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.protocol import ClientProtocol, State
-from .timers import shared_timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -754,3 +754,79 @@ class EventTransport:
 
     def _has_unread(self) -> bool:
         return self.stream.buffered() or bool(wait({self.stream.sock: READ}, 0.0))
+
+
+class SharedTimers:
+    """The times at which transports are due on one loop: one timer of the loop for all of a moment.
+
+    Thousands of idle connections look after their peers at times that are rounded, so that many
+    share one. A timer of its own would cost each of them a twelfth of its memory, and would find
+    out that the machine has slept for itself alone, up to ``ping_interval`` later than the first
+    one does: all are told to ``probe()`` then; but where the loop itself tells its clients, as
+    ``wsmini.Loop`` does, this is left to them.
+
+    Only for the loop's thread. The transports and the loop's timers keep it; it must not be kept
+    otherwise, as it keeps these.
+    """
+
+    def __init__(self, loop: HostLoop) -> None:
+        self._loop = ref(loop)
+        self._due: dict[float, tuple[Cancellable, dict[EventTransport, None]]] = {}
+        told = hasattr(loop, "add_sleep_handler")
+        self._has_slept = None if told else suspend_detector(loop.time())
+
+    def add(self, loop: HostLoop, when: float, transport: EventTransport) -> None:
+        """Call its ``on_time()`` at *when* of the loop's time, or after a day if that is sooner.
+
+        Only one call for each pair of *when* and *transport*.
+        """
+        if when not in self._due:
+            now = loop.time()
+            if not self._due and self._has_slept is not None:
+                self._has_slept(now, now)  # what was before concerns nobody who comes now
+            delay = min(max(0.0, when - now), MAX_WAIT)
+            self._due[when] = loop.call_later(delay, self._call, loop, when), {}
+        self._due[when][1][transport] = None
+
+    def discard(self, when: float, transport: EventTransport) -> None:
+        """Take that back, if it is still to come."""
+        if when in self._due:
+            timer, transports = self._due[when]
+            transports.pop(transport, None)
+            if not transports:
+                timer.cancel()
+                del self._due[when]
+
+    def _call(self, loop: HostLoop, when: float) -> None:
+        try:
+            if self._has_slept is not None and self._has_slept(loop.time(), when):
+                for _, transports in self._due.values():
+                    for transport in transports:
+                        loop.call_soon(transport.probe)
+            for transport in self._due[when][1]:
+                loop.call_soon(transport.on_time)  # not from here, as one may raise
+            del self._due[when]
+        except BaseException:
+            self._recover()
+            raise
+
+    def _recover(self) -> None:
+        """A signal handler's exception came: call all, as to be called early or twice is fine."""
+        loop = self._loop()
+        for when, (timer, transports) in list(self._due.items()):
+            timer.cancel()
+            if loop is not None:
+                self._due[when] = loop.call_soon(self._call, loop, when), transports
+
+
+_timers: dict[ref[HostLoop], ref[SharedTimers]] = {}
+
+
+def shared_timers(loop: HostLoop) -> SharedTimers:
+    """Those of *loop*."""
+    known = _timers.get(ref(loop))
+    timers = None if known is None else known()
+    if timers is None:
+        timers = SharedTimers(loop)
+        _timers[ref(loop, _timers.pop)] = ref(timers)  # until the loop is gone
+    return timers
