@@ -5,7 +5,7 @@ import contextvars
 
 import pytest
 
-from wsmini.aio.future import EagerFuture
+from wsmini.aio.connection import EagerFuture
 
 
 @pytest.fixture
