@@ -2,9 +2,9 @@
 
 One daemon thread for each such loop waits for its sockets, and tells it by
 ``call_soon_threadsafe``. It starts with the first socket and ends with the last. The loop's thread
-changes what is watched, under a lock, and wakes the other by a socket pair. A socket that is ready
-isn't watched until its callback has run, so that the thread doesn't spin; the callback's outcome is
-what the socket is watched for then.
+alone changes what is watched, and wakes the other by a socket pair; that takes a copy, which is one
+step. When some are ready, nothing is watched until their callbacks have run, so that the thread
+doesn't spin; what the callbacks leave to be watched is so then.
 
 What is watched is kept by the loop, by a timer, as others keep it in their selectors: not by the
 thread. If a loop is closed and forgotten, so are its connections, and the thread ends.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..opening.steps import Cancellable, HostLoop
 
+    Key = tuple[int, int]  # a descriptor, and READ or WRITE
     Callback = tuple[Callable[..., Any], tuple[Any, ...]]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -73,12 +74,10 @@ class SelectorThreadLoop:
     """The host loop for *loop*, which can't watch sockets."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not *loop* itself: the dictionary of hosts must not keep it alive.
-        self._ref = weakref.ref(loop)
         self.time, self.call_soon, self.call_later = loop.time, loop.call_soon, loop.call_later
-        self._lock = threading.Lock()
-        self._watched: dict[tuple[int, int], Callback] = {}
-        self._fired: dict[tuple[int, int], Callback] = {}  # and its callback hasn't run
+        self._call_soon_threadsafe = loop.call_soon_threadsafe
+        self.watched: dict[Key, Callback] = {}
+        self.calls = False  # soon: until it has, the thread watches nothing
         self._wakeup: socket.socket | None = None
         self._end_thread: Callable[[], object] = int
         self._timer: Cancellable | None = None
@@ -99,14 +98,12 @@ class SelectorThreadLoop:
         """As of asyncio's loops."""
         self._remove((fd, WRITE))
 
-    def _add(self, key: tuple[int, int], callback: Callback) -> None:
-        with self._lock:
-            self._watched[key] = callback
-            self._fired.pop(key, None)  # the new callback hasn't been told yet
-            if self._wakeup is None:
-                self._start()
-                return
-        self._wake()
+    def _add(self, key: Key, callback: Callback) -> None:
+        self.watched[key] = callback
+        if self._wakeup is None:
+            self._start()
+        else:
+            self._wake(self._wakeup)
 
     def _start(self) -> None:
         """Start the thread."""
@@ -122,59 +119,43 @@ class SelectorThreadLoop:
         """Be kept by the loop."""
         self._timer = self.call_later(MAX_WAIT, self._stay)
 
-    def _remove(self, key: tuple[int, int]) -> None:
-        with self._lock:
-            self._fired.pop(key, None)
-            known = self._watched.pop(key, None)
-            if not self._watched and self._wakeup is not None:
-                self._end_thread()
-                self._wakeup = None
-                if self._timer is not None:
-                    self._timer.cancel()
-                return
-        if known is not None:
-            self._wake()
+    def _remove(self, key: Key) -> None:
+        if self.watched.pop(key, None) is None or self._wakeup is None:
+            return
+        if self.watched:
+            self._wake(self._wakeup)
+            return
+        self._end_thread()
+        self._wakeup = None
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _wake(self) -> None:
+    def _wake(self, wakeup: socket.socket) -> None:
+        """Have the thread look at what is watched now."""
         try:
-            if self._wakeup is not None:
-                self._wakeup.send(b"\0")
+            wakeup.send(b"\0")
         except BlockingIOError:
             pass  # it will wake
 
-    def _wanted(self) -> dict[int, int]:
-        """What to watch now: events by descriptor."""
-        wanted: dict[int, int] = {}
-        with self._lock:
-            for key in self._watched.keys() - self._fired.keys():
-                wanted[key[0]] = wanted.get(key[0], 0) | key[1]
-        return wanted
-
-    def _fire(self, fd: int, event: int) -> None:
-        loop = self._ref()
-        with self._lock:
-            for key in ((fd, READ), (fd, WRITE)):
-                callback = self._watched.get(key)
-                if callback is None or not key[1] & event or key in self._fired or loop is None:
-                    continue
-                self._fired[key] = callback
-                try:
-                    loop.call_soon_threadsafe(self._call, key, callback)
-                except RuntimeError:
-                    return  # the loop is closed; who closes the connections ends this thread
-
-    def _call(self, key: tuple[int, int], callback: Callback) -> None:
-        """Call back, in the loop's thread, unless that was taken back meanwhile."""
-        if self._fired.get(key) is not callback:
-            return
-        function, args = callback
+    def fire(self, ready: list[Key]) -> None:
+        """Have the loop call back for those that are *ready*; in the thread."""
+        self.calls = True
         try:
-            function(*args)
-        finally:
-            with self._lock:
-                if self._fired.get(key) is callback:
-                    del self._fired[key]
-            self._wake()  # from here on it is watched again
+            self._call_soon_threadsafe(self._call, [(key, self.watched.get(key)) for key in ready])
+        except RuntimeError:
+            pass  # the loop is closed; who closes the connections ends this thread
+
+    def _call(self, ready: list[tuple[Key, Callback | None]]) -> None:
+        """Call back, in the loop's thread, unless that was taken back meanwhile."""
+        try:
+            for key, callback in ready:
+                if callback is not None and self.watched.get(key) is callback:
+                    function, args = callback
+                    function(*args)
+        finally:  # what an exception leaves is ready still
+            self.calls = False
+            if self._wakeup is not None:
+                self._wake(self._wakeup)
 
 
 def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
@@ -183,13 +164,13 @@ def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
     with wakeup:
         while not _is_closed(wakeup):
             host = ref()
-            wanted = {} if host is None else host._wanted()
-            del host  # which mustn't be kept while waiting
-            for fd, event in _select(wakeup, wanted):
-                host = ref()
-                if host is not None and fd != wakeup.fileno():
-                    host._fire(fd, event)
-                del host
+            watched = [] if host is None or host.calls else list(host.watched)
+            del host  # which mustn't be kept while waiting, nor a callback
+            ready = _select(wakeup, watched)
+            host = ref()
+            if ready and host is not None:
+                host.fire(ready)
+            del host
 
 
 def _is_closed(wakeup: socket.socket) -> bool:
@@ -202,8 +183,11 @@ def _is_closed(wakeup: socket.socket) -> bool:
     return True
 
 
-def _select(wakeup: socket.socket, wanted: dict[int, int]) -> Any:
-    """Block until some are ready: pairs of descriptor and events."""
+def _select(wakeup: socket.socket, watched: list[Key]) -> list[Key]:
+    """Block until *wakeup* or some of *watched* are ready; which of these."""
+    wanted: dict[int, int] = {}
+    for fd, event in watched:
+        wanted[fd] = wanted.get(fd, 0) | event
     with selectors.DefaultSelector() as selector:
         selector.register(wakeup, READ)
         for fd, events in wanted.items():
@@ -211,4 +195,5 @@ def _select(wakeup: socket.socket, wanted: dict[int, int]) -> Any:
                 selector.register(fd, events)
             except (OSError, ValueError):
                 pass  # closed meanwhile: it won't be wanted next time
-        return [(key.fd, events) for key, events in selector.select()]
+        found = {key.fd: events for key, events in selector.select()}
+    return [(fd, event) for fd, event in watched if found.get(fd, 0) & event]
