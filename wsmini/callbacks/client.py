@@ -125,7 +125,7 @@ class Client:
         options: those of ``connect()``.
 
     Attributes:
-        loop: where it was started.
+        loop: where it was started; ``None`` before.
 
     Raises:
         InvalidURI, ValueError, TypeError: if the URL or an option isn't valid, a callback can't be
@@ -175,7 +175,7 @@ class Client:
         self._options = Options(url, **options)
         # What can be asked for, and other threads look at.
         self._state, self._connection = _CLOSED, None  # type: State, ClientConnection | None
-        self.loop: Loop | None = None
+        self.loop: Loop = None  # type: ignore[assignment]  # until start(), as _attempts
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
         # What is sent.
@@ -187,7 +187,7 @@ class Client:
         # Connecting. All that each client sets some time is set here: Python lets instances share
         # their keys only if they come early, and a dictionary of its own is most of a KiB.
         self._policy = read_policy(policy, reconnect)
-        self._attempts: Attempts | None = None
+        self._attempts: Attempts = None  # type: ignore[assignment]
         self._attempt = 0
         self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
         self._slow_after = _slow_after(self._options)
@@ -256,7 +256,7 @@ class Client:
 
     def _drop(self) -> None:
         """End now, after an exception; ``on_close`` is called nevertheless."""
-        if not self._running or self.loop is None:
+        if not self._running:
             return
         self._close(GOING_AWAY, "")
         if self._connection is not None:
@@ -301,7 +301,7 @@ class Client:
 
     def _begin(self, attempts: Attempts) -> None:
         # Unless it was closed, and perhaps started again, or an exception had it recover before.
-        if self._attempts is attempts and self.loop is not None and self._waits is None:
+        if self._attempts is attempts and self._waits is None:
             self._open()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -354,8 +354,6 @@ class Client:
         self._open()
 
     def _open(self) -> None:
-        if self.loop is None:
-            raise AssertionError("only a started client connects")
         self._waits = LoopRun(self.loop, self._steps(), self._opened)
 
     def _steps(self) -> Steps[Opened]:
@@ -363,7 +361,7 @@ class Client:
 
     def _opened(self, opened: Opened | None, exc: BaseException | None) -> None:
         """The opening has ended, either way."""
-        if opened is None or self.loop is None:
+        if opened is None:
             self._move(_CLOSED)
             if not isinstance(exc, Exception):
                 self._finish()
@@ -374,8 +372,7 @@ class Client:
         self._attempt = 0
         self._returned = _NO_ITEMS
         connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
-        if self._attempts is not None:
-            self._attempts.opened()
+        self._attempts.opened()
         self._tell_waiters()
         # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
         # it out together.
@@ -419,9 +416,6 @@ class Client:
     def _lost(self, failure: Exception) -> None:
         """There is no connection, because of *failure*: wait, or leave it at that."""
         self._failure = failure
-        if self.loop is None or self._attempts is None:
-            self._finish()
-            return
         try:
             delay = self._attempts.failed(failure, not self._wanted)
         except BaseException as exc:
@@ -444,10 +438,9 @@ class Client:
         self._wanted = False
         self._hand_back()
         self._running = False
-        if self.loop is not None:
-            self.loop._clients.pop(self, None)
-            if self._runs_loop:
-                self.loop.stop()
+        self.loop._clients.pop(self, None)
+        if self._runs_loop:
+            self.loop.stop()
         self._tell_waiters()
 
     def _wake(self) -> None:
@@ -460,19 +453,20 @@ class Client:
 
     def _request(self, method: Callable[..., None], *args: Any) -> None:
         """Have *method* called in the loop's thread, soon, if this run goes on till then."""
-        loop, run = self.loop, self._attempts
-        if loop is None or not self._running:
-            return
+        if self._running:
+            self._tell_loop(self._carry_out, self._attempts, method, args)
+
+    def _tell_loop(self, callback: Callable[..., None], *args: Any) -> None:
+        loop = self.loop
         try:
-            loop.call_soon_threadsafe(self._carry_out, run, method, args)
+            loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
+            self._serve_due = False
             if not loop.is_closed():
                 raise  # in a forked child
             self._running = self._wanted = False
 
-    def _carry_out(
-        self, run: Attempts | None, method: Callable[..., None], args: tuple[Any, ...]
-    ) -> None:
+    def _carry_out(self, run: Attempts, method: Callable[..., None], args: tuple[Any, ...]) -> None:
         if run is self._attempts and self._running:
             method(*args)
 
@@ -486,7 +480,7 @@ class Client:
     def _recover_alone(self) -> None:
         """Find out from the state what was under way, as the exception may have come anywhere."""
         self._serve_due = False
-        if self.loop is None or not self._running:
+        if not self._running:
             return
         self._serve_soon()
         if self._closed_exc is not None:
@@ -565,7 +559,7 @@ class Client:
     def _call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
         callback = self._callback(name)
-        if callback is None or self.loop is None:
+        if callback is None:
             return
         start = self.loop.time()
         try:
@@ -587,7 +581,7 @@ class Client:
 
     def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
-        if self._slow_after == NEVER or self.loop is None:
+        if self._slow_after == NEVER:
             return
         duration = self.loop.time() - start
         if duration <= self._slow_after:
@@ -648,7 +642,7 @@ class Client:
     def _append_in_on_open(self, item: Item) -> None:
         """What ``on_open`` sends goes in front of what has waited for the connection."""
         front = self._front
-        if front is not None and self.loop is not None and self.loop.thread == get_ident():
+        if front is not None and self.loop.thread == get_ident():
             self._outbox.messages.insert(front, item)
             self._front = front + 1
         else:
@@ -682,17 +676,8 @@ class Client:
 
     def _serve_soon(self) -> None:
         """Have the loop's thread look into the outbox."""
-        loop = self.loop
-        if loop is None:
-            return
         self._serve_due = True
-        try:
-            loop.call_soon_threadsafe(self._serve)
-        except RuntimeError:
-            self._serve_due = False
-            if not loop.is_closed():
-                raise  # in a forked child
-            self._running = self._wanted = False
+        self._tell_loop(self._serve)
 
     def _serve(self) -> None:
         self._serve_due = False
