@@ -253,7 +253,7 @@ class Connection(ConnectionInfo):
         """
         unread = self._unread
         if timeout is not None and (not unread or self._waiter or self._stream):
-            await self._wait_for_message(timeout)
+            await self._wait_for(unread, None, timeout)
         # Again where another task was faster to take it, and where a stream has to be left first.
         while not unread or self._waiter is not None or self._stream is not None:
             waiter = self._begin_to_wait(unread)
@@ -265,25 +265,28 @@ class Connection(ConnectionInfo):
         message = unread.popleft()
         return message if decode is None else decode_message(message, decode)
 
-    async def _wait_for_message(self, timeout: float) -> None:
-        """Wait until there is a message; not by ``asyncio.wait_for``, so that a cancellation ends
-        the task that waits."""
-        loop, waited, deadline = self._loop, False, self._deadline(timeout)
-        while True:
-            waiter = self._begin_to_wait(self._unread)
-            if waiter is None:
-                return
-            left = deadline - loop.time()
-            # With timeout=0, too, what is in the kernel's hands gets one turn of the loop.
-            if waited and left <= 0:
-                self._waiter = None
-                raise TimeoutError("no message was complete in time; nothing is lost")
-            timer, waited = loop.call_later(max(left, 0.0), _wake, waiter), True
+    async def _wait_for(
+        self, queue: Collection[Any], stream: MessageStream | None, timeout: float | None
+    ) -> None:
+        """Wait until there is something in *queue*; not by ``asyncio.wait_for``, so that a
+        cancellation ends the task that waits."""
+        timer, deadline = None, None if timeout is None else self._deadline(timeout)
+        waiter = self._begin_to_wait(queue, stream)
+        while waiter is not None:
+            if deadline is not None:
+                left = deadline - self._loop.time()
+                # With timeout=0, too, what is in the kernel's hands gets one turn of the loop.
+                if timer is not None and left <= 0:
+                    self._waiter = None
+                    raise TimeoutError("no message was complete in time; nothing is lost")
+                timer = self._loop.call_later(max(left, 0.0), _wake, waiter)
             try:
                 await waiter
             finally:
-                timer.cancel()
+                if timer is not None:
+                    timer.cancel()
                 self._waiter = waiter = None
+            waiter = self._begin_to_wait(queue, stream)
 
     def _begin_to_wait(
         self, queue: Collection[Any], stream: MessageStream | None = None
@@ -306,6 +309,7 @@ class Connection(ConnectionInfo):
         if queue:
             return None
         if self._transport.closed:
+            self._stream = None
             raise self._protocol.close_exc()
         self._waiter = waiter = EagerFuture(loop=self._loop)
         return waiter
@@ -727,27 +731,12 @@ class MessageStream:
                 message = ws._unread.popleft()
                 return message if self._decode is None else decode_message(message, self._decode)
             ws._stream, ws._transport.streaming, self._begun = self, True, True
-        try:
-            await self._wait()
-        except ConnectionClosed:
-            ws._stream = None
-            raise
+        await ws._wait_for(ws._chunks, self, None)
         chunk, self._fin = ws._chunks.pop(0)
         self.taken = True
         if self._fin:
             ws._stream = None
         return self._convert(chunk, self._fin)
-
-    async def _wait(self) -> None:
-        """Wait until there is a chunk."""
-        ws = self._ws
-        waiter = ws._begin_to_wait(ws._chunks, self)
-        while waiter is not None:
-            try:
-                await waiter
-            finally:
-                ws._waiter = waiter = None
-            waiter = ws._begin_to_wait(ws._chunks, self)
 
 
 async def iterate(parts: Any) -> AsyncGenerator[Part, None]:

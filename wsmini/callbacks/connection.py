@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 
 from ..clock import NEVER
@@ -244,17 +245,16 @@ class ClientConnection:
             return
         client, start = self._client, self._loop.time()
         callback = client._callback(self._name) or _ignore
+        if self._name == "on_chunk":
+            callback = partial(_unpacked, callback)
         client._serve_due = True
         try:
-            if self._name == "on_chunk":
-                self._deliver_chunks(callback)
+            for message in self._unread:
+                callback(message)
+                if self._paused:
+                    break
             else:
-                for message in self._unread:
-                    callback(message)
-                    if self._paused:
-                        break
-                else:
-                    self._unread = _NOTHING
+                self._unread = _NOTHING
         except BaseException as exc:
             self._loop.call_soon(self._deliver)  # the rest, the iterator being behind this one
             if not isinstance(exc, Exception):
@@ -269,14 +269,6 @@ class ClientConnection:
         if self._ended and not self._paused:
             self._ended = False
             client._ended(self.protocol.close_exc())
-
-    def _deliver_chunks(self, callback: Callable[..., object]) -> None:
-        for chunk, fin in self._unread:
-            callback(chunk, fin)
-            if self._paused:
-                break
-        else:
-            self._unread = _NOTHING
 
     def _serve(self) -> None:
         if len(self._messages) != len(self._ends) and not self.transport.closed:
@@ -312,6 +304,10 @@ class ClientConnection:
         if self._unread is not _NOTHING or self._ended:
             self._loop.call_soon(self._deliver)
         self._client._recover_alone()
+
+
+def _unpacked(callback: Callable[..., object], chunk: tuple[Message, bool]) -> None:
+    callback(*chunk)
 
 
 def _ignore(*args: object) -> None:
