@@ -749,12 +749,8 @@ async def iterate(parts: Any) -> AsyncGenerator[Part, None]:
             if hasattr(parts, "aclose"):
                 await parts.aclose()  # not by Python, which gets around to it later, or never
         return
-    if isinstance(parts, dict):
-        raise TypeError("a message is str, bytes-like, or an iterable of these, not a dict")
-    try:
-        iterator = iter(parts)
-    except TypeError:
-        problem = "a message is str, bytes-like, or an iterable of these, not "
-        raise TypeError(problem + type(parts).__name__) from None
-    for part in iterator:
+    if isinstance(parts, dict) or not hasattr(parts, "__iter__"):
+        problem = "a message is str, bytes-like or an iterable of these, not "
+        raise TypeError(problem + type(parts).__name__)
+    for part in parts:
         yield part
