@@ -255,7 +255,7 @@ def test_a_message_that_has_gone_out_whole_is_sent_though_the_connection_has_clo
             transport, over = ws._transport, time.monotonic() + PATIENCE
             sending = asyncio.ensure_future(ws.send(bytes(15 << 20)))
             await asyncio.sleep(0)
-            assert ws._senders
+            assert ws._waiting
             begun.set()
             while not transport._ending:  # all of it before the task goes on
                 assert time.monotonic() < over
@@ -1302,7 +1302,7 @@ def test_all_senders_learn_of_a_reset_though_nobody_receives(run):
         while not ws._paused:
             await asyncio.sleep(0)
         sends = [asyncio.ensure_future(ws.send(bytes(1 << 24))) for _ in range(3)]
-        while len(ws._senders) < 3:
+        while len(ws._waiting) < 3:
             await asyncio.sleep(0)
         reset(peer)
         ended = await asyncio.gather(*sends, return_exceptions=True)
@@ -1353,7 +1353,7 @@ def test_a_generator_that_can_not_be_sent_is_closed_at_once(run, url):
                 await ws.send(parts("a", 5, "b"))
         ws, peer = joined()
         sending = asyncio.ensure_future(ws.send(parts(LARGE, b"")))
-        while not ws._senders:
+        while not ws._waiting:
             await asyncio.sleep(0)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):

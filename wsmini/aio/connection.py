@@ -146,12 +146,10 @@ class Connection(ConnectionInfo):
         self._stream: MessageStream | None = None  # a recv_streaming() that goes on
         self._waiter: EagerFuture | None = None  # of the task that receives
         self._paused = self._dropping = False
-        self._senders: list[asyncio.Future[None]] = []  # which wait for room,
-        self._turn: asyncio.Future[None] | None = None  # or for a fragmented message
-        self._turn_of: asyncio.Task[Any] | None = None
+        self._waiting: list[asyncio.Future[None]] = []  # for room, for their turn, or for the end
+        self._turn_of: asyncio.Task[Any] | None = None  # which sends a fragmented message
         self._sent = 0
         self._pings: set[asyncio.Future[float]] = set()
-        self._closers: list[asyncio.Future[None]] = []  # which wait for the end
         self._transport = EventTransport(host, opened, options, self)
         self._protocol = self._transport.protocol
         self._transport.start()
@@ -205,16 +203,12 @@ class Connection(ConnectionInfo):
         _wake(self._waiter)
 
     def _on_drain(self) -> None:
-        for sender in self._senders:
-            _wake(sender)
-        if self._transport.gone:
-            _wake(self._turn)  # it may be in the hands of one that waits for something else
+        for future in self._waiting:
+            _wake(future)
 
     def _on_end(self) -> None:
-        for closer in self._closers:
-            _wake(closer)
-        _wake(self._waiter)
         self._on_drain()
+        _wake(self._waiter)
         for future in self._pings:
             if not future.done():
                 future.set_exception(self._protocol.close_exc())
@@ -461,7 +455,7 @@ class Connection(ConnectionInfo):
         transport, buffer = self._transport, self._transport.buffer
         self._sent += 1
         waiting = buffer.accepted - buffer.written
-        if self._sent >= MAX_TURN or self._turn is not None or waiting > MAX_BUFFER:
+        if self._sent >= MAX_TURN or self._turn_of is not None or waiting > MAX_BUFFER:
             await self._wait_for_turn(deadline)
         try:
             transport.send(opcode, data, compress)
@@ -486,13 +480,13 @@ class Connection(ConnectionInfo):
             await asyncio.sleep(0)
         while True:
             await self._wait_for_room(deadline)
-            if self._turn is None:
+            if self._turn_of is None:
                 break
             if self._turn_of is asyncio.current_task():
                 raise ConcurrencyError("this task is in the middle of sending a fragmented message")
             if self._transport.gone:  # the task whose turn it is may wait for something else
                 raise await self._close_exc_when_known() from self._protocol.failure
-            await self._wait_until(self._turn, deadline)
+            await self._wait(deadline)
 
     async def _wait_for_room(self, deadline: float | None = None) -> None:
         """Wait until the stream has taken what waits.
@@ -503,7 +497,7 @@ class Connection(ConnectionInfo):
         """
         transport = self._transport
         while transport.buffered > MAX_BUFFER and not transport.gone:
-            await self._wait_among(self._senders, deadline)
+            await self._wait(deadline)
         # Not if the connection has closed since, and all of it had gone out before.
         if transport.buffer.error is not None or (transport.closed and transport.buffered):
             raise await self._close_exc_when_known() from self._protocol.failure
@@ -519,14 +513,6 @@ class Connection(ConnectionInfo):
         self._dropping, self._paused = True, False
         self._transport.resume()
 
-    async def _wait_until(self, future: asyncio.Future[None], deadline: float | None) -> None:
-        """Wait for *future*, as others may; ``TimeoutError`` if *deadline* passes first."""
-        left = None if deadline is None else deadline - self._loop.time()
-        if left is not None and left <= 0:
-            raise TimeoutError("there was no room for the message in time")
-        # It neither cancels the future nor swallows a cancellation of the task, as wait_for() may.
-        await asyncio.wait([future], timeout=left)
-
     async def _send_fragments(
         self, message: Any, text: bool | None, compress: bool | None, deadline: float | None
     ) -> None:
@@ -538,8 +524,7 @@ class Connection(ConnectionInfo):
                 if not first:
                     # Not before there is a part: an iterable that takes its time holds nobody up.
                     await self._wait_for_turn(deadline)
-                    self._turn, self._turn_of = self._loop.create_future(), asyncio.current_task()
-                    first = opcode
+                    self._turn_of, first = asyncio.current_task(), opcode
                 await self._send_fragment(opcode, bytes(data), compress)
                 try:
                     await self._wait_for_room(deadline)
@@ -559,8 +544,8 @@ class Connection(ConnectionInfo):
             raise
         finally:
             if first:
-                _wake(self._turn)
-                self._turn = self._turn_of = None
+                self._turn_of = None
+                self._on_drain()
             await parts.aclose()
 
     async def _send_fragment(self, opcode: int, data: bytes | None, compress: bool | None) -> None:
@@ -664,22 +649,27 @@ class Connection(ConnectionInfo):
         await self._wait_for_end()
 
     async def _wait_for_end(self) -> None:
-        if not self._transport.closed:
-            await self._wait_among(self._closers)
+        while not self._transport.closed:
+            await self._wait()
 
-    async def _wait_among(
-        self, waiting: list[asyncio.Future[None]], deadline: float | None = None
-    ) -> None:
-        """Wait until all of these are woken; with a future of its own, as each may be cancelled."""
+    async def _wait(self, deadline: float | None = None) -> None:
+        """Wait until there may be what is waited for; ``TimeoutError`` if *deadline* passes first.
+
+        With a future of its own, as each may be cancelled.
+        """
+        left = None if deadline is None else deadline - self._loop.time()
+        if left is not None and left <= 0:
+            raise TimeoutError("there was no room for the message in time")
         future = self._loop.create_future()
-        waiting.append(future)
+        self._waiting.append(future)
         try:
-            if deadline is None:
+            if left is None:
                 await future  # goes on a turn of the loop sooner
             else:
-                await self._wait_until(future, deadline)
+                # It doesn't swallow a cancellation of the task, as wait_for() may.
+                await asyncio.wait([future], timeout=left)
         finally:
-            waiting.remove(future)
+            self._waiting.remove(future)
 
     async def __aenter__(self) -> Connection:
         return self
