@@ -314,30 +314,26 @@ class Client:
             ValueError, TypeError: if *code* or *reason* can't be sent.
         """
         close_payload(code, reason)
-        self._end(self._close, code, reason)
+        self._end(code, reason)
 
     def stop(self) -> None:
         """As ``close(1001)``, but a server that doesn't answer is left after half a second."""
-        self._end(self._stop, GOING_AWAY, "")
+        self._end(GOING_AWAY, "", STOP_GRACE)
 
-    def _end(self, how: Callable[[int, str], None], code: int, reason: str) -> None:
+    def _end(self, code: int, reason: str, grace: float = NEVER) -> None:
         if self._running:
             if self._wanted:  # what the first call says is what goes out
                 self._closing = Close(code, reason)
             # At once, not when the loop gets round to it: from here on nothing is accepted.
             self._wanted = False
-            self._request(how, code, reason)
+            self._request(self._close, code, reason, grace)
 
-    def _stop(self, code: int, reason: str) -> None:
-        self._close(code, reason)
-        if self._connection is not None:
-            self._connection.transport.end_within(STOP_GRACE)
-
-    def _close(self, code: int, reason: str) -> None:
+    def _close(self, code: int, reason: str, grace: float = NEVER) -> None:
         self._wanted = False
         if self._connection is not None:
             self._connection.give()  # what was sent before goes first
             self._connection.close(code, reason)
+            self._connection.transport.end_within(grace)
         elif self._running and self._closed_exc is None:  # else on_close is on its way, and _lost()
             if self._waits is not None:
                 self._waits.cancel()
@@ -386,15 +382,14 @@ class Client:
                 if self._drain_due:
                     connection.trim_soon()  # on_drain may have been waited for since before
 
-    def _ended(self, exc: ConnectionClosed) -> None:
-        """The connection is closed; for its connection."""
-        connection, self._closed_exc = self._connection, exc
+    def _ended(self, connection: ClientConnection) -> None:
+        """*connection* is closed; called by itself."""
+        self._closed_exc = connection.protocol.close_exc()
         self._connection = None
         self._move(_CLOSED)
-        if connection is not None:
-            self._last_info = connection.info
-            # What the socket has taken isn't unsent, even if nobody has looked since.
-            self._outbox.drop_written(connection.transport.buffer.written)
+        self._last_info = connection.info
+        # What the socket has taken isn't unsent, even if nobody has looked since.
+        self._outbox.drop_written(connection.buffer.written)
         self._hand_back()
         self._tell_closed()
 
@@ -632,21 +627,14 @@ class Client:
         if waiting:  # else the first one is taken, however large
             self._check_room(connection, waiting, len(item[1]))
         outbox.waiting += len(item[1]) + 1
-        if self._front is None:
+        front = self._front
+        if front is None or self.loop.thread != get_ident():
             outbox.messages.append(item)
-        else:
-            self._append_in_on_open(item)
+        else:  # what on_open sends goes in front of what has waited for the connection
+            outbox.messages.insert(front, item)
+            self._front = front + 1
         if not self._serve_due and connection is not None:
             self._serve_soon()
-
-    def _append_in_on_open(self, item: Item) -> None:
-        """What ``on_open`` sends goes in front of what has waited for the connection."""
-        front = self._front
-        if front is not None and self.loop.thread == get_ident():
-            self._outbox.messages.insert(front, item)
-            self._front = front + 1
-        else:
-            self._outbox.messages.append(item)
 
     def _check_room(self, connection: ClientConnection | None, waiting: int, size: int) -> None:
         """Raise unless a message of *size* bytes may wait, too, behind *waiting* bytes."""
@@ -707,9 +695,8 @@ class Client:
     def buffered_amount(self) -> int:
         """How many bytes were accepted by ``send`` and not yet by the socket."""
         connection = self._connection
-        return self._outbox.bytes_waiting() + (
-            0 if connection is None else connection.transport.buffered
-        )
+        given = 0 if connection is None else connection.transport.buffered
+        return self._outbox.bytes_waiting() + given
 
     def ping(self, data: str | bytes | None = None) -> None:
         """Send a ping; ``on_pong`` tells the answer.
