@@ -97,11 +97,12 @@ class connect:
             await ws.__aexit__(kind, *exc_info)
 
     async def __aiter__(self) -> AsyncIterator[Connection]:
-        options, stop, report = self._options, self._stop, self._on_reconnect
+        options, report = self._options, self._on_reconnect
+        stop = asyncio.Event() if self._stop is None else self._stop
         if options.sock is not None:
             raise ValueError("sock gives one connection, so there is nothing to reconnect with")
         attempts = Attempts("wsmini.aio.connect()", self._policy, options, report)
-        while stop is None or not stop.is_set():
+        while not stop.is_set():
             closed_by_program = False
             try:
                 ws = await _open(options)
@@ -113,8 +114,7 @@ class connect:
                     yield ws
                 failure, closed_by_program = ws._protocol.close_exc(), ws._closed_by_program
                 del ws  # its buffers aren't needed while waiting
-            stopped = stop is not None and stop.is_set()
-            delay = attempts.failed(failure, closed_by_program or stopped)
+            delay = attempts.failed(failure, closed_by_program or stop.is_set())
             del failure  # with its traceback, and so its frames
             if delay is None:
                 return
@@ -123,10 +123,7 @@ class connect:
             await _pause(delay, stop)
 
 
-async def _pause(delay: float, stop: asyncio.Event | None) -> None:
-    if stop is None:
-        await asyncio.sleep(delay)
-        return
+async def _pause(delay: float, stop: asyncio.Event) -> None:
     # Not by asyncio.wait_for, which may lose a cancellation before Python 3.12.
     waiting = asyncio.ensure_future(stop.wait())
     try:
