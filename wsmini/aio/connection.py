@@ -150,7 +150,7 @@ class Connection(ConnectionInfo):
         self._turn_of: asyncio.Task[Any] | None = None  # which sends a fragmented message
         self._sent = 0
         self._pings: set[asyncio.Future[float]] = set()
-        self._transport = EventTransport(host, opened, options, self)
+        self._transport = EventTransport(host, opened, options, self, gather=False)
         self._protocol = self._transport.protocol
         self._transport.start()
 

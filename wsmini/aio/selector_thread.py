@@ -39,14 +39,13 @@ _hosts: MutableMapping[asyncio.AbstractEventLoop, weakref.ref[SelectorThreadLoop
 
 def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
     """*loop* itself if it can watch sockets, else what can for it."""
-    known = _hosts.get(loop)
-    host = None if known is None else known()
-    if host is not None:
-        return host
     if _watches(loop):
         return loop
-    host = SelectorThreadLoop(loop)
-    _hosts[loop] = weakref.ref(host)
+    known = _hosts.get(loop)
+    host = None if known is None else known()
+    if host is None:
+        host = SelectorThreadLoop(loop)
+        _hosts[loop] = weakref.ref(host)
     return host
 
 
@@ -58,15 +57,13 @@ def _watches(loop: asyncio.AbstractEventLoop) -> bool:
     kind = type(loop)
     if kind not in _able:
         ours, theirs = socket.socketpair()
-        try:
-            loop.add_reader(ours.fileno(), int)
-            loop.remove_reader(ours.fileno())
-            _able[kind] = True
-        except NotImplementedError:
-            _able[kind] = False
-        finally:
-            ours.close()
-            theirs.close()
+        with ours, theirs:
+            try:
+                loop.add_reader(ours.fileno(), int)
+                loop.remove_reader(ours.fileno())
+                _able[kind] = True
+            except NotImplementedError:
+                _able[kind] = False
     return _able[kind]
 
 

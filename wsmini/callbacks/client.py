@@ -28,13 +28,7 @@ from _thread import get_ident
 from functools import partial
 
 from ..clock import NEVER, deadline_after, lock_timeout
-from ..exceptions import (
-    Close,
-    ConnectionClosed,
-    InvalidState,
-    SendBufferFull,
-    connection_closed,
-)
+from ..exceptions import Close, ConnectionClosed, InvalidState, SendBufferFull, connection_closed
 from ..interrupts import Waiters
 from ..opening.opening import Opening
 from ..opening.steps import LoopRun
@@ -545,10 +539,9 @@ class Client:
         found: Callable[..., object] | None = getattr(self, name)
         if found is None:
             return None
-        if getattr(type(self), name) is not None:  # a subclass has one
-            given = self.__dict__.get(name)  # only here: to ask for that makes one for each client
-            if given is None:
-                return found
+        # A subclass has one. (Only then: to ask for the dictionary makes one for each client.)
+        if getattr(type(self), name) is not None and name not in self.__dict__:
+            return found
         return partial(found, self)
 
     def _call(self, name: str, *args: object) -> None:

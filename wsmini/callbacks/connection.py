@@ -125,7 +125,7 @@ class ClientConnection:
             # An extension has failed within a frame: what the peer gets behind it can't be decoded.
             self.transport.half_done = False
             self.transport.abort(exc)
-        client._returned = client._returned + self._outbox.drop_next()
+        client._returned = client._returned + [self._messages.pop(len(self._ends))]
         self._outbox.count_waiting()
         client._serve_soon()  # the others
         client._failed(exc)

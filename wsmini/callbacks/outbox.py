@@ -90,10 +90,6 @@ class Outbox:
         self.waiting = 0
         self.dropping: tuple[Item, int, int] | None = None
 
-    def drop_next(self) -> list[Item]:
-        """Drop the first message that isn't given, which has failed."""
-        return [self.messages.pop(len(self.ends))]
-
     def count_waiting(self) -> None:
         self.waiting = sum(len(item[1]) + 1 for item in self.messages[len(self.ends) :])
 

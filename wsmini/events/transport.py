@@ -112,17 +112,11 @@ class EventTransport:
         "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
         "_more", "_paused", "_processing", "_pumped", "_reading", "_recv", "_size",
         "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
-        "stream",
-        "streaming",
+        "stream", "streaming",
     )  # fmt: skip
 
     def __init__(
-        self,
-        loop: HostLoop,
-        opened: Opened,
-        options: Options,
-        handler: Handler,
-        gather: bool = False,
+        self, loop: HostLoop, opened: Opened, options: Options, handler: Handler, gather: bool
     ) -> None:
         self._loop, self._handler, self._gather = loop, handler, gather
         self.stream = stream = opened.stream
