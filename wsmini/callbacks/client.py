@@ -869,8 +869,7 @@ class ClientConnection:
 
     def _give_rest(self) -> None:
         """The next message comes in parts, others may be behind it."""
-        outbox, transport = self._outbox, self.transport
-        messages, ends = outbox.messages, outbox.ends
+        messages, ends, transport = self._messages, self._ends, self.transport
         while len(ends) != len(messages):
             _, message, compress = messages[len(ends)]
             if isinstance(message, Fragments):
@@ -879,7 +878,7 @@ class ClientConnection:
                 ends.append(transport.buffer.accepted)
             else:
                 transport.send_messages(messages, ends)
-        outbox.count_waiting()
+        self._outbox.count_waiting()
 
     def _give_up(self, exc: Exception) -> None:
         """A message has raised *exc*: its parts have, or an extension."""

@@ -717,7 +717,7 @@ class EventTransport:
             return
         self._timers.discard(self._timer_at, self)
         self._timer_at = due
-        self._timers.add(self._loop, due, self)
+        self._timers.add(due, self)
 
     def on_time(self) -> None:
         """For ``SharedTimers``: what was waited for may be due."""
@@ -764,22 +764,22 @@ class SharedTimers:
     """
 
     def __init__(self, loop: HostLoop) -> None:
-        self._loop = ref(loop)
+        self._loop = loop
         self._due: dict[float, tuple[Cancellable, dict[EventTransport, None]]] = {}
         told = hasattr(loop, "add_sleep_handler")
         self._has_slept = None if told else suspend_detector(loop.time())
 
-    def add(self, loop: HostLoop, when: float, transport: EventTransport) -> None:
+    def add(self, when: float, transport: EventTransport) -> None:
         """Call its ``on_time()`` at *when* of the loop's time, or after a day if that is sooner.
 
         Only one call for each pair of *when* and *transport*.
         """
         if when not in self._due:
-            now = loop.time()
+            now = self._loop.time()
             if not self._due and self._has_slept is not None:
                 self._has_slept(now, now)  # what was before concerns nobody who comes now
             delay = min(max(0.0, when - now), MAX_WAIT)
-            self._due[when] = loop.call_later(delay, self._call, loop, when), {}
+            self._due[when] = self._loop.call_later(delay, self._call, when), {}
         self._due[when][1][transport] = None
 
     def discard(self, when: float, transport: EventTransport) -> None:
@@ -791,7 +791,8 @@ class SharedTimers:
                 timer.cancel()
                 del self._due[when]
 
-    def _call(self, loop: HostLoop, when: float) -> None:
+    def _call(self, when: float) -> None:
+        loop = self._loop
         try:
             if self._has_slept is not None and self._has_slept(loop.time(), when):
                 for _, transports in self._due.values():
@@ -806,11 +807,9 @@ class SharedTimers:
 
     def _recover(self) -> None:
         """A signal handler's exception came: call all, as to be called early or twice is fine."""
-        loop = self._loop()
         for when, (timer, transports) in list(self._due.items()):
             timer.cancel()
-            if loop is not None:
-                self._due[when] = loop.call_soon(self._call, loop, when), transports
+            self._due[when] = self._loop.call_soon(self._call, when), transports
 
 
 _timers: dict[ref[HostLoop], ref[SharedTimers]] = {}
