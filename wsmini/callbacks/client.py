@@ -575,8 +575,6 @@ class Client:
 
     def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
-        if self._slow_after == NEVER:
-            return
         duration = self.loop.time() - start
         if duration <= self._slow_after:
             return

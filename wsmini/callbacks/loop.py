@@ -653,11 +653,9 @@ class _Selector:
         return [(key.fd, READ * (events & 1) | WRITE * (events >> 1)) for key, events in found]
 
     def fileno(self) -> int:
-        fileno = getattr(self.selector, "fileno", None)
-        if fileno is None:
+        if not hasattr(self.selector, "fileno"):
             raise NotImplementedError(f"{type(self.selector).__name__} has no descriptor")
-        fd: int = fileno()
-        return fd
+        return int(self.selector.fileno())
 
 
 def _swapped(events: int) -> int:
