@@ -298,7 +298,7 @@ def test_unread_messages_make_the_peer_wait(run):
 
     async def main(url):
         async with connect(url, max_queue=4) as ws:
-            while not ws._paused:
+            while not ws._transport.paused:
                 await asyncio.sleep(0)
             assert len(ws._unread) < 20
             numbers = [int(message[:-5000]) async for message in ws]
@@ -1299,7 +1299,7 @@ def test_all_senders_learn_of_a_reset_though_nobody_receives(run):
     async def main():
         ws, peer = joined(tcp=True, max_queue=2)
         peer.sendall(frame(Opcode.TEXT, "x" * 1000) * 50)
-        while not ws._paused:
+        while not ws._transport.paused:
             await asyncio.sleep(0)
         sends = [asyncio.ensure_future(ws.send(bytes(1 << 24))) for _ in range(3)]
         while len(ws._waiting) < 3:

@@ -145,7 +145,7 @@ class Connection(ConnectionInfo):
         self._chunks: list[tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: MessageStream | None = None  # a recv_streaming() that goes on
         self._waiter: EagerFuture | None = None  # of the task that receives
-        self._paused = self._dropping = False
+        self._dropping = False
         self._waiting: list[asyncio.Future[None]] = []  # for room, for their turn, or for the end
         self._turn_of: asyncio.Task[Any] | None = None  # which sends a fragmented message
         self._sent = 0
@@ -171,7 +171,6 @@ class Connection(ConnectionInfo):
         if self._waiter is not None:
             self._waiter.wake(self._loop)  # and it has gone on, mostly
         if len(unread) >= self._max_queue:
-            self._paused = True
             self._transport.pause()
 
     def _on_messages(self, messages: list[Message]) -> bool:
@@ -198,7 +197,6 @@ class Connection(ConnectionInfo):
 
     def _received(self, count: int) -> None:
         if count >= self._max_queue and not self._dropping:
-            self._paused = True
             self._transport.pause()
         _wake(self._waiter)
 
@@ -296,13 +294,13 @@ class Connection(ConnectionInfo):
             self._leave_stream()
         if queue:
             return None
-        if self._paused:
-            self._paused = False
-            self._transport.resume()
-        self._transport.pump()  # what was read before is parsed only now
+        transport = self._transport
+        if transport.paused:
+            transport.resume()
+        transport.pump()  # what was read before is parsed only now
         if queue:
             return None
-        if self._transport.closed:
+        if transport.closed:
             self._stream = None
             raise self._protocol.close_exc()
         self._waiter = waiter = EagerFuture(loop=self._loop)
@@ -510,7 +508,7 @@ class Connection(ConnectionInfo):
         return self._protocol.close_exc()
 
     def _read_to_end(self) -> None:
-        self._dropping, self._paused = True, False
+        self._dropping = True
         self._transport.resume()
 
     async def _send_fragments(

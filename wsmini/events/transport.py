@@ -103,16 +103,16 @@ class EventTransport:
         buffer: the ``WriteBuffer``: what was accepted, what is written, how that has failed.
         streaming: set it to get the next message in chunks, by the handler's ``_on_chunk``, which
             takes ``(chunk, fin)``; ``False`` again behind the last one. ``skip`` leaves the rest.
+        paused: by ``pause``; closing lifts it.
         closed: whether the socket is closed.
         half_done: whether something is in local variables only; see above.
     """
 
     __slots__ = (
         "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
-        "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop",
-        "_more", "_paused", "_processing", "_pumped", "_reading", "_recv", "_size",
-        "_tick_at", "_timer_at", "_timers", "_writing", "buffer", "closed", "half_done", "protocol",
-        "stream", "streaming",
+        "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop", "_more",
+        "_processing", "_pumped", "_reading", "_recv", "_size", "_tick_at", "_timer_at", "_timers",
+        "_writing", "buffer", "closed", "half_done", "paused", "protocol", "stream", "streaming",
     )  # fmt: skip
 
     def __init__(
@@ -137,7 +137,7 @@ class EventTransport:
         self.streaming = False
         self.buffer = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
-        self._paused = self._reading = self._writing = False
+        self.paused = self._reading = self._writing = False
         # One behind the other: the end is due from the loop, the socket is closed, the handler
         # knows. An exception of a signal handler may come in between: _close() goes on there.
         self._ending = self.closed = self._ended = False
@@ -186,7 +186,7 @@ class EventTransport:
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
         # Out of the ordinary: there is something to do before a read, or in place of one.
-        if self._paused or self.half_done or reader.pending or self._processing or self._ending:
+        if self.paused or self.half_done or reader.pending or self._processing or self._ending:
             if not self._may_read():
                 return
         missing, size = reader.missing, self._size
@@ -241,8 +241,8 @@ class EventTransport:
             self._recover()
         if self._ending or self._processing is not None:
             return False  # the turn of this transport, in this iteration, is still to come
-        if (self._paused or self.protocol.pending) and not self.protocol.finished:
-            if self._paused:
+        if (self.paused or self.protocol.pending) and not self.protocol.finished:
+            if self.paused:
                 # TCP holds the peer up when the kernel's buffers are full.
                 self._stop_reading()
             self._process()
@@ -282,7 +282,7 @@ class EventTransport:
 
     def _read_again_or_end(self) -> None:
         """See that there will be more, or an end."""
-        if self._more and not self._paused and self.stream.buffered():
+        if self._more and not self.paused and self.stream.buffered():
             self._process_soon()
         if self.protocol.state is not OPEN:
             self._look_for_end()
@@ -302,14 +302,14 @@ class EventTransport:
         while not self._ending and not stops:
             if self._events is not None:
                 stops = self._deliver(self._events)
-            elif self._paused or not reader.pending:
+            elif self.paused or not reader.pending:
                 break
             elif batches == BATCHES:
                 stops = True  # others have their turn
             else:
                 batches += 1
                 stops = self._parse()
-        if stops and (self._events or (reader.pending and not self._paused)):
+        if stops and (self._events or (reader.pending and not self.paused)):
             self._process_soon()
 
     def _parse(self) -> bool:
@@ -381,12 +381,12 @@ class EventTransport:
 
     def pause(self) -> None:
         """Deliver no more messages than those of the batch in hand; the peer will have to wait."""
-        self._paused = True
+        self.paused = True
 
     def resume(self) -> None:
         """Go on delivering, from the loop."""
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             self._read_on()
             self._process_soon()
 
@@ -575,13 +575,8 @@ class EventTransport:
 
     def drop(self) -> None:
         """Close the socket, and no more than that: the loop is closed, and calls nobody."""
-        if not self.closed:
-            self.closed = self._ending = True
-            self._stop_reading()
-            self._stop_waiting_for_room()
-            self.protocol.connection_lost()
-            self.buffer.clear()
-            self.stream.close()
+        self.closed = self._ending = True
+        self._release()
 
     def _recover(self) -> None:
         """Go on after an exception that has come out of a callback of the loop, or out of ``send``.
@@ -657,7 +652,7 @@ class EventTransport:
             if self._close_timeout is not None:
                 self.end_within(self._close_timeout)
             if done:
-                self._paused = False
+                self.paused = False
                 self._read_on()  # to drop it, and to see the server go
 
     def _all_is_said(self) -> bool:
@@ -675,8 +670,6 @@ class EventTransport:
         """Close the socket, and say so. Called again where it was interrupted."""
         if self._ended:
             return
-        self._stop_reading()
-        self._stop_waiting_for_room()
         self._timers.discard(self._timer_at, self)
         if self._processing is not None:
             self._processing.cancel()
@@ -685,11 +678,16 @@ class EventTransport:
             # Not behind what hasn't gone out: that counts as unsent, and must stay so.
             if not (self.buffer or self.stream.unsent or self.buffer.error):
                 self._stop_talking()
+        self._release()
+        self._ended = True
+        self._handler._on_end()
+
+    def _release(self) -> None:
+        self._stop_reading()
+        self._stop_waiting_for_room()
         self.protocol.connection_lost(self.buffer.error)
         self.buffer.clear()
         self.stream.close()
-        self._ended = True
-        self._handler._on_end()
 
     def _stop_talking(self) -> None:
         """End our side of TCP, and take what has come: unread, it would make the kernel reset the
