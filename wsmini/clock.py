@@ -20,14 +20,14 @@ NEVER = float("inf")
 SLEPT = 5.0  # seconds that are missing on the monotonic clock
 
 
-def deadline_after(timeout: float) -> float:
-    """When *timeout* seconds have passed.
+def deadline_after(timeout: float, clock: Callable[[], float] = time.monotonic) -> float:
+    """When *timeout* seconds have passed, by *clock*.
 
     Raises:
         TypeError: if that isn't a number.
     """
     try:
-        return time.monotonic() + timeout
+        return clock() + timeout
     except TypeError:
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
 

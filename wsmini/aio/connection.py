@@ -21,6 +21,7 @@ import asyncio
 from _thread import get_ident
 from collections import deque
 
+from ..clock import deadline_after
 from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
@@ -262,7 +263,9 @@ class Connection(ConnectionInfo):
     ) -> None:
         """Wait until there is something in *queue*; not by ``asyncio.wait_for``, so that a
         cancellation ends the task that waits."""
-        timer, deadline = None, None if timeout is None else self._deadline(timeout)
+        timer, deadline = None, None
+        if timeout is not None:
+            deadline = deadline_after(timeout, self._loop.time)
         waiter = self._begin_to_wait(queue, stream)
         while waiter is not None:
             if deadline is not None:
@@ -437,7 +440,7 @@ class Connection(ConnectionInfo):
             ValueError: if ``text=True`` and the bytes aren't UTF-8, or a ``str`` has surrogates.
         """
         data: Data
-        deadline = None if timeout is None else self._deadline(timeout)
+        deadline = None if timeout is None else deadline_after(timeout, self._loop.time)
         if type(message) is str and text is None:
             opcode, data = 1, message.encode()
         else:
@@ -464,12 +467,6 @@ class Connection(ConnectionInfo):
         waiting = buffer.accepted - buffer.written
         if buffer.error is not None or (waiting > MAX_BUFFER and deadline is None):
             await self._wait_for_room()
-
-    def _deadline(self, timeout: float) -> float:
-        try:
-            return self._loop.time() + timeout
-        except TypeError:
-            raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
 
     async def _wait_for_turn(self, deadline: float | None = None) -> None:
         """Let others go first. Raises as ``_wait_for_room``."""
@@ -712,8 +709,7 @@ class MessageStream:
         if not self._begun:
             if ws._waiter is not None:
                 raise ConcurrencyError(TWO_RECEIVERS)
-            if ws._stream is not None:
-                ws._leave_stream()
+            ws._leave_stream()
             if ws._unread:
                 self._begun = self._fin = True
                 message = ws._unread.popleft()
