@@ -527,15 +527,13 @@ class EventTransport:
         """Send a ping; *callback* gets the round trip in seconds. Returns as ``protocol.ping``."""
         answered = None if callback is None else partial(self.report, callback)
         refusal = self.protocol.ping(data, self._loop.time(), answered)
-        if refusal is None:
-            self._flush_soon()
+        self._flush_soon()
         return refusal
 
     def pong(self, data: bytes = b"") -> Exception | None:
         """Send a pong that nobody asked for. Returns as ``protocol.pong``."""
         refusal = self.protocol.pong(data)
-        if refusal is None:
-            self._flush_soon()
+        self._flush_soon()
         return refusal
 
     def probe(self) -> None:
