@@ -438,9 +438,7 @@ class EventTransport:
         if not self._handing_over:
             self._flush_soon()
 
-    def send_fragment(
-        self, opcode: int, data: Data, fin: bool, compress: bool | None = None
-    ) -> None:
+    def send_fragment(self, opcode: int, data: Data, fin: bool, compress: bool | None) -> None:
         """The same for a fragment; raises as ``send``."""
         self.protocol.check_open()
         self.half_done = True
