@@ -10,6 +10,7 @@ import weakref
 from errno import EPIPE
 
 import pytest
+from helpers import PATIENCE
 from joined import Joined, parsed
 
 from wsmini.callbacks.client import Client
@@ -307,3 +308,14 @@ def test_a_loop_that_is_dropped_takes_its_connections_along():
     del joined
     gc.collect()
     assert loop() is None
+
+
+def test_a_server_that_does_not_answer_a_stop_is_left(monkeypatch):
+    monkeypatch.setattr("wsmini.callbacks.client.STOP_GRACE", 0.01)
+    closed = []
+    with Joined(on_close=lambda client, *how: closed.append(how), close_timeout=None) as it:
+        it.client.stop()
+        while not closed:
+            it.loop.run_once(PATIENCE)
+        assert closed == [(1006, "")]
+        assert parsed(it.peer.recv(100)) == [(Opcode.CLOSE, b"\x03\xe9")]

@@ -481,6 +481,15 @@ def test_a_connection_that_was_left_paused_ends_after_close_timeout():
         assert joined.clock.now - start == pytest.approx(3)
 
 
+def test_who_is_in_a_hurry_waits_no_longer_than_was_said_first(plain):
+    start = plain.clock.now
+    for seconds in (2, 1, 5):
+        plain.transport.end_within(seconds)
+    plain.transport.close(1000, "")
+    run_until_the_end(plain)
+    assert plain.clock.now - start == pytest.approx(1)
+
+
 def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket():
     with join(stream=lambda sock: fakes.Fruitless(sock, 3)) as joined:
         joined.peer.sendall(frame(Opcode.TEXT, b"x"))
