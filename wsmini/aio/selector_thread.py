@@ -3,8 +3,9 @@
 One daemon thread for each such loop waits for its sockets, and tells it by
 ``call_soon_threadsafe``. It starts with the first socket and ends with the last. The loop's thread
 alone changes what is watched, and wakes the other by a socket pair; that takes a copy, which is one
-step. When some are ready, nothing is watched until their callbacks have run, so that the thread
-doesn't spin; what the callbacks leave to be watched is so then.
+step. When some are ready, nothing is watched until it is woken: by their callbacks, when these have
+run, so that it doesn't spin. If something else wakes it before, some may be called once too often,
+which does as little harm as with other loops.
 
 What is watched is kept by the loop, by a timer, as others keep it in their selectors: not by the
 thread. If a loop is closed and forgotten, so are its connections, and the thread ends.
@@ -74,7 +75,6 @@ class SelectorThreadLoop:
         self.time, self.call_soon, self.call_later = loop.time, loop.call_soon, loop.call_later
         self._call_soon_threadsafe = loop.call_soon_threadsafe
         self.watched: dict[Key, Callback] = {}
-        self.calls = False  # soon: until it has, the thread watches nothing
         self._wakeup: socket.socket | None = None
         self._end_thread: Callable[[], object] = int
         self._timer: Cancellable | None = None
@@ -136,7 +136,6 @@ class SelectorThreadLoop:
 
     def fire(self, ready: list[Key]) -> None:
         """Have the loop call back for those that are *ready*; in the thread."""
-        self.calls = True
         try:
             self._call_soon_threadsafe(self._call, [(key, self.watched.get(key)) for key in ready])
         except RuntimeError:
@@ -150,7 +149,6 @@ class SelectorThreadLoop:
                     function, args = callback
                     function(*args)
         finally:  # what an exception leaves is ready still
-            self.calls = False
             if self._wakeup is not None:
                 self._wake(self._wakeup)
 
@@ -161,13 +159,15 @@ def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
     with wakeup:
         while not _is_closed(wakeup):
             host = ref()
-            watched = [] if host is None or host.calls else list(host.watched)
+            watched = [] if host is None else list(host.watched)
             del host  # which mustn't be kept while waiting, nor a callback
             ready = _select(wakeup, watched)
             host = ref()
             if ready and host is not None:
                 host.fire(ready)
             del host
+            if ready:  # wait until the callbacks have run, or something else has changed
+                _select(wakeup, [])
 
 
 def _is_closed(wakeup: socket.socket) -> bool:
