@@ -17,7 +17,7 @@ import asyncio
 import selectors
 import socket
 import threading
-import weakref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from ..opening.streams import MAX_WAIT
 
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 # The hosts are kept by the transports: they keep their loops, which must not be kept from here.
-_hosts: MutableMapping[asyncio.AbstractEventLoop, weakref.ref[SelectorThreadLoop]] = (
-    weakref.WeakKeyDictionary()
-)
+_hosts: MutableMapping[asyncio.AbstractEventLoop, ref[SelectorThreadLoop]] = WeakKeyDictionary()
 
 
 def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
@@ -46,7 +44,7 @@ def host_loop(loop: asyncio.AbstractEventLoop) -> HostLoop:
     host = None if known is None else known()
     if host is None:
         host = SelectorThreadLoop(loop)
-        _hosts[loop] = weakref.ref(host)
+        _hosts[loop] = ref(host)
     return host
 
 
@@ -107,8 +105,8 @@ class SelectorThreadLoop:
         ours, wakeup = socket.socketpair()
         wakeup.setblocking(False)
         self._wakeup = wakeup
-        self._end_thread = weakref.finalize(self, wakeup.close)  # the thread sees that
-        args = weakref.ref(self), ours
+        self._end_thread = finalize(self, wakeup.close)  # the thread sees that
+        args = ref(self), ours
         threading.Thread(target=_run, args=args, name="wsmini-select", daemon=True).start()
         self._stay()
 
@@ -153,16 +151,16 @@ class SelectorThreadLoop:
                 self._wake(self._wakeup)
 
 
-def _run(ref: weakref.ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
+def _run(kept: ref[SelectorThreadLoop], wakeup: socket.socket) -> None:
     """Watch until the other end of *wakeup* is closed; in the thread."""
     wakeup.setblocking(False)
     with wakeup:
         while not _is_closed(wakeup):
-            host = ref()
+            host = kept()
             watched = [] if host is None else list(host.watched)
             del host  # which mustn't be kept while waiting, nor a callback
             ready = _select(wakeup, watched)
-            host = ref()
+            host = kept()
             if ready and host is not None:
                 host.fire(ready)
             del host
