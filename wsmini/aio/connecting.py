@@ -86,9 +86,8 @@ class connect:
         self._entered = True
         try:
             self._connection = await _open(self._options)
-        except BaseException:
-            self._entered = False
-            raise
+        finally:
+            self._entered = self._connection is not None
         return self._connection
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
