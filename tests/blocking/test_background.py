@@ -20,7 +20,6 @@ from wsmini import clock as slept
 from wsmini.blocking import (
     background,
     consumer,
-    ending,
     reader,
     receiver,
     sender,
@@ -355,7 +354,7 @@ class Clocks:
 def clocks(monkeypatch):
     clocks = Clocks()
     monkeypatch.setattr(slept, "time", clocks)
-    for module in (background, consumer, ending, reader, receiver, sender, service, transport):
+    for module in (background, consumer, reader, receiver, sender, service, transport):
         monkeypatch.setattr(module, "monotonic", clocks.monotonic)
 
     def counted(receiver):

@@ -832,7 +832,7 @@ def test_an_interrupt_has_no_other_error_as_its_context(closing, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(BlockingTransport, "poll", interrupt)
             if closing:
-                drop = ws._receiver.ending._drop_or_wait
+                drop = ws._receiver.reader._drop_or_wait
                 patch.setattr(Reader, "read_until", lambda *args, **kwargs: drop(0.0))
             with pytest.raises(KeyboardInterrupt) as raised:
                 ws.recv()

@@ -37,7 +37,6 @@ from pairs import (
 from wsmini.blocking import (
     background,
     consumer,
-    ending,
     reader,
     receiver,
     sender,
@@ -103,7 +102,7 @@ WAYS = {
 def way(request, monkeypatch):
     """Options for a connection, on a system that waits in one way or another."""
     if request.param in ("no flags", "select"):
-        for module in (ending, reader, transport, writebuffer):
+        for module in (reader, transport, writebuffer):
             monkeypatch.setattr(module, "DONTWAIT", 0)
         monkeypatch.setattr(reader, "WAITALL", 0)
     if request.param == "select" and hasattr(select, "poll"):
@@ -1135,7 +1134,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (consumer, ending, reader, receiver, sender, service, transport):
+    for module in (consumer, reader, receiver, sender, service, transport):
         monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)

@@ -34,7 +34,7 @@ class Consumer:
 
     __slots__ = (
         "_acquire", "_handing", "_is_changing", "_is_receiving", "_is_writing", "_parser",
-        "_release", "_token", "_waiting", "ending", "protocol", "queue", "reader", "receiver",
+        "_release", "_token", "_waiting", "protocol", "queue", "reader", "receiver",
         "stream", "transport",
     )  # fmt: skip
 
@@ -42,7 +42,7 @@ class Consumer:
         transport = self.transport = receiver.transport
         self.protocol, self.stream = transport.protocol, transport.stream
         self.receiver, self.queue = receiver, receiver.queue
-        self.reader, self.ending = receiver.reader, receiver.ending
+        self.reader = receiver.reader
         # Bound here once, for fill().
         self._acquire, self._release = transport.receiving.acquire, transport.receiving.release
         self._is_receiving = transport.receiving._is_owned
@@ -174,7 +174,7 @@ class Consumer:
 
     def _end(self, deadline: Optional[float]) -> Optional[bool]:
         """``None`` if the end is reached, ``False`` if *deadline* passes before."""
-        return None if self.ending.reach(deadline) else False
+        return None if self.reader.reach_end(deadline) else False
 
     def _parse(self) -> bool:
         """Make what is parsed in one go ready; whether there was anything."""
@@ -272,7 +272,7 @@ class Consumer:
             if chunk is not None:
                 return chunk
             if protocol.finished:
-                self.ending.reach(None)
+                reader.reach_end(None)
                 return None
             if not protocol.pending:  # parsing goes in slices
                 reader.read_until(None, in_chunks=True)

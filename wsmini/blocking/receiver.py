@@ -13,7 +13,6 @@ from _weakref import ref  # weakref itself would bring other modules along
 from ..clock import lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
 from ..sansio.protocol import State
-from .ending import Ending
 from .reader import Reader
 from .transport import GLANCE
 
@@ -131,20 +130,17 @@ class Receiver:
     """See above.
 
     Attributes:
-        reader, ending: what it does as the receiver.
+        reader: what it does as the receiver.
         queue: what it has received, for the consumer.
         wanted: whether a consumer waits to become the receiver.
     """
 
-    __slots__ = (
-        "__weakref__", "ending", "protocol", "queue", "reader", "stream", "transport", "wanted",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "protocol", "queue", "reader", "stream", "transport", "wanted")
 
     def __init__(self, transport: BlockingTransport, options: Options, rest: bytes) -> None:
         self.transport = transport
         self.protocol, self.stream = transport.protocol, transport.stream
         self.reader = Reader(transport, options.busy_poll, rest)
-        self.ending = Ending(transport, self.reader)
         limit = options.max_queue
         self.queue = MessageQueue(limit) if _has_gil() else LockedQueue(limit, self)
         self.wanted = False
@@ -284,7 +280,7 @@ class Receiver:
         if done():
             return True
         if protocol.finished or protocol.state is CLOSED:
-            self.ending.reach(deadline)  # what isn't parsed stays for the consumer
+            self.reader.reach_end(deadline)  # what isn't parsed stays for the consumer
         elif protocol.pending or self.reader.read_until(deadline):
             self.keep()
         else:

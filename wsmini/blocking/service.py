@@ -56,7 +56,7 @@ def _look(receiver: Receiver, now: float) -> Next:
     if _is_overdue(receiver, now):
         transport.lose(TimeoutError(SLOW_CLOSE))
     if protocol.finished or protocol.state is CLOSED:
-        if receiver.ending.reach(now):
+        if receiver.reader.reach_end(now):
             return Next(0, NEVER)
         lost = protocol.state is CLOSED  # its socket would be readable all the time
         events = 0 if lost else READ | transport.unwritten()
