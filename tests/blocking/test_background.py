@@ -23,7 +23,6 @@ from wsmini.blocking import (
     reader,
     receiver,
     sender,
-    service,
     transport,
 )
 from wsmini.blocking.receiver import Receiver
@@ -41,7 +40,6 @@ def soon():
     """Connections are looked at, and the thread ends, without delay: each test has its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(background, "CHECK", 0.02)
-        patch.setattr(service, "CHECK", 0.02)
         patch.setattr(background, "LINGER", 0.02)
         patch.setattr(background, "GRID", 1000)
         yield
@@ -258,8 +256,7 @@ def test_a_socket_that_is_closed_while_it_is_about_to_be_waited_for_does_no_harm
 
 
 def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
-    monkeypatch.setattr(background, "CHECK", 3600.0)
-    monkeypatch.setattr(service, "CHECK", 3600.0)  # nothing is looked at but below
+    monkeypatch.setattr(background, "CHECK", 3600.0)  # nothing is looked at but below
     with pair() as (ws, _):
         reads = []
 
@@ -268,12 +265,12 @@ def test_an_endless_stream_to_one_does_not_keep_it_from_the_others(monkeypatch):
             return len(reads) < 1000
 
         monkeypatch.setattr(Receiver, "receive_now", receive_now)
-        _, at = service.service(ws._receiver)
-        assert len(reads) == service.READS_AHEAD
+        _, at = background.service(ws._receiver)
+        assert len(reads) == background.READS_AHEAD
         assert at <= time.monotonic()
         ws._receiver.wanted = True  # nor a consumer that comes meanwhile
         monkeypatch.setattr(Receiver, "receive_now", lambda self: 1 / 0)
-        service._read_ahead(ws._receiver)
+        background._read_ahead(ws._receiver)
         monkeypatch.undo()
         ws._receiver.wanted = False
     background._background._rouse()  # or else it would sleep an hour
@@ -302,7 +299,7 @@ def test_what_is_overdue_is_not_slept_through():
 
 def test_a_flooded_connection_is_gone_on_with_at_once(monkeypatch):
     """Wake-ups are rounded for many connections' sake; what is there to be read isn't put off."""
-    monkeypatch.setattr(service, "READS_AHEAD", 1)
+    monkeypatch.setattr(background, "READS_AHEAD", 1)
     monkeypatch.setattr(background, "GRID", 1 / 3600)  # one wake-up an hour
     with pair() as (ws, peer):
         peer.send_message(bytes(100000))  # several reads
@@ -354,11 +351,13 @@ class Clocks:
 def clocks(monkeypatch):
     clocks = Clocks()
     monkeypatch.setattr(slept, "time", clocks)
-    for module in (background, consumer, reader, receiver, sender, service, transport):
+    for module in (background, consumer, reader, receiver, sender, transport):
         monkeypatch.setattr(module, "monotonic", clocks.monotonic)
 
+    service = background.service
+
     def counted(receiver):
-        served = service.service(receiver)
+        served = service(receiver)
         clocks.looks.append(1)
         return served
 

@@ -40,7 +40,6 @@ from wsmini.blocking import (
     reader,
     receiver,
     sender,
-    service,
     transport,
 )
 from wsmini.blocking import connection as connection_module
@@ -1134,7 +1133,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (consumer, reader, receiver, sender, service, transport):
+    for module in (consumer, reader, receiver, sender, transport):
         monkeypatch.setattr(module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "monotonic", clock)
     monkeypatch.setattr(connection_module, "deadline_after", lambda timeout: clock.now + timeout)
@@ -1609,8 +1608,8 @@ def test_the_background_thread_waits_for_room_for_the_last_frame():
         ws._transport.change(ws._protocol.close, 1000)
         peer.send_raw(closing(1000))
         eventually(lambda: select.select([ws], [], [], 0)[0])
-        service.service(ws._receiver)
-        events, _ = service.service(ws._receiver)
+        background.service(ws._receiver)
+        events, _ = background.service(ws._receiver)
         assert events == READ | WRITE
         peer.sock.close()
 
