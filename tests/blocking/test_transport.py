@@ -1469,7 +1469,7 @@ def test_who_steps_in_looks_for_room_when_it_has_become_the_receiver(monkeypatch
         room = iter([True, False])  # another thread has filled the queue in between
         called = []
         with monkeypatch.context() as patch:
-            patch.setattr(Receiver, "_may_step_in", lambda receiver: next(room))
+            patch.setattr(Receiver, "may_step_in", lambda receiver: next(room))
             assert ws._receiver.step_in(called.append, 1) is None
         assert not called
         assert not list(room)

@@ -106,11 +106,8 @@ class Watched:
     def is_over(self) -> bool:
         return self.over or self.receiver() is None
 
-    def service(self, slept: bool) -> None:
+    def service(self, receiver: Receiver, slept: bool) -> None:
         """Do what there is to do; if the machine has *slept*, ask the peer whether it is there."""
-        receiver = self.receiver()
-        if receiver is None:
-            return
         try:
             if slept and not receiver.transport.closed:
                 receiver.transport.probe(monotonic())
@@ -160,12 +157,11 @@ class Background:
             except (OSError, ValueError):
                 continue  # its owner has closed a socket just now
             if self._wake in ready:
-                self._drain()
+                self._wake.recv(4096)
             now = monotonic()
             slept = self._has_slept(now, self._sleeps_until)
             with _busy:
-                for each in list(self.watched) if slept else self._ready_or_due(ready, now):
-                    each.service(slept)
+                self._service(ready, now, slept)
 
     def _go_on(self) -> bool:
         """Forget what is over; whether there is anything left, or has been just now."""
@@ -196,20 +192,14 @@ class Background:
         self._sleeps_until = max(until, now)  # what is overdue isn't slept through
         return sockets, until - now
 
-    def _ready_or_due(self, ready: Collection[socket.socket], now: float) -> List[Watched]:
-        found = []
+    def _service(self, ready: Collection[socket.socket], now: float, slept: bool) -> None:
+        """Service those whose sockets are *ready* or whose time has come; if *slept*, all."""
         for each in list(self.watched):
             receiver = each.receiver()
-            if receiver is not None and (each.at <= now or receiver.stream.sock in ready):
-                found.append(each)
-        return found
-
-    def _drain(self) -> None:
-        try:
-            while self._wake.recv(4096):
-                pass
-        except BlockingIOError:
-            pass
+            if receiver is None:
+                continue
+            if slept or each.at <= now or receiver.stream.sock in ready:
+                each.service(receiver, slept)
 
 
 def _leave_signals_to_others() -> None:
@@ -244,12 +234,11 @@ def _look(receiver: Receiver, now: float) -> Tuple[int, float]:
         transport.flush()
     more = _read_ahead(receiver)
     unread = not more and _has_unread(receiver)
-    if unread:
-        protocol.heard(now)  # a peer whose bytes wait unread isn't dead
     if now >= transport.tick_at:
-        transport.tick(now)
-    if _is_overdue(receiver, now):
-        transport.lose(TimeoutError(SLOW_CLOSE))
+        receiver.tick(now)
+    overdue = protocol.state is not OPEN and now >= transport.closing_deadline()
+    if overdue and not protocol.finished:
+        transport.lose(TimeoutError(SLOW_CLOSE))  # whoever has called close() hasn't stayed
     if protocol.finished or protocol.state is CLOSED:
         if receiver.reader.reach_end(now):
             return 0, NEVER
@@ -264,37 +253,20 @@ def _look(receiver: Receiver, now: float) -> Tuple[int, float]:
     return READ | transport.unwritten(), at
 
 
-def _is_overdue(receiver: Receiver, now: float) -> bool:
-    """Whether ``close_timeout`` is over, and whoever has called ``close()`` hasn't stayed."""
-    if receiver.protocol.state is OPEN or receiver.protocol.finished:
-        return False
-    return now >= receiver.transport.closing_deadline()
-
-
 def _read_ahead(receiver: Receiver) -> bool:
     """Keep what is there, as far as there is room; whether to go on, after the others."""
+    protocol = receiver.protocol
     for _ in repeat(None, READS_AHEAD):
-        if receiver.wanted or _is_full(receiver):
+        if protocol.finished or protocol.state is CLOSED or not receiver.may_step_in():
             return False
         if not receiver.receive_now():
             return receiver.stream.unread
     return True
 
 
-def _is_full(receiver: Receiver) -> bool:
-    """Whether nothing is to be read: there is no room, or nothing more can come."""
-    protocol = receiver.protocol
-    if protocol.finished or protocol.state is CLOSED:
-        return True
-    return protocol.state is OPEN and not receiver.queue.has_room()
-
-
 def _has_unread(receiver: Receiver) -> bool:
     """Whether something waits for room."""
-    protocol = receiver.protocol
-    if protocol.state is not OPEN or protocol.finished or receiver.queue.has_room():
-        return False
-    return receiver.stream.buffered() or receiver.transport.poll(READ, 0.0)
+    return not receiver.may_step_in() and receiver.has_unread()
 
 
 def _tick_for_receiver(receiver: Receiver, now: float) -> None:

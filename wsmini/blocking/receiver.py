@@ -152,10 +152,10 @@ class Receiver:
 
         Also if there is no room for messages, or a consumer wants to be it.
         """
-        if not self._may_step_in():
+        if not self.may_step_in():
             return None
         # Another look: who was it just now may have filled the queue.
-        return self.as_receiver(lambda: work(*args) if self._may_step_in() else None)
+        return self.as_receiver(lambda: work(*args) if self.may_step_in() else None)
 
     def as_receiver(self, work: Callable[..., T], *args: object) -> Optional[T]:
         """What *work* returns, called as the receiver; ``None`` if a thread is that now."""
@@ -174,7 +174,8 @@ class Receiver:
             transport.waiters.notify()
         return result
 
-    def _may_step_in(self) -> bool:
+    def may_step_in(self) -> bool:
+        """Whether there is room for what would be read, and no consumer that wants to read it."""
         if self.wanted:
             return False
         return self.queue.has_room() or self.protocol.state is not OPEN
@@ -300,12 +301,15 @@ class Receiver:
     def tick_if_due(self, now: float) -> None:
         """Let the keepalive tick if nobody receives, perhaps for want of room for messages."""
         if now >= self.transport.tick_at:
-            self.as_receiver(self._tick, now)
+            self.as_receiver(self.tick, now)
 
-    def _tick(self, now: float) -> None:
-        if self.stream.buffered() or self.transport.poll(READ, 0.0):
+    def tick(self, now: float) -> None:
+        if self.has_unread():
             self.protocol.heard(now)  # a peer whose bytes wait unread isn't dead
         self.transport.tick(now)
+
+    def has_unread(self) -> bool:
+        return self.stream.buffered() or self.transport.poll(READ, 0.0)
 
     def _wait_briefly(self, deadline: Optional[float]) -> bool:
         """Wait for room to write a moment, as the writer; ``True``."""
@@ -324,7 +328,7 @@ class Receiver:
             late = deadline is not None and monotonic() >= deadline
             if late or transport.is_interrupted() or self._has_no_receiver():
                 return
-            if not self._may_step_in() and not self.wanted:
+            if not self.may_step_in() and not self.wanted:
                 return  # for want of room, not of a receiver: whoever takes messages flushes
             if transport.as_writer(self._wait_briefly, deadline) is None:
                 return  # who is writing goes on with it
