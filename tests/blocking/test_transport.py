@@ -45,6 +45,7 @@ from wsmini.blocking import (
 from wsmini.blocking import connection as connection_module
 from wsmini.blocking.reader import Reader
 from wsmini.blocking.receiver import LockedIterator, LockedQueue, MessageQueue, Receiver
+from wsmini.blocking.sender import Sender
 from wsmini.blocking.transport import BlockingTransport
 from wsmini.exceptions import (
     Close,
@@ -1562,15 +1563,14 @@ def test_a_close_frame_left_to_a_writer_is_written_when_it_stops(monkeypatch, ho
     with pair(ping_interval=None, close_timeout=PATIENCE) as (ws, peer):
         # It has written all that there was, and waits for room.
         hold = Hold(monkeypatch, WriteBuffer, "flush")
-        if how == "stops":
-            writing = Task(ws.send, "x", timeout=PATIENCE)
-        else:
+        if how == "is interrupted":
 
-            def work():
-                ws._transport.flush_as_writer()
+            def wait(sender, deadline):
+                sender.transport.flush_as_writer()
                 raise KeyboardInterrupt
 
-            writing = Task(ws._transport.as_writer, work)
+            monkeypatch.setattr(Sender, "_wait_for_room", wait)
+        writing = Task(ws.send, "x", timeout=PATIENCE)
         assert hold.entered.wait(PATIENCE)
         ws._transport.change(ws._protocol.close, 1000, "")
         ws._transport.flush()  # refused: there is a writer

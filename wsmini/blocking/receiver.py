@@ -264,9 +264,7 @@ class Receiver:
             if in_time is None:
                 self.tick_if_due(monotonic())
                 blocked = transport.buffer.waits and not transport.closed
-                if blocked and transport.as_writer(self._wait_briefly, deadline) is not None:
-                    transport.flush()
-                else:
+                if not (blocked and transport.flush_with_room(deadline)):
                     timeout = GLANCE if blocked else HEED
                     if deadline is not None:
                         timeout = min(timeout, lock_timeout(deadline))
@@ -311,15 +309,6 @@ class Receiver:
     def has_unread(self) -> bool:
         return self.stream.buffered() or self.transport.poll(READ, 0.0)
 
-    def _wait_briefly(self, deadline: Optional[float]) -> bool:
-        """Wait for room to write a moment, as the writer; ``True``."""
-        transport, soon = self.transport, monotonic() + GLANCE
-        if not transport.closed:
-            until = soon if deadline is None else min(soon, deadline)
-            if transport.poll(transport.unwritten(), until):
-                self.protocol.heard(monotonic())
-        return True
-
     def flush_or_wait(self, deadline: Optional[float] = None) -> None:
         """Flush; and stay until it is done if another thread receives, for that may sleep."""
         transport = self.transport
@@ -330,6 +319,5 @@ class Receiver:
                 return
             if not self.may_step_in() and not self.wanted:
                 return  # for want of room, not of a receiver: whoever takes messages flushes
-            if transport.as_writer(self._wait_briefly, deadline) is None:
+            if not transport.flush_with_room(deadline):
                 return  # who is writing goes on with it
-            transport.flush()

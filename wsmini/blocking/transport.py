@@ -222,18 +222,15 @@ class BlockingTransport:
 
     def tick(self, now: float) -> bool:
         """Let the keepalive do what is due, as the receiver; whether to go on."""
-        self.change(self._tick, now)
+        self.change(self._ask, self.protocol.tick, now)
         return not self.protocol.finished
-
-    def _tick(self, now: float) -> None:
-        self.tick_at = self.protocol.tick(now)
 
     def probe(self, now: float) -> None:
         """Ping at once, and look soon whether that is answered. For any thread."""
-        self.change(self._probe, now)
+        self.change(self._ask, self.protocol.probe, now)
 
-    def _probe(self, now: float) -> None:
-        self.tick_at = self.protocol.probe(now)
+    def _ask(self, ask: Callable[[float], float], now: float) -> None:
+        self.tick_at = ask(now)
 
     # -- writing --
 
@@ -251,20 +248,24 @@ class BlockingTransport:
         self.flush()
         return True
 
-    def as_writer(self, work: Callable[..., object], *args: object) -> object:
-        """What *work* returns, called as the writer; ``None`` if a thread is writing now."""
-        sending = self.sending
+    def flush_with_room(self, deadline: Optional[float]) -> bool:
+        """Wait a moment for room, as the writer, and flush; ``False`` if a thread is writing."""
+        sending, until = self.sending, monotonic() + GLANCE
         if sending._is_owned():
-            return None
+            return False
         try:
             if not sending.acquire(False):
-                return None
-            result = work(*args)
+                return False
+            if not self.closed:
+                until = until if deadline is None else min(until, deadline)
+                if self.poll(self.unwritten(), until):
+                    self.protocol.heard(monotonic())
             sending.release()
-            return result
         except BaseException as exc:
             self.stop_writing(exc)
             raise
+        self.flush()
+        return True
 
     def stop_writing(self, exc: BaseException, busy: bool = False) -> None:
         """Stop being the writer, if this is it, because of *exc*; *busy*: in the middle of it."""
