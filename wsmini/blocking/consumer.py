@@ -7,7 +7,7 @@ do to it, in ``interrupts``.
 from __future__ import annotations
 
 import sys
-import time
+from time import monotonic
 
 from ..clock import lock_timeout
 from ..exceptions import ConcurrencyError
@@ -23,8 +23,6 @@ SLACK = 0.05  # seconds for a receive behind its deadline, as long as bytes are 
 
 TWO_CONSUMERS = "another thread, or a recv_streaming() that goes on, is receiving already"
 IN_A_HANDLER = "a signal handler, or the like, can't receive in the middle of what it interrupts"
-
-monotonic = time.monotonic
 
 _LAST = (-1,)
 

@@ -6,9 +6,9 @@ Who may do what when is told in ``transport``; what signal handlers do to it, in
 from __future__ import annotations
 
 import sys
-import time
 from _thread import RLock
 from _weakref import ref  # weakref itself would bring other modules along
+from time import monotonic
 
 from ..clock import lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SETTLE = 1.0  # seconds for the receiver to find out why writing has failed
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
-monotonic = time.monotonic
 
 _has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)  # from 3.13 on
 _NONE_LEFT = object()

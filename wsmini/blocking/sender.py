@@ -6,8 +6,8 @@ in another call of the connection never waits: what can't be written at once is 
 
 from __future__ import annotations
 
-import time
 from _thread import get_ident
+from time import monotonic
 
 from ..clock import NEVER, deadline_after, lock_timeout
 from ..exceptions import ConnectionClosed, SendBufferFull
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .transport import BlockingTransport
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
-monotonic = time.monotonic
 
 
 class Sender:

@@ -34,7 +34,7 @@ it; the receiver then finds the end.
 from __future__ import annotations
 
 import socket
-import time
+from time import monotonic
 
 from ..clock import NEVER
 from ..interrupts import Waiters, new_lock
@@ -67,8 +67,6 @@ GLANCE = 0.1  # until a writer that is blocked looks again whether it should ste
 MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they have interrupted
 
 INTERRUPTED = "interrupted in the middle of sending or receiving"
-
-monotonic = time.monotonic
 
 
 class BlockingTransport:
