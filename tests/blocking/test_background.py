@@ -221,6 +221,33 @@ def test_a_connection_that_is_dropped_is_not_kept():
         assert theirs.recv(100) == b""
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_connection_that_is_dropped_while_its_queue_is_full_is_not_kept(monkeypatch):
+    """The thread has found its socket ready before, and doesn't wait for it any more."""
+    monkeypatch.setattr(background, "CHECK", 3600.0)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ws = connection(SocketStream(ours), ping_interval=3600, max_queue=1)
+        queue = ws._receiver.queue
+        del ours
+        rouse()  # for its first look, which is an hour away
+        running = background._background
+        running.watched[-1].at = 0.0
+        rouse()
+        eventually(lambda: running.watched[-1].events)
+        theirs.sendall(frame(TEXT, "x"))
+        eventually(lambda: len(queue))
+        theirs.sendall(frame(TEXT, "y"))
+        eventually(lambda: not running.watched[-1].events)
+        time.sleep(0.01)  # the thread falls asleep
+        del ws
+        gc.collect()
+        theirs.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionResetError):  # as "y" is lost
+            assert theirs.recv(100) == b""
+    rouse()
+
+
 def test_what_goes_wrong_with_one_connection_ends_that_and_no_other(monkeypatch):
     with pair() as (ws, peer), pair() as (other, other_peer):
         receive_now = Receiver.receive_now

@@ -13,8 +13,7 @@ Who may do what, and what may interleave:
   cost on the hot path. A connection that has a receiver is looked at again after ``CHECK`` seconds,
   and one that has none is waited for, by its socket. When somebody receives from it again and
   something comes, the thread wakes once for nothing, and goes back to looking now and then.
-* It refers to a connection weakly: one that is dropped without being closed goes. The connection
-  refers to its ``Watched``, and says there that it is over.
+* It refers to a connection weakly: one that is dropped without being closed goes.
 * If the machine turns out to have slept when it wakes up, it pings all peers at once, whoever
   receives from them.
 * A forked child has neither the thread nor the connections, which are the parent's. It begins with
@@ -59,7 +58,7 @@ _background: Optional[Background] = None
 
 
 def watch(receiver: Receiver) -> None:
-    """Look after a connection until its ``watched`` is over. Thread-safe."""
+    """Look after a connection until it is closed, or gone. Thread-safe."""
     global _background
     with _lock:
         if _background is None:
@@ -85,26 +84,23 @@ def watched() -> int:
 
 
 class Watched:
-    """A connection, what is waited for on its socket, and when to look at it in any case.
+    """A connection, what is waited for on its socket, and when to look at it in any case."""
 
-    Attributes:
-        over: whether the socket is closed, and there is nothing to look after any more.
-    """
-
-    __slots__ = ("_rouse", "at", "events", "over", "receiver")
+    __slots__ = ("_rouse", "at", "events", "receiver")
 
     def __init__(self, receiver: Receiver, rouse: Callable[[], None]) -> None:
         self.receiver = weakref.ref(receiver, self._dropped)
         self._rouse = rouse
-        self.events, self.at, self.over = 0, monotonic() + CHECK, False
+        self.events, self.at = 0, monotonic() + CHECK
 
     def _dropped(self, _: object) -> None:
-        """The connection is gone; if it wasn't closed, the sleeping thread holds its socket."""
-        if not self.over:
+        """The connection is gone; the sleeping thread holds its socket if it waits for that."""
+        if self.events:
             self._rouse()
 
     def is_over(self) -> bool:
-        return self.over or self.receiver() is None
+        receiver = self.receiver()
+        return receiver is None or receiver.transport.closed
 
     def service(self, receiver: Receiver, slept: bool) -> None:
         """Do what there is to do; if the machine has *slept*, ask the peer whether it is there."""
@@ -132,7 +128,7 @@ class Background:
 
     def add(self, receiver: Receiver) -> None:
         """Take on a connection; the caller holds ``_lock``."""
-        watched = receiver.transport.watched = Watched(receiver, self._rouse)  # it may end at once
+        watched = Watched(receiver, self._rouse)
         self.watched.append(watched)
         if self._sleeps_until > watched.at:
             self._rouse()
@@ -162,6 +158,7 @@ class Background:
             slept = self._has_slept(now, self._sleeps_until)
             with _busy:
                 self._service(ready, now, slept)
+            del ready  # which would keep the socket of a connection that is dropped meanwhile
 
     def _go_on(self) -> bool:
         """Forget what is over; whether there is anything left, or has been just now."""

@@ -156,9 +156,7 @@ class Connection(ConnectionInfo):
             ping_interval=options.ping_interval,
             ping_timeout=options.ping_timeout,
         )
-        self._transport = BlockingTransport(
-            opened.stream, self._protocol, options, options.busy_poll
-        )
+        self._transport = BlockingTransport(opened.stream, self._protocol, options)
         self._receiver = Receiver(self._transport, options, opened.rest)
         self._queue = self._receiver.queue
         self._consumer = Consumer(self._receiver)

@@ -325,5 +325,3 @@ class Reader:
         transport.buffer.clear()
         self.stream.close()
         transport.closed = True
-        if transport.watched is not None:
-            transport.watched.over = True

@@ -46,19 +46,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Optional, Tuple
 
-    from typing_extensions import Protocol
-
     from ..interrupts import Lock
     from ..opening.streams import Stream
     from ..options import Options
     from ..sansio.frames import Data
     from ..sansio.protocol import ClientProtocol
-
-    class Watched(Protocol):
-        """What the background thread knows of a connection."""
-
-        over: bool
-
 
 # Seconds.
 LEAVING = 0.5  # for the closing handshake when the program is leaving
@@ -79,18 +71,14 @@ class BlockingTransport:
         blocks: whether a receive without a flag waits.
         waiters: threads that wait for something to change.
         requests: what signal handlers have left to who has the mutex.
-        watched: what the background thread knows of the connection, if it looks after it.
     """
 
     __slots__ = (
-        "__weakref__", "_close_by", "_close_timeout", "_deferred", "requests", "blocks", "buffer",
+        "_close_by", "_close_timeout", "_deferred", "requests", "blocks", "buffer",
         "closed", "mutex", "protocol", "receiving", "sending", "stream", "tick_at", "waiters",
-        "watched",
     )  # fmt: skip
 
-    def __init__(
-        self, stream: Stream, protocol: ClientProtocol, options: Options, busy_poll: float
-    ) -> None:
+    def __init__(self, stream: Stream, protocol: ClientProtocol, options: Options) -> None:
         self.stream, self.protocol = stream, protocol
         self.buffer = WriteBuffer(stream, protocol)
         self.receiving: Lock = new_lock()
@@ -104,17 +92,13 @@ class BlockingTransport:
         self.closed = False
         interval = options.ping_interval
         self.tick_at = NEVER if interval is None else monotonic()
-        self.watched: Optional[Watched] = None
         sock = stream.sock
         # Blocking where a flag makes single calls not wait: then a receive without a timeout is one
         # system call. SO_RCVTIMEO ends that from time to time for signals and for the keepalive.
-        self.blocks = False
-        if DONTWAIT and not busy_poll:
-            sock.setblocking(True)
-            seconds = HEED if interval is None else min(HEED, interval / 4)
-            self.blocks = set_receive_timeout(sock, seconds)
-        else:
-            sock.setblocking(False)
+        blocking = DONTWAIT > 0 and not options.busy_poll
+        sock.setblocking(blocking)
+        seconds = HEED if interval is None else min(HEED, interval / 4)
+        self.blocks = blocking and set_receive_timeout(sock, seconds)
 
     # -- waiting --
 
