@@ -29,16 +29,7 @@ from .transport import BlockingTransport
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import (
-        Callable,
-        Iterable,
-        Iterator,
-        Literal,
-        Optional,
-        Type,
-        Union,
-        overload,
-    )
+    from typing import Callable, Iterable, Iterator, Literal, overload
 
     from typing_extensions import Unpack
 
@@ -93,10 +84,10 @@ class Ping:
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._round_trip: Optional[float] = None
-        self._refused: Optional[Exception] = None
+        self._round_trip: float | None = None
+        self._refused: Exception | None = None
 
-    def _send(self, data: Optional[bytes], now: float) -> Optional[Exception]:
+    def _send(self, data: bytes | None, now: float) -> Exception | None:
         """Under the mutex; for a signal handler, when that has returned."""
         self._refused = self._receiver.protocol.ping(data, now, self._receive_pong)
         return self._refused
@@ -109,7 +100,7 @@ class Ping:
         answered = self._round_trip is not None or self._refused is not None
         return answered or self._receiver.transport.closed
 
-    def wait(self, timeout: Optional[float] = None) -> float:
+    def wait(self, timeout: float | None = None) -> float:
         """Wait for the pong. Thread-safe.
 
         If no thread receives, this does, and keeps up to ``max_queue`` messages for ``recv``.
@@ -176,15 +167,15 @@ class Connection(ConnectionInfo):
     if TYPE_CHECKING:
 
         @overload
-        def recv(self, timeout: Optional[float] = None, *, decode: Literal[True]) -> str: ...
+        def recv(self, timeout: float | None = None, *, decode: Literal[True]) -> str: ...
 
         @overload
-        def recv(self, timeout: Optional[float] = None, *, decode: Literal[False]) -> bytes: ...
+        def recv(self, timeout: float | None = None, *, decode: Literal[False]) -> bytes: ...
 
         @overload
-        def recv(self, timeout: Optional[float] = None, *, decode: None = None) -> Message: ...
+        def recv(self, timeout: float | None = None, *, decode: None = None) -> Message: ...
 
-    def recv(self, timeout: Optional[float] = None, *, decode: Optional[bool] = None) -> Message:
+    def recv(self, timeout: float | None = None, *, decode: bool | None = None) -> Message:
         """Receive a message: ``str`` if it is text, ``bytes`` if it is binary.
 
         Thread-safe, but one thread at a time may wait here. A timeout loses nothing: the next call
@@ -246,7 +237,7 @@ class Connection(ConnectionInfo):
         @overload
         def recv_streaming(self, decode: None = None) -> Iterator[Message]: ...
 
-    def recv_streaming(self, decode: Optional[bool] = None) -> Iterator[Message]:
+    def recv_streaming(self, decode: bool | None = None) -> Iterator[Message]:
         """Receive one message in chunks, as they arrive: for messages that are large or slow.
 
         Chunks end where the network or the sender cut; they aren't the fragments of the sender. To
@@ -260,34 +251,28 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        consumer = self._consumer
+        consumer, fin, begun = self._consumer, False, False
         token: list[None] = []
         try:
-            yield from self._chunks(token, decode)
+            try:
+                consumer.start(token)
+                convert = chunk_decoder(decode)
+                while not fin:
+                    chunk, fin = consumer.receive_chunk(begun)
+                    begun = True
+                    chunk = convert(chunk, fin)
+                    consumer.handed_on()
+                    yield chunk
+            except UnicodeDecodeError:
+                consumer.handed_on()  # it is lost, and the next message isn't
+                raise
+            finally:
+                consumer.leave_stream(token)
         except BaseException:
             consumer.leave_stream(token)  # if that was interrupted itself
             raise
 
-    def _chunks(self, token: object, decode: Optional[bool]) -> Iterator[Message]:
-        consumer, fin, begun = self._consumer, False, False
-        try:
-            consumer.start(token)
-            convert = chunk_decoder(decode)
-            while not fin:
-                chunk, fin = consumer.receive_chunk(begun)
-                begun = True
-                chunk = convert(chunk, fin)
-                consumer.handed_on()
-                yield chunk
-        except UnicodeDecodeError:
-            consumer.handed_on()  # it is lost, and the next message isn't
-            raise
-        finally:
-            consumer.leave_stream(token)
-
-    def recv_into(
-        self, buffer: Union[bytearray, memoryview], timeout: Optional[float] = None
-    ) -> int:
+    def recv_into(self, buffer: bytearray | memoryview, timeout: float | None = None) -> int:
         """Receive a message, text as UTF-8, into *buffer*.
 
         Args:
@@ -306,24 +291,19 @@ class Connection(ConnectionInfo):
         if view.readonly:
             raise TypeError(f"a {type(buffer).__name__} can't be written to")
         consumer, queue = self._consumer, self._queue
-        deadline, waiting = None, False
-        if timeout is not None:
-            deadline = deadline_after(timeout)
+        deadline = None if timeout is None else deadline_after(timeout)
         token: list[None] = []
+        message, waiting = None, True
         try:
-            waiting = True
-            consumer.start(token)  # so that nobody else fills ``ready``
-            waiting = False
-            ready = queue.ready
-            message = next(ready, None)
             while message is None:
-                waiting = True
-                consumer.stop(token)
-                consumer.fill(ready, deadline)
-                consumer.start(token)
+                consumer.start(token)  # so that nobody else fills ``ready``
                 waiting = False
                 ready = queue.ready
                 message = next(ready, None)
+                if message is None:
+                    waiting = True
+                    consumer.stop(token)
+                    consumer.fill(ready, deadline)
             data = message.encode() if isinstance(message, str) else message
             if len(data) > len(view):
                 queue.ready = iter([message, *queue.ready])
@@ -343,11 +323,11 @@ class Connection(ConnectionInfo):
 
     def send(
         self,
-        message: Union[str, Data, Iterable[Union[str, Data]]],
+        message: str | Data | Iterable[str | Data],
         *,
-        text: Optional[bool] = None,
-        compress: Optional[bool] = None,
-        timeout: Optional[float] = None,
+        text: bool | None = None,
+        compress: bool | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Send a message. Thread-safe: each message goes out whole.
 
@@ -411,7 +391,7 @@ class Connection(ConnectionInfo):
 
     # -- control --
 
-    def ping(self, data: Optional[Union[str, bytes]] = None) -> Ping:
+    def ping(self, data: str | bytes | None = None) -> Ping:
         """Send a ping. Thread-safe.
 
         Args:
@@ -430,7 +410,7 @@ class Connection(ConnectionInfo):
         self._send_control(waiter._send, payload, monotonic())
         return waiter
 
-    def pong(self, data: Union[str, bytes] = b"") -> None:
+    def pong(self, data: str | bytes = b"") -> None:
         """Send a pong that nobody asked for (RFC 6455, 5.5.3). Thread-safe.
 
         Args:
@@ -441,7 +421,7 @@ class Connection(ConnectionInfo):
         """
         self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
 
-    def _send_control(self, queue: Callable[..., Optional[Exception]], *args: object) -> None:
+    def _send_control(self, queue: Callable[..., Exception | None], *args: object) -> None:
         refusal = self._transport.change(queue, *args)
         if isinstance(refusal, ConnectionClosed):
             raise self._sender.close_exc_when_known() from self._protocol.failure
@@ -483,9 +463,9 @@ class Connection(ConnectionInfo):
 
     def __exit__(
         self,
-        exc_type: Optional[Type[BaseException]],
-        exc: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Close: with 1000, or with 1011 after an error in the block.
 
