@@ -38,7 +38,7 @@ from ..sansio.protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Collection, Dict, List, Optional, Set, Tuple
+    from typing import Callable, Collection
 
     from .receiver import Receiver
 
@@ -54,7 +54,7 @@ OPEN, CLOSED = State.OPEN, State.CLOSED
 
 _lock = threading.RLock()
 _busy = threading.Lock()
-_background: Optional[Background] = None
+_background: Background | None = None
 
 
 def watch(receiver: Receiver) -> None:
@@ -119,7 +119,7 @@ class Background:
     """The thread and the connections. See above for who may call what."""
 
     def __init__(self) -> None:
-        self.watched: List[Watched] = []
+        self.watched: list[Watched] = []
         self._waker, self._wake = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
@@ -175,7 +175,7 @@ class Background:
             self.close()
             return False
 
-    def _to_wait_for(self) -> Tuple[Dict[socket.socket, int], float]:
+    def _to_wait_for(self) -> tuple[dict[socket.socket, int], float]:
         """Sockets with events, and for how long."""
         sockets = {self._wake: READ}
         until = monotonic() + 3600.0 if self.watched else self._leaves_at
@@ -210,7 +210,7 @@ def _leave_signals_to_others() -> None:
 # -- one connection --
 
 
-def service(receiver: Receiver) -> Tuple[int, float]:
+def service(receiver: Receiver) -> tuple[int, float]:
     """Do what the receiver would do, without waiting, if there is none.
 
     Returns:
@@ -225,7 +225,7 @@ def service(receiver: Receiver) -> Tuple[int, float]:
     return 0, now + CHECK
 
 
-def _look(receiver: Receiver, now: float) -> Tuple[int, float]:
+def _look(receiver: Receiver, now: float) -> tuple[int, float]:
     protocol, transport = receiver.protocol, receiver.transport
     if transport.buffer.waits:
         transport.flush()
@@ -277,7 +277,7 @@ def _tick_for_receiver(receiver: Receiver, now: float) -> None:
 
 # -- forks --
 
-_forking: Set[int] = set()  # threads that hold _busy for that
+_forking: set[int] = set()  # threads that hold _busy for that
 
 
 def _before_fork() -> None:

@@ -14,7 +14,7 @@ from ..exceptions import ConcurrencyError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterator, List, Optional
+    from typing import Iterator
 
     from ..sansio.messages import Message
     from .receiver import Chunk, Receiver
@@ -49,10 +49,10 @@ class Consumer:
         self._waiting = transport.waiters.locks
         self._parser = self.protocol.reader
         # The consumer's token; a dictionary, for setdefault() is atomic.
-        self._token: Dict[int, object] = {}
+        self._token: dict[int, object] = {}
         self._handing = False  # whether the consumer has a chunk in local variables only
 
-    def fill(self, used_up: Iterator[Message], deadline: Optional[float]) -> None:
+    def fill(self, used_up: Iterator[Message], deadline: float | None) -> None:
         """Block until there are messages in ``queue.ready``, as the consumer.
 
         Args:
@@ -67,13 +67,13 @@ class Consumer:
         """
         if self._is_receiving() or self._is_writing() or self._is_changing():
             raise ConcurrencyError(IN_A_HANDLER)
-        token: List[None] = []
+        token: list[None] = []
         try:
             if self._token.setdefault(0, token) is not token:
                 raise ConcurrencyError(TWO_CONSUMERS)
             queue = self.queue
             kept = queue.messages
-            found: Optional[bool] = True
+            found: bool | None = True
             if queue.ready is used_up and not (kept and self._take_queue()):
                 found = False
                 if self._acquire(False) or self._wait_for_receiver(deadline):
@@ -92,7 +92,7 @@ class Consumer:
         if not found:
             raise self._why_none(found)
 
-    def _why_none(self, found: Optional[bool]) -> Exception:
+    def _why_none(self, found: bool | None) -> Exception:
         """The exception for what ``_receive`` has returned."""
         if found is None:
             return self.protocol.close_exc()
@@ -125,7 +125,7 @@ class Consumer:
         self._handing = False
         return True
 
-    def _wait_for_receiver(self, deadline: Optional[float]) -> bool:
+    def _wait_for_receiver(self, deadline: float | None) -> bool:
         """Wait until a thread that has stepped in has read what it is reading.
 
         Returns ``False`` if *deadline* passed, or if it kept something before it saw that it should
@@ -140,7 +140,7 @@ class Consumer:
 
     # -- whole messages --
 
-    def _receive(self, deadline: Optional[float]) -> Optional[bool]:
+    def _receive(self, deadline: float | None) -> bool | None:
         """Make messages ready; ``False`` if *deadline* passed first, ``None`` if none will come.
 
         (Nothing is raised under a lock: a handler's exception might come on top of that.)
@@ -170,7 +170,7 @@ class Consumer:
             elif deadline is not None:
                 late = monotonic() >= deadline + SLACK
 
-    def _end(self, deadline: Optional[float]) -> Optional[bool]:
+    def _end(self, deadline: float | None) -> bool | None:
         """``None`` if the end is reached, ``False`` if *deadline* passes before."""
         return None if self.reader.reach_end(deadline) else False
 
@@ -239,7 +239,7 @@ class Consumer:
             self.receiver.fail(sys.exc_info()[1] or InterruptedError())
             self._handing = False
 
-    def _take_chunk(self, begun: bool) -> Optional[Chunk]:
+    def _take_chunk(self, begun: bool) -> Chunk | None:
         """What is there of the message that has *begun*, or of the next one."""
         queue = self.queue
         self._handing = True
@@ -253,7 +253,7 @@ class Consumer:
         self._handing = False
         return None
 
-    def _receive_chunk(self) -> Optional[Chunk]:
+    def _receive_chunk(self) -> Chunk | None:
         """Some of the next message; ``None`` if there won't be any more."""
         protocol, reader, mutex = self.protocol, self.reader, self.transport.mutex
         while True:

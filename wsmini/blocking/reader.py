@@ -30,8 +30,6 @@ from .transport import GLANCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
-
     from ..sansio.messages import Message
     from .transport import BlockingTransport
 
@@ -62,12 +60,12 @@ class Reader:
         self._recv_onto = getattr(self.stream, "recv_onto", None)  # of TLS
         self._busy_poll = busy_poll
         self._size = READ_SIZE
-        self.read_not_fed: List[bytes] = []
+        self.read_not_fed: list[bytes] = []
         self.unstored = False
         if rest:
             self.protocol.receive_data(rest, monotonic())
 
-    def read_message(self) -> Optional[Message]:
+    def read_message(self) -> Message | None:
         """What ``read_until(None)`` nearly always does, in one go: a blocking read.
 
         Returns:
@@ -110,7 +108,7 @@ class Reader:
         return message
 
     def read_until(
-        self, deadline: Optional[float], polling: bool = False, in_chunks: bool = False
+        self, deadline: float | None, polling: bool = False, in_chunks: bool = False
     ) -> bool:
         """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes.
 
@@ -133,7 +131,7 @@ class Reader:
                 return True  # else SO_RCVTIMEO
         return self._poll_and_read(min(size, MAX_READ_SIZE), missing, deadline)
 
-    def _poll_and_read(self, size: int, missing: int, deadline: Optional[float]) -> bool:
+    def _poll_and_read(self, size: int, missing: int, deadline: float | None) -> bool:
         """The same with the keepalive in time."""
         spin_until = 0.0
         if self._busy_poll:
@@ -156,7 +154,7 @@ class Reader:
                 return True
             poll = monotonic() >= spin_until
 
-    def _wait_readable(self, deadline: Optional[float]) -> Optional[bool]:
+    def _wait_readable(self, deadline: float | None) -> bool | None:
         """Wait until there may be something to read.
 
         Returns:
@@ -239,7 +237,7 @@ class Reader:
 
     # -- the end --
 
-    def reach_end(self, deadline: Optional[float]) -> bool:
+    def reach_end(self, deadline: float | None) -> bool:
         """Reach the end, as the receiver; ``False`` if *deadline* passes before.
 
         With both Close frames there, or none to come, the socket is closed at once. Else what comes
@@ -273,7 +271,7 @@ class Reader:
         if not self.stream.unread:
             transport.poll(READ | transport.unwritten(), until)
 
-    def _close_socket(self, deadline: Optional[float]) -> bool:
+    def _close_socket(self, deadline: float | None) -> bool:
         """Close the socket, as the receiver; ``False`` if the writer isn't back by *deadline*."""
         transport, sending = self.transport, self.transport.sending
         if transport.closed or sending._is_owned():
@@ -290,7 +288,7 @@ class Reader:
         transport.waiters.notify()
         return True
 
-    def _become_last_writer(self, deadline: Optional[float]) -> bool:
+    def _become_last_writer(self, deadline: float | None) -> bool:
         transport, sending = self.transport, self.transport.sending
         if sending.acquire(False):
             return True

@@ -18,13 +18,13 @@ from .transport import GLANCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
+    from typing import Callable, Iterator, Sequence, TypeVar
 
     from ..options import Options
     from ..sansio.messages import Message
     from .transport import BlockingTransport
 
-    Chunk = Tuple[Message, bool]  # and whether it ends the message
+    Chunk = tuple[Message, bool]  # and whether it ends the message
     T = TypeVar("T")
 
 SETTLE = 1.0  # seconds for the receiver to find out why writing has failed
@@ -55,8 +55,8 @@ class MessageQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.ready: Iterator[Message] = iter(())
-        self.messages: List[Message] = []
-        self.chunks: List[Chunk] = []
+        self.messages: list[Message] = []
+        self.chunks: list[Chunk] = []
         self.dropping = False
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ class Receiver:
 
     # -- being the receiver --
 
-    def step_in(self, work: Callable[..., T], *args: object) -> Optional[T]:
+    def step_in(self, work: Callable[..., T], *args: object) -> T | None:
         """What *work* returns, called as the receiver, to read; ``None`` if a thread is that now.
 
         Also if there is no room for messages, or a consumer wants to be it.
@@ -156,7 +156,7 @@ class Receiver:
         # Another look: who was it just now may have filled the queue.
         return self.as_receiver(lambda: work(*args) if self.may_step_in() else None)
 
-    def as_receiver(self, work: Callable[..., T], *args: object) -> Optional[T]:
+    def as_receiver(self, work: Callable[..., T], *args: object) -> T | None:
         """What *work* returns, called as the receiver; ``None`` if a thread is that now."""
         transport, receiving = self.transport, self.transport.receiving
         if receiving._is_owned() or transport.mutex._is_owned():
@@ -230,7 +230,7 @@ class Receiver:
         self.transport.answer()
         return len(queue) > kept
 
-    def _parse(self) -> Tuple[Sequence[Message], Sequence[Chunk]]:
+    def _parse(self) -> tuple[Sequence[Message], Sequence[Chunk]]:
         """The next messages, or the next chunk of the one that is being streamed."""
         if not self.protocol.reader.streaming:
             return self.protocol.next_messages(), ()
@@ -251,7 +251,7 @@ class Receiver:
         self.keep()
         return True
 
-    def wait_until(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+    def wait_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Block until *done()*, receiving if nobody does; ``False`` if *deadline* passes first.
 
         Who makes *done* true notifies the waiters, or is the receiver. Beyond ``max_queue`` unread
@@ -272,7 +272,7 @@ class Receiver:
                 return done()
         return True
 
-    def _read_and_keep(self, done: Callable[[], bool], deadline: Optional[float]) -> bool:
+    def _read_and_keep(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Read once as the receiver, keeping the messages; ``False`` if *deadline* passed first."""
         protocol = self.protocol
         if done():
@@ -308,7 +308,7 @@ class Receiver:
     def has_unread(self) -> bool:
         return self.stream.buffered() or self.transport.poll(READ, 0.0)
 
-    def flush_or_wait(self, deadline: Optional[float] = None) -> None:
+    def flush_or_wait(self, deadline: float | None = None) -> None:
         """Flush; and stay until it is done if another thread receives, for that may sleep."""
         transport = self.transport
         transport.flush()

@@ -19,7 +19,7 @@ from .transport import GLANCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Iterator, Optional, Tuple, Union
+    from typing import Iterable, Iterator
 
     from ..sansio.frames import Data
     from .receiver import Receiver
@@ -38,7 +38,7 @@ class Sender:
         self._receiver = receiver
         self._fragments_by = 0  # the thread that is sending a fragmented message
 
-    def send_soon(self, opcode: int, data: Data, compress: Optional[bool]) -> None:
+    def send_soon(self, opcode: int, data: Data, compress: bool | None) -> None:
         """For a signal handler: leave a message to the call that it has interrupted.
 
         Raises:
@@ -49,7 +49,7 @@ class Sender:
         if not self.transport.defer(opcode, data, compress):
             raise SendBufferFull("messages of signal handlers wait to be sent; there is no room")
 
-    def start(self, deadline: Optional[float]) -> bool:
+    def start(self, deadline: float | None) -> bool:
         """Become the writer, between two messages; not if this thread may be in the middle of one.
 
         Raises:
@@ -110,7 +110,7 @@ class Sender:
                 return self.protocol.state is not OPEN  # which the caller looks at
         return True
 
-    def wait_written(self, deadline: Optional[float]) -> bool:
+    def wait_written(self, deadline: float | None) -> bool:
         """Wait, as the writer, until all is written; ``False`` if it won't be."""
         transport = self.transport
         while not transport.flush_as_writer():
@@ -126,7 +126,7 @@ class Sender:
                 return False
         return True
 
-    def _wait_writable(self, deadline: Optional[float]) -> bool:
+    def _wait_writable(self, deadline: float | None) -> bool:
         """Wait for room, receiving meanwhile if nobody does.
 
         Two ends that both send and don't read would wait for each other forever.
@@ -198,11 +198,7 @@ class Sender:
     # -- fragmented messages --
 
     def send_fragments(
-        self,
-        message: object,
-        text: Optional[bool],
-        compress: Optional[bool],
-        timeout: Optional[float],
+        self, message: object, text: bool | None, compress: bool | None, timeout: float | None
     ) -> None:
         """Send a fragment for each part, and an empty one to end the message.
 
@@ -231,7 +227,7 @@ class Sender:
             raise
 
     def _send_joined(
-        self, message: Iterable[Union[str, Data]], text: Optional[bool], compress: Optional[bool]
+        self, message: Iterable[str | Data], text: bool | None, compress: bool | None
     ) -> None:
         """The same for a signal handler, which can't wait between fragments: as one frame."""
         parts = list(_parts(message, text))
@@ -239,12 +235,7 @@ class Sender:
             self.send_soon(parts[0][0], b"".join(data for _, data in parts), compress)
 
     def _send_fragment(
-        self,
-        opcode: int,
-        data: Data,
-        fin: bool,
-        compress: Optional[bool],
-        deadline: Optional[float],
+        self, opcode: int, data: Data, fin: bool, compress: bool | None, deadline: float | None
     ) -> None:
         transport, protocol, busy = self.transport, self.protocol, False
         try:
@@ -287,7 +278,7 @@ class Sender:
         self._receiver.wait_closed()
 
 
-def _parts(message: Iterable[Union[str, Data]], text: Optional[bool]) -> Iterator[Tuple[int, Data]]:
+def _parts(message: Iterable[str | Data], text: bool | None) -> Iterator[tuple[int, Data]]:
     """The opcode and the payload of each fragment."""
     first = 0
     for part in message:

@@ -44,7 +44,7 @@ from ..sansio.protocol import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, List, Optional, Tuple
+    from typing import Callable
 
     from ..interrupts import Lock
     from ..opening.streams import Stream
@@ -86,8 +86,8 @@ class BlockingTransport:
         self.mutex: Lock = new_lock()
         self.waiters = Waiters()
         # What signal handlers have left to the call that they have interrupted.
-        self.requests: List[Tuple[Callable[..., object], Tuple[object, ...]]] = []
-        self._deferred: List[Tuple[int, Data, Optional[bool]]] = []
+        self.requests: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self._deferred: list[tuple[int, Data, bool | None]] = []
         self._close_timeout, self._close_by = options.close_timeout, NEVER
         self.closed = False
         interval = options.ping_interval
@@ -135,9 +135,7 @@ class BlockingTransport:
         """Whether this thread is in another call of the connection, which a handler interrupts."""
         return self.receiving._is_owned() or self.sending._is_owned() or self.mutex._is_owned()
 
-    def change(
-        self, change: Callable[..., Optional[Exception]], *args: object
-    ) -> Optional[Exception]:
+    def change(self, change: Callable[..., Exception | None], *args: object) -> Exception | None:
         """What *change* of the protocol returns, called under the mutex; and write what is to be.
 
         What it raises is a signal handler's, and fails the connection: a refusal is returned. If a
@@ -216,7 +214,7 @@ class BlockingTransport:
 
     # -- writing --
 
-    def defer(self, opcode: int, data: Data, compress: Optional[bool]) -> bool:
+    def defer(self, opcode: int, data: Data, compress: bool | None) -> bool:
         """Leave a message to the call that this one has interrupted; ``False`` if there's no room.
 
         It is sent behind the message that is being sent, or at once if there is none.
@@ -230,7 +228,7 @@ class BlockingTransport:
         self.flush()
         return True
 
-    def flush_with_room(self, deadline: Optional[float]) -> bool:
+    def flush_with_room(self, deadline: float | None) -> bool:
         """Wait a moment for room, as the writer, and flush; ``False`` if a thread is writing."""
         sending, until = self.sending, monotonic() + GLANCE
         if sending._is_owned():
