@@ -84,7 +84,6 @@ class Consumer:
             del self._token[0]
         except BaseException as exc:
             self.receiver.stop_receiving(exc)
-            self.fail_if_handing(token)
             self.stop(token)
             raise
         if self._waiting:
@@ -110,7 +109,11 @@ class Consumer:
             raise ConcurrencyError(TWO_CONSUMERS)
 
     def stop(self, token: object) -> None:
+        """Stop being the consumer, if it is who has *token*: what it has in its hands is lost."""
         if self._token.get(0) is token:
+            if self._handing:
+                self.receiver.fail(sys.exc_info()[1] or InterruptedError())
+                self._handing = False
             del self._token[0]
 
     def _take_queue(self) -> bool:
@@ -230,15 +233,6 @@ class Consumer:
     def handed_on(self) -> None:
         self._handing = False
 
-    def fail_if_handing(self, token: object) -> None:
-        """An exception ends the thread with that *token*: what it has in its hands is lost.
-
-        If it is the consumer: one that only wanted to be it has nothing.
-        """
-        if self._handing and self._token.get(0) is token:
-            self.receiver.fail(sys.exc_info()[1] or InterruptedError())
-            self._handing = False
-
     def _take_chunk(self, begun: bool) -> Chunk | None:
         """What is there of the message that has *begun*, or of the next one."""
         queue = self.queue
@@ -278,9 +272,8 @@ class Consumer:
     def leave_stream(self, token: object) -> None:
         """Stop receiving chunks, and leave the rest of the message that has begun, if any."""
         if self._token.get(0) is token:
-            self.fail_if_handing(token)
             self.transport.change(self._skip)  # another thread may be about to keep a chunk
-            del self._token[0]
+            self.stop(token)
             self.transport.waiters.notify()
 
     def _skip(self) -> None:
