@@ -361,7 +361,7 @@ class Connection(ConnectionInfo):
                 return
             opcode, data = whole
         if self._is_sending():  # a signal handler that has interrupted that
-            self._sender.send_soon(opcode, data, compress)
+            self._transport.defer(opcode, data, compress)
             return
         transport, protocol, sender = self._transport, self._protocol, self._sender
         deadline = None if timeout is None else deadline_after(timeout)
@@ -373,7 +373,7 @@ class Connection(ConnectionInfo):
                 self._release_sending()
                 written = sender.start(None)
             if not written:
-                sender.send_soon(opcode, data, compress)
+                transport.defer(opcode, data, compress)
                 return
             busy = True
             written = self._write(protocol.encode_message(opcode, data, compress), len(data))

@@ -306,11 +306,7 @@ class Reader:
             return
         if not buffer.waits and buffer.error is None:
             self.stream.say_goodbye()
-            try:
-                self.stream.sock.shutdown(socket.SHUT_WR)
-            except OSError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's; else it isn't connected any more
+            self.transport.end_tcp(socket.SHUT_WR)
         for _ in repeat(None, LAST_READS):
             if not (self.receive_once(READ_SIZE, DONTWAIT) and landed and landed.pop()):
                 break  # nothing more is there, or nothing more can come

@@ -10,7 +10,7 @@ from _thread import get_ident
 from time import monotonic
 
 from ..clock import NEVER, deadline_after, lock_timeout
-from ..exceptions import ConnectionClosed, SendBufferFull
+from ..exceptions import ConnectionClosed
 from ..opening.streams import HEED, READ, WRITE
 from ..sansio.messages import encode_message
 from ..sansio.protocol import State
@@ -37,17 +37,6 @@ class Sender:
         self.transport, self.protocol = transport, transport.protocol
         self._receiver = receiver
         self._fragments_by = 0  # the thread that is sending a fragmented message
-
-    def send_soon(self, opcode: int, data: Data, compress: bool | None) -> None:
-        """For a signal handler: leave a message to the call that it has interrupted.
-
-        Raises:
-            ConnectionClosed: if the connection is closed, or closing.
-            SendBufferFull: if many are left already.
-        """
-        self.protocol.check_open()
-        if not self.transport.defer(opcode, data, compress):
-            raise SendBufferFull("messages of signal handlers wait to be sent; there is no room")
 
     def start(self, deadline: float | None) -> bool:
         """Become the writer, between two messages; not if this thread may be in the middle of one.
@@ -136,7 +125,7 @@ class Sender:
         """
         transport, protocol = self.transport, self.protocol
         events = 0 if transport.buffer.needs_read else WRITE
-        until = NEVER if deadline is None else deadline
+        until = limit = NEVER if deadline is None else deadline
         progress = self._receiver.step_in(self._receiver.receive_now)
         if progress is None or transport.buffer.needs_read:
             # Another thread may read what this one waits for, or TLS to be able to write.
@@ -155,17 +144,12 @@ class Sender:
         if not transport.buffer.needs_read and transport.poll(WRITE, 0.0):
             protocol.heard(now)
         self._receiver.tick_if_due(now)
-        if protocol.abort or self._gives_up(now):
+        if protocol.state is not OPEN and now >= transport.closing_deadline():
+            transport.lose(
+                TimeoutError("the peer didn't take a message before the connection closed")
+            )
             return False
-        return deadline is None or now < deadline
-
-    def _gives_up(self, now: float) -> bool:
-        """Whether ``close_timeout`` is over; then the connection is lost."""
-        transport = self.transport
-        if self.protocol.state is OPEN or now < transport.closing_deadline():
-            return False
-        transport.lose(TimeoutError("the peer didn't take a message before the connection closed"))
-        return True
+        return not protocol.abort and now < limit
 
     def why_not_written(self) -> ConnectionClosed:
         """The exception for who has stopped being the writer, as writing has failed.
@@ -232,7 +216,7 @@ class Sender:
         """The same for a signal handler, which can't wait between fragments: as one frame."""
         parts = list(_parts(message, text))
         if parts:
-            self.send_soon(parts[0][0], b"".join(data for _, data in parts), compress)
+            self.transport.defer(parts[0][0], b"".join(data for _, data in parts), compress)
 
     def _send_fragment(
         self, opcode: int, data: Data, fin: bool, compress: bool | None, deadline: float | None

@@ -37,6 +37,7 @@ import socket
 from time import monotonic
 
 from ..clock import NEVER
+from ..exceptions import SendBufferFull
 from ..interrupts import Waiters, new_lock
 from ..opening.streams import DONTWAIT, HEED, WRITE, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
@@ -189,11 +190,12 @@ class BlockingTransport:
 
     def shut_down(self) -> None:
         """End the connection, without closing the socket that others may be using."""
-        self.change(self._shut_down)  # it can't be closed meanwhile
+        self.change(self.end_tcp, socket.SHUT_RDWR)  # it can't be closed meanwhile
 
-    def _shut_down(self) -> None:
+    def end_tcp(self, how: int) -> None:
+        """End one side of TCP, or both."""
         try:
-            self.stream.sock.shutdown(socket.SHUT_RDWR)
+            self.stream.sock.shutdown(how)
         except OSError as exc:
             if exc.errno is None:
                 raise  # a signal handler's; else it isn't connected any more
@@ -214,19 +216,23 @@ class BlockingTransport:
 
     # -- writing --
 
-    def defer(self, opcode: int, data: Data, compress: bool | None) -> bool:
-        """Leave a message to the call that this one has interrupted; ``False`` if there's no room.
+    def defer(self, opcode: int, data: Data, compress: bool | None) -> None:
+        """For a signal handler: leave a message to the call that it has interrupted.
 
         It is sent behind the message that is being sent, or at once if there is none.
+
+        Raises:
+            ConnectionClosed: if the connection is closed, or closing.
+            SendBufferFull: if many are left already.
         """
+        self.protocol.check_open()
         if len(self._deferred) >= MAX_DEFERRED:
-            return False
+            raise SendBufferFull("messages of signal handlers wait to be sent; there is no room")
         if not isinstance(data, bytes):
             data = bytes(data)  # it may be changed before
         self._deferred.append((opcode, data, compress))
         self.protocol.has_output = True  # which whoever stops writing looks at
         self.flush()
-        return True
 
     def flush_with_room(self, deadline: float | None) -> bool:
         """Wait a moment for room, as the writer, and flush; ``False`` if a thread is writing."""
