@@ -89,17 +89,16 @@ class Reader:
             self.lost(exc)
             return None
         if not landed:  # SO_RCVTIMEO: it is time for the keepalive
-            self.read_until(None, polling=True)
+            self._poll_and_read(self._size, 0, None)
             return None
         data = landed[0]
+        if not data:
+            self._feed(0)
+            return None
         if len(data) >= READ_SIZE or self._size != READ_SIZE:
             self._size = next_read_size(self._size, len(data), 0)
         self.unstored = True
         landed.clear()
-        if not data:
-            self.lost(EOFError(NO_CLOSE))
-            self.unstored = False
-            return None
         now = monotonic()
         message = protocol.receive_message(data, now)
         if message is None:
@@ -107,9 +106,7 @@ class Reader:
             self.unstored = False
         return message
 
-    def read_until(
-        self, deadline: float | None, polling: bool = False, in_chunks: bool = False
-    ) -> bool:
+    def read_until(self, deadline: float | None, in_chunks: bool = False) -> bool:
         """Read once, blocking, and feed the protocol; ``in_chunks``: not more than one takes.
 
         Returns:
@@ -124,7 +121,7 @@ class Reader:
             missing, size = 0, min(size, CHUNK)
         elif missing >= LARGE:
             size, flags = min(missing, MAX_LARGE), WAITALL
-        at_leisure = deadline is None and protocol.state is OPEN and not polling
+        at_leisure = deadline is None and protocol.state is OPEN
         if transport.blocks and at_leisure and not transport.buffer.waits:
             if self.receive_once(size, flags):
                 self._feed(missing)

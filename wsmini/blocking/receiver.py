@@ -169,8 +169,7 @@ class Receiver:
         except BaseException as exc:
             self.stop_receiving(exc)
             raise
-        if transport.waiters.locks:
-            transport.waiters.notify()
+        transport.waiters.notify()
         return result
 
     def may_step_in(self) -> bool:
