@@ -121,9 +121,7 @@ def _pause(delay: float, stop: Event | None) -> None:
         left = until - time.monotonic()
         if left <= 0:
             break
-        if stop is None:
-            time.sleep(min(left, HEED))
-        elif main:
-            time.sleep(min(left, LOOK))
-        else:
+        if stop is not None and not main:
             stop.wait(left)
+        else:
+            time.sleep(min(left, HEED if stop is None else LOOK))
