@@ -10,7 +10,7 @@ from _thread import RLock
 from _weakref import ref  # weakref itself would bring other modules along
 from time import monotonic
 
-from ..clock import lock_timeout
+from ..clock import NEVER, lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
 from ..sansio.protocol import State
 from .reader import Reader
@@ -256,18 +256,17 @@ class Receiver:
         Who makes *done* true notifies the waiters, or is the receiver. Beyond ``max_queue`` unread
         messages, it waits for somebody to take them; while closing, it drops them.
         """
-        transport = self.transport
+        transport, limit = self.transport, NEVER if deadline is None else deadline
         while not done():
             in_time = self.step_in(self._read_and_keep, done, deadline)
             if in_time is None:
-                self.tick_if_due(monotonic())
+                now = monotonic()
+                self.tick_if_due(now)
                 blocked = transport.buffer.waits and not transport.closed
-                if not (blocked and transport.flush_with_room(deadline)):
-                    timeout = GLANCE if blocked else HEED
-                    if deadline is not None:
-                        timeout = min(timeout, lock_timeout(deadline))
+                if not (blocked and transport.flush(min(now + GLANCE, limit))):
+                    timeout = min(GLANCE if blocked else HEED, lock_timeout(limit))
                     transport.waiters.wait(lambda: done() or self._has_no_receiver(), timeout)
-            if deadline is not None and (in_time is False or monotonic() >= deadline):
+            if in_time is False or monotonic() >= limit:
                 return done()
         return True
 
@@ -309,13 +308,13 @@ class Receiver:
 
     def flush_or_wait(self, deadline: float | None = None) -> None:
         """Flush; and stay until it is done if another thread receives, for that may sleep."""
-        transport = self.transport
+        transport, limit = self.transport, NEVER if deadline is None else deadline
         transport.flush()
         while transport.buffer.waits and not transport.closed:
-            late = deadline is not None and monotonic() >= deadline
-            if late or transport.is_interrupted() or self._has_no_receiver():
+            now = monotonic()
+            if now >= limit or transport.is_interrupted() or self._has_no_receiver():
                 return
             if not self.may_step_in() and not self.wanted:
                 return  # for want of room, not of a receiver: whoever takes messages flushes
-            if not transport.flush_with_room(deadline):
+            if not transport.flush(min(now + GLANCE, limit)):
                 return  # who is writing goes on with it

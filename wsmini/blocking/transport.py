@@ -234,25 +234,6 @@ class BlockingTransport:
         self.protocol.has_output = True  # which whoever stops writing looks at
         self.flush()
 
-    def flush_with_room(self, deadline: float | None) -> bool:
-        """Wait a moment for room, as the writer, and flush; ``False`` if a thread is writing."""
-        sending, until = self.sending, monotonic() + GLANCE
-        if sending._is_owned():
-            return False
-        try:
-            if not sending.acquire(False):
-                return False
-            if not self.closed:
-                until = until if deadline is None else min(until, deadline)
-                if self.poll(self.unwritten(), until):
-                    self.protocol.heard(monotonic())
-            sending.release()
-        except BaseException as exc:
-            self.stop_writing(exc)
-            raise
-        self.flush()
-        return True
-
     def stop_writing(self, exc: BaseException, busy: bool = False) -> None:
         """Stop being the writer, if this is it, because of *exc*; *busy*: in the middle of it."""
         if self.sending._is_owned():
@@ -265,13 +246,23 @@ class BlockingTransport:
                 self.fail(exc)
         self.flush()  # what others have left to the writer meanwhile
 
-    def flush(self) -> None:
-        """Write what waits, unless another thread is writing: it will then."""
-        sending, room = self.sending, True
+    def flush(self, until: float = 0.0) -> bool:
+        """Write what waits, unless another thread is writing: it will then.
+
+        Args:
+            until: till when to wait for room before that, as the writer; 0 for no wait.
+
+        Returns:
+            ``False`` if another thread is writing, or a call that this one has interrupted.
+        """
+        sending, room, was_writer = self.sending, True, False
         if sending._is_owned():
-            return
+            return False
         try:
             while room and sending.acquire(False):
+                if until and not self.closed and self.poll(self.unwritten(), until):
+                    self.protocol.heard(monotonic())
+                was_writer, until = True, 0.0
                 room = self.flush_as_writer()
                 sending.release()
                 if not self.protocol.has_output and (not self._deferred or self.protocol.sending):
@@ -279,6 +270,7 @@ class BlockingTransport:
         except BaseException as exc:
             self.stop_writing(exc)
             raise
+        return was_writer
 
     def flush_as_writer(self) -> bool:
         """Write what waits, the protocol's own frames included; whether there was room for all."""
