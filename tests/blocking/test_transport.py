@@ -248,11 +248,11 @@ RECEIVING = {
 def test_a_second_receiver_is_refused_while_the_first_has_a_message_in_its_hands(receive):
     with pair() as (ws, peer):
         ws._consumer._token[0] = first = object()
-        ws._consumer._handing = True
+        ws._consumer.handing = True
         with pytest.raises(ConcurrencyError):
             receive(ws)
-        assert ws._consumer._handing and ws.state is State.OPEN
-        ws._consumer._handing = False
+        assert ws._consumer.handing and ws.state is State.OPEN
+        ws._consumer.handing = False
         ws._consumer.stop(first)
         peer.send_raw(frame(TEXT, "a"))
         assert ws.recv() == "a"

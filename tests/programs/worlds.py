@@ -33,7 +33,7 @@ LAST = "the last one"
 
 # CPython 3.8 and 3.9 look for signals in front of a `return` or `yield`, too, and in the caller in
 # front of the opcode that stores it: the one message that is handed over is lost in either case.
-HANDS_OVER = re.compile(r"connection\.py:\d+ (recv|recv_into|_chunks),|receiver\.py:\d+ handed_on,")
+HANDS_OVER = re.compile(r"connection\.py:\d+ (recv|recv_into|recv_streaming),")
 
 
 class Handler(Exception):

@@ -261,10 +261,10 @@ class Connection(ConnectionInfo):
                     chunk, fin = consumer.receive_chunk(begun)
                     begun = True
                     chunk = convert(chunk, fin)
-                    consumer.handed_on()
+                    consumer.handing = False
                     yield chunk
             except UnicodeDecodeError:
-                consumer.handed_on()  # it is lost, and the next message isn't
+                consumer.handing = False  # it is lost, and the next message isn't
                 raise
             finally:
                 consumer.leave_stream(token)

@@ -28,12 +28,16 @@ _LAST = (-1,)
 
 
 class Consumer:
-    """See above. What it takes comes from the queue of *receiver*."""
+    """See above. What it takes comes from the queue of *receiver*.
+
+    Attributes:
+        handing: whether it has a chunk in local variables only.
+    """
 
     __slots__ = (
-        "_acquire", "_handing", "_is_changing", "_is_receiving", "_is_writing", "_parser",
-        "_release", "_token", "_waiting", "protocol", "queue", "reader", "receiver",
-        "stream", "transport",
+        "_acquire", "_is_changing", "_is_receiving", "_is_writing", "_parser", "_release",
+        "_token", "_waiting", "handing", "protocol", "queue", "reader", "receiver", "stream",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, receiver: Receiver) -> None:
@@ -50,7 +54,7 @@ class Consumer:
         self._parser = self.protocol.reader
         # The consumer's token; a dictionary, for setdefault() is atomic.
         self._token: dict[int, object] = {}
-        self._handing = False  # whether the consumer has a chunk in local variables only
+        self.handing = False
 
     def fill(self, used_up: Iterator[Message], deadline: float | None) -> None:
         """Block until there are messages in ``queue.ready``, as the consumer.
@@ -111,9 +115,9 @@ class Consumer:
     def stop(self, token: object) -> None:
         """Stop being the consumer, if it is who has *token*: what it has in its hands is lost."""
         if self._token.get(0) is token:
-            if self._handing:
+            if self.handing:
                 self.receiver.fail(sys.exc_info()[1] or InterruptedError())
-                self._handing = False
+                self.handing = False
             del self._token[0]
 
     def _take_queue(self) -> bool:
@@ -121,11 +125,11 @@ class Consumer:
         kept = self.queue.messages
         if not kept:
             return False
-        self._handing = True
+        self.handing = True
         batch = kept[:]  # to which another thread may append meanwhile
         del kept[: len(batch)]
         self.queue.ready = iter(batch)
-        self._handing = False
+        self.handing = False
         return True
 
     def _wait_for_receiver(self, deadline: float | None) -> bool:
@@ -201,7 +205,7 @@ class Consumer:
     def receive_chunk(self, begun: bool) -> Chunk:
         """Block until there is some of the next message; and whether that ends it.
 
-        For the consumer, which says with ``handed_on()`` that it has handed it on.
+        For the consumer, which clears ``handing`` when it has handed it on.
 
         Args:
             begun: whether the message has begun with an earlier call.
@@ -213,7 +217,7 @@ class Consumer:
         if transport.is_interrupted():
             raise ConcurrencyError(IN_A_HANDLER)
         try:
-            self._handing = ended = False
+            self.handing = ended = False
             chunk = self._take_chunk(begun)
             while chunk is None and not ended:
                 if receiving.acquire(False) or self._wait_for_receiver(None):
@@ -230,13 +234,10 @@ class Consumer:
             raise self.protocol.close_exc()
         return chunk
 
-    def handed_on(self) -> None:
-        self._handing = False
-
     def _take_chunk(self, begun: bool) -> Chunk | None:
         """What is there of the message that has *begun*, or of the next one."""
         queue = self.queue
-        self._handing = True
+        self.handing = True
         if queue.chunks:
             return queue.chunks.pop(0)
         if not begun:
@@ -244,7 +245,7 @@ class Consumer:
                 return message, True
             if queue.messages:
                 return queue.messages.pop(0), True
-        self._handing = False
+        self.handing = False
         return None
 
     def _receive_chunk(self) -> Chunk | None:
@@ -258,7 +259,7 @@ class Consumer:
             chunk = protocol.next_chunk()
             mutex.release()
             if chunk is not None:
-                self._handing = True
+                self.handing = True
             reader.unstored = False
             self.transport.answer()
             if chunk is not None:
