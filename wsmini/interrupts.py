@@ -34,7 +34,7 @@ from _thread import RLock, allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Protocol, TypeVar
+    from typing import Callable, Protocol, TypeVar
 
     E = TypeVar("E", bound=BaseException)
 
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 def new_lock() -> Lock:
     """A lock that knows its owner. (It would let that in again: look first.)"""
-    lock: Any = RLock()  # its stub lacks _is_owned(), which threading.Condition uses, too
-    return lock  # type: ignore[no-any-return]
+    # Its stub lacks _is_owned(), which threading.Condition uses, too.
+    return RLock()  # type: ignore[return-value]
 
 
 def mark_failure(exc: E) -> E:
@@ -109,11 +109,10 @@ class Waiters:
                 lock.acquire(True, timeout)
         finally:
             # Still there: the timeout has passed, done() was true, or a signal handler has raised.
-            if lock in self.locks:
-                try:
-                    self.locks.remove(lock)
-                except ValueError:
-                    pass  # notify() has taken it just now, in another thread
+            try:
+                self.locks.remove(lock)
+            except ValueError:
+                pass  # notify() has released it
 
     def notify(self) -> None:
         """Wake all that wait now."""
