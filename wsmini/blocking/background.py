@@ -50,7 +50,7 @@ GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
 # of compressed messages that bring nothing takes 20 ms.
 READS_AHEAD = 16
 
-OPEN, CLOSED = State.OPEN, State.CLOSED
+CLOSED = State.CLOSED
 
 _lock = threading.RLock()
 _busy = threading.Lock()
@@ -230,11 +230,10 @@ def _look(receiver: Receiver, now: float) -> tuple[int, float]:
     if transport.buffer.waits:
         transport.flush()
     more = _read_ahead(receiver)
-    unread = not more and _has_unread(receiver)
+    unread = not more and not receiver.may_step_in() and receiver.has_unread()
     if now >= transport.tick_at:
         receiver.tick(now)
-    overdue = protocol.state is not OPEN and now >= transport.closing_deadline()
-    if overdue and not protocol.finished:
+    if now >= transport.end_by() and not protocol.finished:
         transport.lose(TimeoutError(SLOW_CLOSE))  # whoever has called close() hasn't stayed
     if protocol.finished or protocol.state is CLOSED:
         if receiver.reader.reach_end(now):
@@ -242,9 +241,7 @@ def _look(receiver: Receiver, now: float) -> tuple[int, float]:
         lost = protocol.state is CLOSED  # its socket would be readable all the time
         events = 0 if lost else READ | transport.unwritten()
         return events, min(transport.closing_deadline(), now + CHECK)
-    at = transport.tick_at
-    if protocol.state is not OPEN:
-        at = min(at, transport.closing_deadline())
+    at = min(transport.tick_at, transport.end_by())
     if unread or more:
         return 0, now if more else min(at, now + CHECK)  # there may be room then
     return READ | transport.unwritten(), at
@@ -259,11 +256,6 @@ def _read_ahead(receiver: Receiver) -> bool:
         if not receiver.receive_now():
             return receiver.stream.unread
     return True
-
-
-def _has_unread(receiver: Receiver) -> bool:
-    """Whether something waits for room."""
-    return not receiver.may_step_in() and receiver.has_unread()
 
 
 def _tick_for_receiver(receiver: Receiver, now: float) -> None:

@@ -10,7 +10,7 @@ import socket
 from itertools import repeat
 from time import monotonic
 
-from ..clock import lock_timeout
+from ..clock import NEVER, lock_timeout
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
@@ -157,25 +157,23 @@ class Reader:
         Returns:
             ``False`` if there won't be; ``None`` if *deadline* passed first.
         """
-        protocol, transport = self.protocol, self.transport
+        transport, limit = self.transport, NEVER if deadline is None else deadline
         now = monotonic()
         while True:
             self.transport.answer()  # the peer may wait for what TLS has to say
-            until = transport.tick_at if deadline is None else min(deadline, transport.tick_at)
-            if protocol.state is not OPEN:
-                until = min(until, transport.closing_deadline())
+            until = min(limit, transport.tick_at, transport.end_by())
             ahead = now - monotonic()  # of a clock that a test has stopped
             ready = transport.poll(READ | transport.unwritten(), until - ahead)
             if transport.buffer.waits:
                 transport.flush()
-            if ready and (protocol.state is OPEN or monotonic() < transport.closing_deadline()):
+            if ready and monotonic() < transport.end_by():
                 return True
             now = max(monotonic(), now + min(until - now, HEED))
             if now >= transport.tick_at and not transport.tick(now):
                 return False
-            if deadline is not None and now >= deadline:
+            if now >= limit:
                 return None
-            if protocol.state is not OPEN and now >= transport.closing_deadline():
+            if now >= transport.end_by():
                 transport.lose(TimeoutError(SLOW_CLOSE))
                 return False
 

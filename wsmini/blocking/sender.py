@@ -135,16 +135,14 @@ class Sender:
             progress = progress or transport.stream.unread
         if protocol.state is CLOSED:
             return False
-        if protocol.state is not OPEN:
-            until = min(until, transport.closing_deadline())
         if not progress:
-            transport.poll(events, until)
+            transport.poll(events, min(until, transport.end_by()))
         now = monotonic()
         # There was no room before: the peer's TCP has taken some.
         if not transport.buffer.needs_read and transport.poll(WRITE, 0.0):
             protocol.heard(now)
         self._receiver.tick_if_due(now)
-        if protocol.state is not OPEN and now >= transport.closing_deadline():
+        if now >= transport.end_by():
             transport.lose(
                 TimeoutError("the peer didn't take a message before the connection closed")
             )

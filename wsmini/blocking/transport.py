@@ -61,6 +61,8 @@ MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they hav
 
 INTERRUPTED = "interrupted in the middle of sending or receiving"
 
+OPEN = State.OPEN
+
 
 class BlockingTransport:
     """See above.
@@ -125,6 +127,10 @@ class BlockingTransport:
         if self._close_by == NEVER and self._close_timeout is not None:
             self._close_by = monotonic() + self._close_timeout
         return self._close_by
+
+    def end_by(self) -> float:
+        """When the end has to be reached; never, while the connection is open."""
+        return NEVER if self.protocol.state is OPEN else self.closing_deadline()
 
     def shorten_close(self) -> None:
         """Let the end be reached soon: whoever has pressed Ctrl-C doesn't want to wait for it."""
@@ -280,7 +286,7 @@ class BlockingTransport:
                 return True
             buffer.busy = True
             opcode, data, compress = self._deferred.pop(0)
-            if protocol.state is State.OPEN:
+            if protocol.state is OPEN:
                 buffer.put(protocol.encode_message(opcode, data, compress), len(data))
             buffer.busy = False
         if buffer.error is not None and not isinstance(buffer.error, ConnectionError):
