@@ -132,7 +132,7 @@ def leaks(thread):
     if thread.daemon and not thread.name.startswith("wsmini-"):
         return False
     if thread.name == "wsmini-background":  # it ends a while after the last connection
-        return sys.modules["wsmini.blocking.background"].watched() > 0
+        return helpers.watched(sys.modules["wsmini.blocking.background"]) > 0
     deadline = time.monotonic() + GRACE
     while thread.ident is None and time.monotonic() < deadline:
         time.sleep(0.001)  # it is just starting, and can't be joined yet

@@ -24,6 +24,12 @@ SEED = int(os.environ.get("WSMINI_TEST_SEED") or int.from_bytes(os.urandom(4), "
 COUNTS_REFERENCES = sys.implementation.name == "cpython"
 
 
+def watched(background):
+    """How many connections the thread of that module looks after."""
+    running = background._background
+    return 0 if running is None else sum(not each.is_over() for each in running.watched)
+
+
 @functools.lru_cache(maxsize=None)
 def tree_of(path):
     """The syntax tree of a file, which several tests look at and none changes."""

@@ -13,7 +13,7 @@ import time
 import weakref
 
 import pytest
-from helpers import PROMPT
+from helpers import PROMPT, watched
 from pairs import PATIENCE, Task, closing, connection, eventually, feeding, fill, pair, receiving
 
 from wsmini import clock as slept
@@ -176,13 +176,13 @@ def test_one_thread_looks_after_all_and_ends_with_the_last():
             ours, theirs = socket.socketpair()
             pairs.append((connection(SocketStream(ours)), theirs))
         assert len(keepers()) == 1
-        assert background.watched() >= 50
+        assert watched(background) >= 50
     finally:
         for ws, theirs in pairs:
             theirs.close()
             ws.close()
     eventually(lambda: not keepers())
-    assert background.watched() == 0
+    assert watched(background) == 0
     with pair() as (ws, peer):  # and another one starts
         peer.send_frame(PING, b"!")
         assert peer.recv_frame().data == b"!"
@@ -213,7 +213,7 @@ def test_a_connection_that_is_dropped_is_not_kept():
         ws = connection(SocketStream(ours))
         gone = weakref.ref(ws._receiver)
         del ours
-        eventually(lambda: background.watched() == 1)
+        eventually(lambda: watched(background) == 1)
         del ws
         gc.collect()
         assert gone() is None
@@ -449,13 +449,13 @@ def test_a_forked_child_makes_its_own_and_leaves_the_parents_sockets_alone():
             status = 1
             try:
                 signal.alarm(int(PATIENCE))
-                assert background.watched() == 0
+                assert watched(background) == 0
                 ours, theirs = socket.socketpair()
                 own = connection(SocketStream(ours))
                 theirs.send(frame(PING, b"child"))
                 theirs.settimeout(PATIENCE)
                 assert len(theirs.recv(100)) == 6 + 5
-                assert background.watched() == 1
+                assert watched(background) == 1
                 theirs.close()
                 own.close()
                 status = 0
@@ -484,7 +484,7 @@ def test_fork_where_the_background_waits_for_the_thread_that_forks(monkeypatch):
             assert background._busy.locked()
             child = os.fork()
             if not child:
-                os._exit(0 if background.watched() == 0 and not background._busy.locked() else 1)
+                os._exit(0 if watched(background) == 0 and not background._busy.locked() else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert peer.recv_frame().data == b"!"
         assert not background._forking

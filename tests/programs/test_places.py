@@ -439,7 +439,7 @@ with _websocket.connect(sys.argv[2]) as first, ws.connect(sys.argv[2]) as second
         second.send(message * 2)
         print(first.recv(timeout=PATIENCE), second.recv(timeout=PATIENCE))
     keepers = [sys.modules[m.__name__ + ".blocking.background"] for m in (_websocket, ws)]
-    print([keeper.watched() for keeper in keepers])
+    print([len(keeper._background.watched) for keeper in keepers])
     first.close()
     ours = closed(_websocket, first)
     print(isinstance(ours, _websocket.ConnectionClosedOK), isinstance(ours, ws.ConnectionClosed))

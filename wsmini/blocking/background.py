@@ -76,13 +76,6 @@ def watch(receiver: Receiver) -> None:
         _background.add(receiver)
 
 
-def watched() -> int:
-    """How many connections the thread looks after."""
-    with _lock:
-        found = () if _background is None else _background.watched
-        return sum(not each.is_over() for each in found)
-
-
 class Watched:
     """A connection, what is waited for on its socket, and when to look at it in any case."""
 
