@@ -228,7 +228,7 @@ def _look(receiver: Receiver, now: float) -> tuple[int, float]:
         receiver.tick(now)
     if now >= transport.end_by() and not protocol.finished:
         transport.lose(TimeoutError(SLOW_CLOSE))  # whoever has called close() hasn't stayed
-    if protocol.finished or protocol.state is CLOSED:
+    if receiver.is_at_end():
         if receiver.reader.reach_end(now):
             return 0, NEVER
         lost = protocol.state is CLOSED  # its socket would be readable all the time
@@ -242,9 +242,8 @@ def _look(receiver: Receiver, now: float) -> tuple[int, float]:
 
 def _read_ahead(receiver: Receiver) -> bool:
     """Keep what is there, as far as there is room; whether to go on, after the others."""
-    protocol = receiver.protocol
     for _ in repeat(None, READS_AHEAD):
-        if protocol.finished or protocol.state is CLOSED or not receiver.may_step_in():
+        if receiver.is_at_end() or not receiver.may_step_in():
             return False
         if not receiver.receive_now():
             return receiver.stream.unread

@@ -178,6 +178,10 @@ class Receiver:
             return False
         return self.queue.has_room() or self.protocol.state is not OPEN
 
+    def is_at_end(self) -> bool:
+        """Whether nothing more can come, but what is to be dropped."""
+        return self.protocol.finished or self.protocol.state is CLOSED
+
     def _has_no_receiver(self) -> bool:
         """Whether this thread may step in now."""
         return self.step_in(bool) is not None
@@ -272,12 +276,11 @@ class Receiver:
 
     def _read_and_keep(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Read once as the receiver, keeping the messages; ``False`` if *deadline* passed first."""
-        protocol = self.protocol
         if done():
             return True
-        if protocol.finished or protocol.state is CLOSED:
+        if self.is_at_end():
             self.reader.reach_end(deadline)  # what isn't parsed stays for the consumer
-        elif protocol.pending or self.reader.read_until(deadline):
+        elif self.protocol.pending or self.reader.read_until(deadline):
             self.keep()
         else:
             return False

@@ -165,17 +165,14 @@ class Sender:
         return exc
 
     def _ends(self) -> bool:
-        protocol, receiver = self.protocol, self._receiver
-        return protocol.finished or protocol.state is CLOSED or not receiver.queue.has_room()
+        return self._receiver.is_at_end() or not self._receiver.queue.has_room()
 
     def close_exc_when_known(self) -> ConnectionClosed:
         """The exception for the end; after the answer to our Close frame, if one is to come."""
-        protocol, transport = self.protocol, self.transport
+        transport, receiver = self.transport, self._receiver
         if not transport.is_interrupted():
-            self._receiver.wait_until(
-                lambda: protocol.state is CLOSED or protocol.finished, transport.closing_deadline()
-            )
-        return protocol.close_exc()
+            receiver.wait_until(receiver.is_at_end, transport.closing_deadline())
+        return self.protocol.close_exc()
 
     # -- fragmented messages --
 
