@@ -7,7 +7,7 @@ from inspect import isawaitable, iscoroutinefunction
 
 from ..exceptions import InvalidHandshake, InvalidState
 from ..interrupts import MarkFailures
-from ..opening.opening import Opening
+from ..opening.opening import Opened, Opening
 from ..opening.steps import LoopRun
 from ..options import Options
 from ..policies import Attempts, read_policy
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..opening.opening import Opened
     from ..options import ConnectOptions
     from ..policies import Policy, Reported
     from ..sansio.handshake import HeaderSource

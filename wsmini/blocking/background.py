@@ -29,18 +29,14 @@ import socket
 import threading
 import weakref
 from _thread import get_ident
+from collections.abc import Callable, Collection
 from itertools import repeat
 from time import monotonic
 
 from ..clock import NEVER, suspend_detector
 from ..opening.streams import READ, SLOW_CLOSE, wait
 from ..sansio.protocol import State
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable, Collection
-
-    from .receiver import Receiver
+from .receiver import Receiver
 
 LINGER = 1.0  # seconds that the thread stays when it has nothing to look after
 FORK_WAIT = 1.0  # seconds that fork waits for it

@@ -26,12 +26,11 @@ from ..opening.streams import (
     next_read_size,
 )
 from ..sansio.protocol import State
-from .transport import GLANCE
+from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..sansio.messages import Message
-    from .transport import BlockingTransport
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
 

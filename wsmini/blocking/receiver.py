@@ -14,7 +14,7 @@ from ..clock import NEVER, lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
 from ..sansio.protocol import State
 from .reader import Reader
-from .transport import GLANCE
+from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from ..options import Options
     from ..sansio.messages import Message
-    from .transport import BlockingTransport
 
     Chunk = tuple[Message, bool]  # and whether it ends the message
     T = TypeVar("T")

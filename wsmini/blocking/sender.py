@@ -14,16 +14,14 @@ from ..exceptions import ConnectionClosed
 from ..opening.streams import HEED, READ, WRITE
 from ..sansio.messages import encode_message
 from ..sansio.protocol import State
-from .receiver import SETTLE
-from .transport import GLANCE
+from .receiver import SETTLE, Receiver
+from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable, Iterator
 
     from ..sansio.frames import Data
-    from .receiver import Receiver
-    from .transport import BlockingTransport
 
 OPEN, CLOSED = State.OPEN, State.CLOSED
 

@@ -39,19 +39,17 @@ from time import monotonic
 from ..clock import NEVER
 from ..exceptions import SendBufferFull
 from ..interrupts import Waiters, new_lock
-from ..opening.streams import DONTWAIT, HEED, WRITE, set_receive_timeout, wait
+from ..opening.streams import DONTWAIT, HEED, WRITE, Stream, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
-from ..sansio.protocol import State
+from ..sansio.protocol import ClientProtocol, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
     from ..interrupts import Lock
-    from ..opening.streams import Stream
     from ..options import Options
     from ..sansio.frames import Data
-    from ..sansio.protocol import ClientProtocol
 
 # Seconds.
 LEAVING = 0.5  # for the closing handshake when the program is leaving

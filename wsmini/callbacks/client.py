@@ -33,14 +33,14 @@ from ..events.transport import EventTransport
 from ..exceptions import Close, ConnectionClosed, InvalidState, SendBufferFull, connection_closed
 from ..info import ConnectionInfo
 from ..interrupts import Waiters
-from ..opening.opening import Opening
+from ..opening.opening import Opened, Opening
 from ..opening.steps import LoopRun
 from ..options import Options
 from ..policies import Attempts, read_policy
 from ..sansio.frames import MAX_CONTROL, Opcode, close_payload
 from ..sansio.messages import encode_whole
 from ..sansio.protocol import State
-from .loop import Loop, check_callback
+from .loop import Loop, Timer, check_callback
 from .outbox import COST, MOST_SMALL, SMALL, Fragments, Outbox, message_of
 
 TYPE_CHECKING = False
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..opening.opening import Opened
     from ..opening.steps import Steps
     from ..options import ConnectOptions
     from ..policies import Policy
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     from ..sansio.frames import Data
     from ..sansio.http11 import Headers, Request, Response
     from ..sansio.messages import Message
-    from .loop import Timer
     from .outbox import Item
 
 MAX_SEND_BUFFER = 1 << 24  # bytes

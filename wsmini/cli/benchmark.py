@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from time import monotonic
 
+from ..blocking.connection import Connection
 from ..exceptions import ConnectionClosed
 from .arguments import Status
 from .output import Progress, described, note, write
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable
-
-    from ..blocking.connection import Connection
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 _PATIENCE = 5.0  # seconds for a pong, or for the first echo

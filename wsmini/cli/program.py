@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from time import monotonic
 
-from ..blocking.connection import connect
+from ..blocking.connection import Connection, connect
 from ..exceptions import Close, WebSocketException
 from .arguments import Status, make_parser, parsed
 from .output import OutputError, Recorder, displayed, note, open_private, show_failure, write
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Sequence
 
-    from ..blocking.connection import Connection
     from .output import Output
 
 _PACKAGE = __name__.rpartition(".cli.")[0]

@@ -17,13 +17,13 @@ import sys
 from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 
-from ..blocking.connection import connect
+from ..blocking.connection import Connection, connect
 from ..exceptions import Close, ConnectionClosed, WebSocketException, connection_closed
 from ..options import Options
 from ..policies import Attempts, NoReconnect
 from .arguments import Status
 from .formats import READ_SIZE, close_record, messages_in, parser_for
-from .output import InputProgress, OutputError, described, note, show_failure
+from .output import InputProgress, Output, OutputError, Recorder, described, note, show_failure
 from .signals import Terminated, block_interrupts, second_ends_at_once
 from .terminal import Terminal, run_command
 
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from typing import Callable, Iterator
 
-    from ..blocking.connection import Connection
     from .formats import Sendable
-    from .output import Output, Recorder
 
 _IDLE = 1.0  # seconds without a message after which input from a pipe counts as answered
 _PONG = 10.0  # seconds for a server to answer the ping after the end of input

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Sequence
 
 from ..exceptions import (
     InvalidHeader,
@@ -28,13 +29,8 @@ from ..exceptions import (
 )
 from ..interrupts import pass_on_handlers
 from ..policies import speaks_no_tls
+from ..sansio.http11 import Response
 from ..sansio.uri import DestinationRefused
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Sequence
-
-    from ..sansio.http11 import Response
 
 
 class Situation(namedtuple("Situation", "secure redirected dropped proxy_from")):

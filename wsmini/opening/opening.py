@@ -35,15 +35,15 @@ from ..exceptions import (
 )
 from ..info import address_of
 from ..interrupts import MarkFailures, is_from_handler, mark_failure
-from ..options import ssl_problem
+from ..options import Options, ssl_problem
 from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
-from ..sansio.uri import DestinationRefused, join, shown_address
+from ..sansio.uri import URI, DestinationRefused, Proxy, join, shown_address
 from .proxy import asks_system, choose_proxy, connect_http, connect_socks, proxy_variable
 from .resolver import in_thread, resolve
 from .steps import Expired, Wait, ask, receive_body
-from .streams import SocketStream
+from .streams import SocketStream, Stream
 from .tcp import configure, connect_tcp, interleaved
 
 TYPE_CHECKING = False
@@ -51,15 +51,12 @@ if TYPE_CHECKING:
     import ssl
     from typing import Any, Iterable, Sequence, TypeVar
 
-    from ..options import Options
     from ..sansio.auth import Authenticator, Credentials
     from ..sansio.extensions import Extension
     from ..sansio.http11 import Headers, Request, Response
-    from ..sansio.uri import URI, Proxy
     from .hints import Situation
     from .resolver import Address
     from .steps import Steps
-    from .streams import Stream
     from .tls import TLSStream
 
     T = TypeVar("T")

@@ -14,15 +14,13 @@ import socket
 import sys
 
 from ..exceptions import InvalidMessage, InvalidProxy, InvalidProxyMessage, ProxyError
-from ..sansio.http11 import Request
-from ..sansio.uri import DestinationRefused, parse_proxy
+from ..sansio.http11 import Request, Response
+from ..sansio.uri import URI, DestinationRefused, Proxy, parse_proxy
 from .steps import ask, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..sansio.http11 import Response
     from ..sansio.response import ResponseParser
-    from ..sansio.uri import URI, Proxy
     from .resolver import Address
     from .steps import Steps
     from .streams import Stream

@@ -14,7 +14,7 @@ from collections import namedtuple
 
 from ..exceptions import InvalidMessage
 from ..interrupts import pass_on_handlers
-from .streams import MAX_WAIT, READ, WRITE, wait
+from .streams import MAX_WAIT, READ, WRITE, Stream, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from ..sansio.http11 import Response
     from ..sansio.response import ResponseParser
-    from .streams import Stream
 
     T = TypeVar("T")
     Ready = Sequence[socket.socket]

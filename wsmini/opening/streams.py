@@ -16,12 +16,9 @@ import struct
 import sys
 import time
 from _thread import get_ident
+from collections.abc import Callable
 
 from ..interrupts import pass_on_handlers
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable
 
 # Where a flag makes one call not wait, sockets can stay blocking, which is the fastest way to
 # wait for data. Elsewhere they are non-blocking, and polled before each call: Windows has no such

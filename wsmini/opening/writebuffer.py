@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from ..interrupts import pass_on_handlers
 from ..sansio.protocol import State
-from .streams import DONTWAIT
+from .streams import DONTWAIT, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from ..sansio.protocol import ClientProtocol, Frames
-    from .streams import Stream
 
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
 

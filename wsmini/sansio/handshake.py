@@ -10,15 +10,13 @@ import os
 import sys
 
 from ..exceptions import InvalidStatus, InvalidUpgrade, NegotiationError
-from .extensions import format_extensions, negotiate
-from .http11 import Headers, Request, is_token, trusted_headers
+from .extensions import Extension, ExtensionOffer, format_extensions, negotiate
+from .http11 import Headers, Request, Response, is_token, trusted_headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from .extensions import Extension, ExtensionOffer
-    from .http11 import Response
     from .uri import URI
 
     HeaderItems = (

@@ -5,13 +5,11 @@ Heads are read as UTF-8, or as Latin-1 where they aren't UTF-8.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
+
 from ..exceptions import InvalidMessage
 from .http11 import Headers, Response, is_token, shared, stripped_field, trusted_headers
 from .redaction import shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Generator, Iterator
 
 MAX_INTERIM = 8
 

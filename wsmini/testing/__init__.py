@@ -46,27 +46,7 @@ from .replay import replay
 from .servers import Server, echo_server, scripted_server
 
 __all__ = [
-    "Bomb",
-    "Challenge",
-    "CloseWith",
-    "Cut",
-    "Drip",
-    "EndlessHeader",
-    "Fault",
-    "Garbage",
-    "IgnoreClose",
-    "Opcode",
-    "Peer",
-    "Redirect",
-    "Refuse",
-    "Reset",
-    "Send",
-    "Server",
-    "Stall",
-    "WrongAccept",
-    "echo_server",
-    "fault_server",
-    "frame",
-    "replay",
-    "scripted_server",
-]
+    "Bomb", "Challenge", "CloseWith", "Cut", "Drip", "EndlessHeader", "Fault", "Garbage",
+    "IgnoreClose", "Opcode", "Peer", "Redirect", "Refuse", "Reset", "Send", "Server", "Stall",
+    "WrongAccept", "echo_server", "fault_server", "frame", "replay", "scripted_server",
+]  # fmt: skip
