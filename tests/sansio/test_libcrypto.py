@@ -119,6 +119,27 @@ assert libcrypto.load(frames.translate_in_place) is None
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+@needs_libcrypto
+@pytest.mark.parametrize("error", [TimeoutError, ImportError, RuntimeError])
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_signal_handler_raises_reaches_the_program(monkeypatch, error, refused):
+    """Also where it comes in front of what is missing, as that is of another kind."""
+    interrupts = [error("a handler's")]
+
+    def interrupted(masking=libcrypto._masking):
+        if interrupts:
+            raise interrupts.pop()
+        if refused:
+            raise AttributeError("CRYPTO_memcmp")
+        return masking()
+
+    monkeypatch.setattr(libcrypto, "_masking", interrupted)
+    with pytest.raises(error, match="a handler's") as raised:
+        libcrypto.load(translate_in_place)
+    assert raised.value.__context__ is None
+    assert (libcrypto.load(translate_in_place) is None) is refused
+
+
 @pytest.mark.skipif(EMSCRIPTEN, reason="no processes")
 def test_only_a_program_that_masks_megabytes_loads_it():
     program = f"""

@@ -29,15 +29,24 @@ def load(proven: Mask) -> Mask | None:
 
     Args:
         proven: a function that does the same, to compare with.
+
+    Raises:
+        Exception: what a signal handler raises meanwhile.
     """
     if not _may_have_it() or os.environ.get("WSMINI_NO_CTYPES"):
         return None
     try:
-        found = _masking()
-        agreed = all(_agree(found, proven, n) for n in (0, 1, 7, 15, 16, 17, 100, 4099))
-    except Exception:  # whatever ctypes, the loader or an audit hook has against it
-        return None
-    return found if agreed else None
+        return _proved(proven)
+    except Exception as exc:
+        first = exc
+    # What ctypes, the loader or an audit hook has against it, it has again; a signal handler's
+    # exception, which is the program's, comes once.
+    try:
+        _proved(proven)
+    except Exception as exc:
+        if type(exc) is type(first):
+            return None
+    raise first
 
 
 def _may_have_it() -> bool:
@@ -80,6 +89,12 @@ def _masking() -> Mask:
         output_feedback(where, where, n, None, key * 4, reference(integer(0)), no_cipher)
 
     return mask_in_place
+
+
+def _proved(proven: Mask) -> Mask | None:
+    found = _masking()
+    agreed = all(_agree(found, proven, n) for n in (0, 1, 7, 15, 16, 17, 100, 4099))
+    return found if agreed else None
 
 
 def _agree(found: Mask, proven: Mask, n: int) -> bool:
