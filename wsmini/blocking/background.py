@@ -34,6 +34,7 @@ from itertools import repeat
 from time import monotonic
 
 from ..clock import NEVER, suspend_detector
+from ..interrupts import pass_on_handlers
 from ..opening.streams import READ, SLOW_CLOSE, wait
 from ..sansio.protocol import State
 from .receiver import Receiver
@@ -126,8 +127,7 @@ class Background:
         try:
             self._waker.send(b"!")
         except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's; else it is awake, or has ended
+            pass_on_handlers(exc)  # else it is awake, or has ended
 
     def close(self) -> None:
         self._waker.close()

@@ -11,6 +11,7 @@ from itertools import repeat
 from time import monotonic
 
 from ..clock import NEVER, lock_timeout
+from ..interrupts import pass_on_handlers
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
@@ -82,8 +83,7 @@ class Reader:
             else:
                 self._recv_onto(landed, self._size)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise
+            pass_on_handlers(exc)
         except OSError as exc:
             self.lost(exc)
             return None
@@ -193,8 +193,7 @@ class Reader:
             else:
                 self._recv_onto(landed, size, flags)
         except BlockingIOError as exc:
-            if exc.errno is None:
-                raise
+            pass_on_handlers(exc)
             if self.transport.buffer.needs_read:
                 self.transport.flush()  # TLS may have read what it wanted
             return False
@@ -223,8 +222,8 @@ class Reader:
         Raises:
             OSError: *exc* itself, if it isn't the network's.
         """
-        if isinstance(exc, OSError) and exc.errno is None:
-            raise exc
+        if isinstance(exc, OSError):
+            pass_on_handlers(exc)
         transport = self.transport
         # What a write met says more than the end that reading finds afterwards.
         transport.change(self.protocol.connection_lost, transport.buffer.error or exc)

@@ -38,7 +38,7 @@ from time import monotonic
 
 from ..clock import NEVER
 from ..exceptions import SendBufferFull
-from ..interrupts import Waiters, new_lock
+from ..interrupts import Waiters, new_lock, pass_on_handlers
 from ..opening.streams import DONTWAIT, HEED, WRITE, Stream, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
 from ..sansio.protocol import ClientProtocol, State
@@ -201,8 +201,7 @@ class BlockingTransport:
         try:
             self.stream.sock.shutdown(how)
         except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's; else it isn't connected any more
+            pass_on_handlers(exc)  # else it isn't connected any more
 
     # -- the keepalive --
 
