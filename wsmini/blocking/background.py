@@ -36,7 +36,7 @@ from time import monotonic
 from ..clock import NEVER, suspend_detector
 from ..interrupts import pass_on_handlers
 from ..opening.streams import READ, SLOW_CLOSE, wait
-from ..sansio.protocol import State
+from ..sansio.protocol import CLOSED
 from .receiver import Receiver
 
 LINGER = 1.0  # seconds that the thread stays when it has nothing to look after
@@ -46,8 +46,6 @@ GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
 # Reads in a row of a connection that the background thread looks after, while others wait: one full
 # of compressed messages that bring nothing takes 20 ms.
 READS_AHEAD = 16
-
-CLOSED = State.CLOSED
 
 _lock = threading.RLock()
 _busy = threading.Lock()

@@ -20,7 +20,7 @@ from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..sansio.frames import close_payload
 from ..sansio.messages import chunk_decoder, decode_message, encode_whole
-from ..sansio.protocol import ClientProtocol, State
+from ..sansio.protocol import OPEN, ClientProtocol
 from .consumer import IN_A_HANDLER, Consumer
 from .receiver import Receiver
 from .sender import Sender
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from ..options import ConnectOptions, Options
     from ..sansio.frames import Data
     from ..sansio.messages import Message
-
-OPEN = State.OPEN
 
 
 def connect(url: str, **options: Unpack[ConnectOptions]) -> Connection:

@@ -26,7 +26,7 @@ from ..opening.streams import (
     WAITALL,
     next_read_size,
 )
-from ..sansio.protocol import State
+from ..sansio.protocol import CLOSED, OPEN
 from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ..sansio.messages import Message
 
 MAX_LARGE = 1 << 26  # bytes of a frame to read at once: a header alone must not cost memory
-
-OPEN, CLOSED = State.OPEN, State.CLOSED
 
 _NO_FLAGS = (0,)
 

@@ -12,7 +12,7 @@ from time import monotonic
 
 from ..clock import NEVER, lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
-from ..sansio.protocol import State
+from ..sansio.protocol import CLOSED, OPEN
 from .reader import Reader
 from .transport import GLANCE, BlockingTransport
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 SETTLE = 1.0  # seconds for the receiver to find out why writing has failed
-
-OPEN, CLOSED = State.OPEN, State.CLOSED
 
 _has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)  # from 3.13 on
 _NONE_LEFT = object()

@@ -13,7 +13,7 @@ from ..clock import NEVER, deadline_after, lock_timeout
 from ..exceptions import ConnectionClosed
 from ..opening.streams import HEED, READ, WRITE
 from ..sansio.messages import encode_message
-from ..sansio.protocol import State
+from ..sansio.protocol import CLOSED, OPEN
 from .receiver import SETTLE, Receiver
 from .transport import GLANCE, BlockingTransport
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from typing import Iterable, Iterator
 
     from ..sansio.frames import Data
-
-OPEN, CLOSED = State.OPEN, State.CLOSED
 
 
 class Sender:

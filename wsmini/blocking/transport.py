@@ -41,7 +41,7 @@ from ..exceptions import SendBufferFull
 from ..interrupts import Waiters, new_lock, pass_on_handlers
 from ..opening.streams import DONTWAIT, HEED, WRITE, Stream, set_receive_timeout, wait
 from ..opening.writebuffer import WriteBuffer
-from ..sansio.protocol import ClientProtocol, State
+from ..sansio.protocol import OPEN, ClientProtocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ GLANCE = 0.1  # until a writer that is blocked looks again whether it should ste
 MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they have interrupted
 
 INTERRUPTED = "interrupted in the middle of sending or receiving"
-
-OPEN = State.OPEN
 
 
 class BlockingTransport:

@@ -52,7 +52,7 @@ from ..opening.streams import (
     wait,
 )
 from ..opening.writebuffer import WriteBuffer
-from ..sansio.protocol import ClientProtocol, State
+from ..sansio.protocol import CLOSED, OPEN, ClientProtocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,8 +87,6 @@ TOGETHER = 16  # times a second, many idle transports look after their peers in 
 SETTLE = 1.0  # seconds to find out why writing has failed
 # In one iteration of the loop: batches, which the reader bounds, and pings and pongs.
 BATCHES, EVENTS = 4, 1000
-
-OPEN, CLOSED = State.OPEN, State.CLOSED
 
 
 class EventTransport:

@@ -14,7 +14,7 @@ is *held*, and counts with the socket's last byte of it, or as many records as w
 from __future__ import annotations
 
 from ..interrupts import pass_on_handlers
-from ..sansio.protocol import State
+from ..sansio.protocol import OPEN
 from .streams import DONTWAIT, Stream
 
 TYPE_CHECKING = False
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..sansio.protocol import ClientProtocol, Frames
 
 JOIN = 65536  # bytes of small frames that are joined into one buffer, at most and about
-
-OPEN = State.OPEN
 
 _BUFFERS = (bytes, bytearray)
 

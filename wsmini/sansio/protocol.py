@@ -90,8 +90,8 @@ class State(enum.IntEnum):
         return format(self.name, spec)
 
 
-# Names of the module are found faster than members of an enum.
-_OPEN, _CLOSING, _CLOSED = State.OPEN, State.CLOSING, State.CLOSED
+# Names of a module are found faster than members of an enum.
+OPEN, CLOSING, CLOSED = State.OPEN, State.CLOSING, State.CLOSED
 
 
 def size_limits(max_size: MaxSize) -> tuple[int, int]:
@@ -202,7 +202,7 @@ class ClientProtocol:
         ping_timeout: float | None = 20,
     ) -> None:
         limits = size_limits(max_size)
-        self.state = _OPEN
+        self.state = OPEN
         self.rcvd: Close | None = None
         self.sent: Close | None = None
         self.rcvd_then_sent: bool | None = None
@@ -233,7 +233,7 @@ class ClientProtocol:
 
     def receive_data(self, data: bytes, now: float = 0.0) -> None:
         """Take bytes from the network that came at *now*."""
-        if self.finished or self.state is _CLOSED:
+        if self.finished or self.state is CLOSED:
             return
         self._now = now
         if self.keepalive is not None:
@@ -246,7 +246,7 @@ class ClientProtocol:
         For what came at *now*, while nothing is pending.
         """
         # In any other state, more than the message has to be looked at: see next_messages.
-        if self.state is not _OPEN:
+        if self.state is not OPEN:
             return None
         message = self.reader.whole_message(data)
         if message is not None:
@@ -267,7 +267,7 @@ class ClientProtocol:
             self._fail(exc)
             return []
         # TCP has ended, and these were the last messages that had come before.
-        if self.state is _CLOSED and not self.reader.pending:
+        if self.state is CLOSED and not self.reader.pending:
             self._finish()
         return batch
 
@@ -281,7 +281,7 @@ class ClientProtocol:
         except BaseException as exc:
             self._fail(exc)
             return None
-        if self.state is _CLOSED and not self.reader.pending:
+        if self.state is CLOSED and not self.reader.pending:
             self._finish()
         return chunk
 
@@ -292,8 +292,8 @@ class ClientProtocol:
         """
         # The first reason counts: a connection that has failed, or that the peer has closed, isn't
         # lost because TCP ends as well.
-        if self.state is not _CLOSED:
-            self.state = _CLOSED
+        if self.state is not CLOSED:
+            self.state = CLOSED
             if self.failure is None and self.rcvd is None:
                 self.failure = exc
         if not self.pending:
@@ -311,7 +311,7 @@ class ClientProtocol:
         """Act on a control frame: the reader calls this in the order of the frames."""
         if opcode == Opcode.PING:
             # Behind our Close frame nothing is sent, no pong either: nobody waits for it any more.
-            if self.state is _OPEN:
+            if self.state is OPEN:
                 if self._pongs is _NO_FRAMES:
                     self._pongs = []
                 self._pongs.append(masked(FIN | Opcode.PONG, data))
@@ -347,10 +347,10 @@ class ClientProtocol:
         # If open, our Close frame follows below, or from _fail() if the payload is wrong.
         if self.sent is not None:
             self.rcvd_then_sent = False
-        elif self.state is _OPEN:
+        elif self.state is OPEN:
             self.rcvd_then_sent = True
         check_close(data)
-        if self.state is _OPEN:
+        if self.state is OPEN:
             self._send_close(close)  # RFC 6455, 5.5.1: with the same code
         self._finish()
 
@@ -371,7 +371,7 @@ class ClientProtocol:
             code, reason = 1007, f"invalid UTF-8: {exc.reason}"
         else:
             code, reason = (1009 if isinstance(exc, PayloadTooBig) else 1002), str(exc)
-        if self.state is _OPEN:
+        if self.state is OPEN:
             # The last character may be cut in the middle; then it is left out.
             cut = reason.encode("utf-8", "replace")[: MAX_CONTROL - 2]
             self._send_close(Close(code, cut.decode("utf-8", "ignore")))
@@ -384,7 +384,7 @@ class ClientProtocol:
 
         A fragment needs no more than that, a message needs ``check_can_send``.
         """
-        if self.state is not _OPEN:
+        if self.state is not OPEN:
             raise self.close_exc()
 
     def check_can_send(self) -> None:
@@ -500,7 +500,7 @@ class ClientProtocol:
 
     def _why_no_control(self, data: bytes) -> Exception | None:
         """What refuses a ping or a pong with *data*, if anything."""
-        if self.state is not _OPEN:
+        if self.state is not OPEN:
             return self.close_exc()
         if not isinstance(data, (bytes, bytearray)):
             return TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
@@ -519,13 +519,13 @@ class ClientProtocol:
             ValueError, TypeError: if *code* or *reason* can't be sent (RFC 6455, 7.4).
         """
         close_payload(code, reason)
-        if self.state is _OPEN:
+        if self.state is OPEN:
             self._send_close(Close(code, reason))
 
     def _send_close(self, close: Close) -> None:
         # The state changes before the frame is queued: whatever another thread sends now is
         # refused, and can't follow the Close frame.
-        self.state = _CLOSING
+        self.state = CLOSING
         self.sent = close
         # 1005 stands for a Close frame without a code, which is answered alike (RFC 6455, 7.4.1).
         payload = b"" if close.code == 1005 else close_payload(close.code, close.reason)
@@ -558,7 +558,7 @@ class ClientProtocol:
         Call it only when all that can be read was passed in: a peer whose bytes wait unread isn't
         dead.
         """
-        if self.keepalive is None or self.state is not _OPEN:
+        if self.keepalive is None or self.state is not OPEN:
             return NEVER
         action, again = self.keepalive.tick(now)
         if action == "ping":
@@ -591,12 +591,12 @@ class ClientProtocol:
     @property
     def close_code(self) -> int | None:
         """The close code received, 1006 if none was; ``None`` while not closed."""
-        return self.close_exc().code if self.state is _CLOSED else None
+        return self.close_exc().code if self.state is CLOSED else None
 
     @property
     def close_reason(self) -> str | None:
         """The close reason received; ``None`` while not closed."""
-        return self.close_exc().reason if self.state is _CLOSED else None
+        return self.close_exc().reason if self.state is CLOSED else None
 
     def close_exc(self) -> ConnectionClosed:
         """The exception that says how the connection ended, or as far as it has."""
