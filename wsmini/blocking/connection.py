@@ -28,7 +28,6 @@ from .transport import BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Callable, Iterable, Iterator, Literal, overload
 
     from typing_extensions import Unpack
@@ -459,21 +458,16 @@ class Connection(ConnectionInfo):
     def __enter__(self) -> Connection:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
         """Close: with 1000, or with 1011 after an error in the block.
 
         After Ctrl-C and the like with 1001, and the server has half a second to answer.
         """
-        if exc_type is None or issubclass(exc_type, ConnectionClosed):
+        if kind is None or issubclass(kind, ConnectionClosed):
             self._close(1000)
-        elif issubclass(exc_type, Exception):
+        elif issubclass(kind, Exception):
             self._close(1011)
         else:
-            if exc_type is not GeneratorExit:
+            if kind is not GeneratorExit:
                 self._transport.shorten_close()
             self._close(1001)  # the program is leaving
