@@ -481,14 +481,58 @@ def test_fork_where_the_background_waits_for_the_thread_that_forks(monkeypatch):
         with ws._transport.mutex:
             peer.send_frame(PING, b"!")
             eventually(lambda: sys._current_frames()[ident].f_code.co_name == "keep")
-            assert background._busy.locked()
+            assert not background._busy.acquire(False)
             child = os.fork()
             if not child:
-                os._exit(0 if watched(background) == 0 and not background._busy.locked() else 1)
+                os._exit(0 if watched(background) == 0 and background._busy.acquire(False) else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert peer.recv_frame().data == b"!"
-        assert not background._forking
     eventually(lambda: not keepers())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("forks", [True, False], ids=["forks, too", "raises"])
+def test_a_signal_handler_interrupts_a_fork_that_has_the_lock(forks, monkeypatch):
+    monkeypatch.setattr(background, "FORK_WAIT", PATIENCE)
+
+    class Busy:
+        """The lock; its first ``acquire`` is interrupted when it has it."""
+
+        def __init__(self, lock):
+            self.lock, self.release = lock, lock.release
+            self.handlers = [self.handle]
+
+        def acquire(self, *args, **kwargs):
+            taken = self.lock.acquire(*args, **kwargs)
+            if self.handlers:
+                self.handlers.pop()()
+            return taken
+
+        def handle(self):
+            if not forks:
+                raise KeyboardInterrupt
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+        def __enter__(self):
+            return self.lock.__enter__()
+
+        def __exit__(self, *exc_info):
+            self.lock.__exit__(*exc_info)
+
+    with pair() as (_, peer):
+        monkeypatch.setattr(background, "_busy", Busy(background._busy))
+        began = time.monotonic()
+        # As os.fork() calls them; which drops what the first one raises.
+        with contextlib.suppress(KeyboardInterrupt):
+            background._before_fork()
+        background._after_fork_in_parent()
+        assert time.monotonic() - began < PROMPT
+        peer.send_frame(PING, b"!")
+        assert peer.recv_frame().data == b"!"
 
 
 def test_signals_are_left_to_other_threads():

@@ -17,8 +17,9 @@ Who may do what, and what may interleave:
 * If the machine turns out to have slept when it wakes up, it pings all peers at once, whoever
   receives from them.
 * A forked child has neither the thread nor the connections, which are the parent's. It begins with
-  a new lock, and makes its own thread when it connects. ``_busy`` is held while the thread deals
-  with connections; ``os.fork`` waits for it, a while, as what the thread calls has locks, too.
+  new locks, and makes its own thread when it connects. ``_busy`` is held while the thread deals
+  with connections; ``os.fork`` waits for it, a while, as what the thread calls has locks, too. It
+  lets the same thread in again, because of signal handlers that fork.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import os
 import socket
 import threading
 import weakref
-from _thread import get_ident
 from collections.abc import Callable, Collection
 from itertools import repeat
 from time import monotonic
@@ -48,7 +48,7 @@ GRID = 8  # wake at multiples of 1/8 s: many connections cost few wake-ups
 READS_AHEAD = 16
 
 _lock = threading.RLock()
-_busy = threading.Lock()
+_busy = threading.RLock()
 _background: Background | None = None
 
 
@@ -58,10 +58,9 @@ def watch(receiver: Receiver) -> None:
     with _lock:
         if _background is None:
             background = Background()
+            thread = threading.Thread(target=background.run, name="wsmini-background", daemon=True)
             try:
-                threading.Thread(
-                    target=background.run, name="wsmini-background", daemon=True
-                ).start()
+                thread.start()
             except RuntimeError:
                 # No more threads, or the interpreter is shutting down. The connection works without
                 # the thread, and the next one tries again.
@@ -255,28 +254,25 @@ def _tick_for_receiver(receiver: Receiver, now: float) -> None:
 
 # -- forks --
 
-_forking: set[int] = set()  # threads that hold _busy for that
-
 
 def _before_fork() -> None:
     # For ever would be too long: this may be a signal handler that has interrupted the thread whose
     # lock the background thread waits for.
-    if _busy.acquire(timeout=FORK_WAIT):
-        _forking.add(get_ident())
+    _busy.acquire(timeout=FORK_WAIT)
 
 
 def _after_fork_in_parent() -> None:
-    if get_ident() in _forking:
-        _forking.discard(get_ident())
+    try:
         _busy.release()
+    except RuntimeError:
+        pass  # the thread that forks has waited in vain
 
 
 def _after_fork_in_child() -> None:
     """The thread isn't here, and what it looks after is the parent's."""
     global _background, _lock, _busy
     background, _background = _background, None
-    _lock, _busy = threading.RLock(), threading.Lock()
-    _forking.clear()
+    _lock, _busy = threading.RLock(), threading.RLock()
     if background is not None:
         background.close()
 
