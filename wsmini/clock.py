@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     HasSlept = Callable[[float, float], bool]
 
 NEVER = float("inf")
-SLEPT = 5.0  # seconds that are missing on the monotonic clock
+# Seconds.
+LEAVING = 0.5  # for the closing handshake when the program or the task has to end
+SETTLE = 1.0  # to read, behind a write that has failed, why it has
+SLEPT = 5.0  # missing on the monotonic clock
 
 
 def deadline_after(timeout: float, clock: Callable[[], float] = time.monotonic) -> float:

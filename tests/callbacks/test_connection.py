@@ -311,7 +311,7 @@ def test_a_loop_that_is_dropped_takes_its_connections_along():
 
 
 def test_a_server_that_does_not_answer_a_stop_is_left(monkeypatch):
-    monkeypatch.setattr("wsmini.callbacks.client.STOP_GRACE", 0.01)
+    monkeypatch.setattr("wsmini.callbacks.client.LEAVING", 0.01)
     closed = []
     with Joined(on_close=lambda client, *how: closed.append(how), close_timeout=None) as it:
         it.client.stop()

@@ -21,7 +21,7 @@ import asyncio
 from _thread import get_ident
 from collections import deque
 
-from ..clock import deadline_after
+from ..clock import LEAVING, deadline_after
 from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
@@ -46,7 +46,6 @@ else:
     _Future = asyncio.Future
 
 MAX_BUFFER = 65536  # bytes that wait for the stream, until send() waits too
-LEAVING = 0.5  # seconds that a server has for its Close frame when the task is cancelled
 MAX_TURN = 256  # messages sent in one go before other tasks get a turn
 
 TWO_RECEIVERS = "another task is receiving already"

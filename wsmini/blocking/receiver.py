@@ -10,7 +10,7 @@ from _thread import RLock
 from _weakref import ref  # weakref itself would bring other modules along
 from time import monotonic
 
-from ..clock import NEVER, lock_timeout
+from ..clock import NEVER, SETTLE, lock_timeout
 from ..opening.streams import HEED, READ, SLOW_CLOSE
 from ..sansio.protocol import CLOSED, OPEN
 from .reader import Reader
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Chunk = tuple[Message, bool]  # and whether it ends the message
     T = TypeVar("T")
-
-SETTLE = 1.0  # seconds for the receiver to find out why writing has failed
 
 _has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)  # from 3.13 on
 _NONE_LEFT = object()

@@ -9,12 +9,12 @@ from __future__ import annotations
 from _thread import get_ident
 from time import monotonic
 
-from ..clock import NEVER, deadline_after, lock_timeout
+from ..clock import NEVER, SETTLE, deadline_after, lock_timeout
 from ..exceptions import ConnectionClosed
 from ..opening.streams import HEED, READ, WRITE
 from ..sansio.messages import encode_message
 from ..sansio.protocol import CLOSED, OPEN
-from .receiver import SETTLE, Receiver
+from .receiver import Receiver
 from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False

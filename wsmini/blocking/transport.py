@@ -36,7 +36,7 @@ from __future__ import annotations
 import socket
 from time import monotonic
 
-from ..clock import NEVER
+from ..clock import LEAVING, NEVER
 from ..exceptions import SendBufferFull
 from ..interrupts import Waiters, new_lock, pass_on_handlers
 from ..opening.streams import DONTWAIT, HEED, WRITE, Stream, set_receive_timeout, wait
@@ -51,9 +51,7 @@ if TYPE_CHECKING:
     from ..options import Options
     from ..sansio.frames import Data
 
-# Seconds.
-LEAVING = 0.5  # for the closing handshake when the program is leaving
-GLANCE = 0.1  # until a writer that is blocked looks again whether it should step in
+GLANCE = 0.1  # seconds until a writer that is blocked looks again whether it should step in
 
 MAX_DEFERRED = 128  # messages that signal handlers leave to the sender they have interrupted
 

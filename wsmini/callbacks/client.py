@@ -28,7 +28,7 @@ from _thread import get_ident
 from functools import partial
 from itertools import chain
 
-from ..clock import NEVER, deadline_after, lock_timeout
+from ..clock import LEAVING, NEVER, deadline_after, lock_timeout
 from ..events.transport import EventTransport
 from ..exceptions import Close, ConnectionClosed, InvalidState, SendBufferFull, connection_closed
 from ..info import ConnectionInfo
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from .outbox import Item
 
 MAX_SEND_BUFFER = 1 << 24  # bytes
-STOP_GRACE = 0.5  # seconds that a server has for its Close frame when the program has to end
 GOING_AWAY = 1001
 FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
 MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
@@ -316,7 +315,7 @@ class Client:
 
     def stop(self) -> None:
         """As ``close(1001)``, but a server that doesn't answer is left after half a second."""
-        self._end(GOING_AWAY, "", STOP_GRACE)
+        self._end(GOING_AWAY, "", LEAVING)
 
     def _end(self, code: int, reason: str, grace: float = NEVER) -> None:
         if self._running:

@@ -35,7 +35,7 @@ import socket
 from _weakref import ref  # weakref itself would bring other modules along
 from functools import partial
 
-from ..clock import NEVER, suspend_detector
+from ..clock import NEVER, SETTLE, suspend_detector
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
@@ -84,7 +84,6 @@ if TYPE_CHECKING:
 
 
 TOGETHER = 16  # times a second, many idle transports look after their peers in one wake-up
-SETTLE = 1.0  # seconds to find out why writing has failed
 # In one iteration of the loop: batches, which the reader bounds, and pings and pongs.
 BATCHES, EVENTS = 4, 1000
 
