@@ -2,8 +2,8 @@
 
     python tests/growth.py     a table in instructions, by valgrind; status 1 if one grows faster
 
-The tests count steps of Python with the same inputs, which takes a moment; instructions show also
-what is copied or searched again and again in C.
+The tests count steps of Python with the same inputs, which takes a moment, and time what is read
+by regular expressions; instructions show also what is copied or searched again and again in C.
 """
 
 from __future__ import annotations
@@ -199,6 +199,9 @@ CASES = {  # name -> how often at first, what then is prepared and run
     "challenges: blanks behind a value": (2000, challenges("Digest a=b", " ", '"')),
     "challenges: blanks": (2000, challenges("", " ")),
     "challenges: commas": (2000, challenges("Basic", ",")),
+    "challenges: blanks behind a comma": (2000, challenges("Digest a=b,", " ", '"')),
+    "challenges: commas, then a sign": (2000, challenges("", ",", "=")),
+    "challenges: equals, then a quote": (2000, challenges("Basic a", "=", '"')),
     "challenges: a long token": (2000, challenges("", "a", '"')),
     "challenges: token68": (2000, challenges("Basic ", "a", '"')),
     "challenges: equals": (2000, challenges("Basic a", "=", "x")),
@@ -211,6 +214,7 @@ CASES = {  # name -> how often at first, what then is prepared and run
     "head: headers": (500, respond(OK, b"A: b\r\n")),
     "head: bytewise": (2000, respond(OK + b"A: ", b"b", size=1)),
     "head: folded": (1000, respond(OK + b"A: b", b"\r\n c")),
+    "head: folded blanks": (4000, respond(OK + b"A: b\r\n", b" \t")),
     "head: blanks": (4000, respond(OK + b"A:", b" ")),
     "head: line feeds": (2000, respond(OK, b"a:\n")),
     "head: no name": (4000, respond(OK, b"a")),
@@ -231,9 +235,13 @@ CASES = {  # name -> how often at first, what then is prepared and run
     "location: escapes": (2000, call(follow, lambda n: "%" * n, InvalidURI)),
     "location: @": (2000, call(follow, lambda n: "ws://" + "a@" * n, InvalidURI)),
     "location: not ASCII": (2000, call(follow, lambda n: "/" + "é" * n, InvalidURI)),
+    "location: no-break spaces": (2000, call(follow, lambda n: "\xa0" * n, InvalidURI)),
     "location: colons": (2000, call(follow, lambda n: "ws://" + ":" * n, InvalidURI)),
     "location: a long host": (2000, call(follow, lambda n: "ws://" + "é" * n, InvalidURI)),
     "shown: @": (2000, call(redacted_uri, lambda n: "ws://:x" + "a@" * n)),
+    "shown: a long host": (2000, call(redacted_uri, lambda n: "ws://u@" + "a:" * n + " ")),
+    "shown: a long address": (2000, call(redacted_uri, lambda n: "ws://u@[" + "1:" * n + " ")),
+    "shown: a long zone": (2000, call(redacted_uri, lambda n: "ws://u@[1%" + "%." * n)),
     "shown: pairs": (2000, call(redacted_uri, lambda n: "?" + "a=b&;" * n)),
     "shown: #": (2000, call(redacted_uri, lambda n: "#" * n + "@")),
     "shown: header": (2000, call(lambda name: redacted_header(name, ""), lambda n: "a-" * n)),

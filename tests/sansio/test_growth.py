@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 from growth import CASES, MOST, challenges, steps
@@ -29,6 +30,24 @@ def test_growth(n, prepare):
 @each_row("n, prepare", DEFLATED.values(), ids=DEFLATED)
 def test_growth_of_what_is_deflated(n, prepare):
     check_growth(n, prepare)
+
+
+# Steps show nothing of what a regular expression does. If one tries two readings of each part of a
+# text, twice the input takes four times as long, or longer: seconds for this much.
+MUCH = 1 << 15
+READ_BY_RE = {
+    name: CASES[name][1]
+    for name in CASES
+    if name.startswith(("challenges: ", "shown: ", "head: folded", "location: no"))
+}
+
+
+@each_row("prepare", READ_BY_RE.values(), ids=READ_BY_RE)
+def test_regular_expressions_read_a_text_in_one_way(prepare):
+    run = prepare(MUCH)
+    start = time.process_time()
+    run()
+    assert time.process_time() - start < 2.0
 
 
 def check_growth(n, prepare):
