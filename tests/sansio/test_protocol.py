@@ -408,6 +408,34 @@ def test_only_an_open_connection_sends(send):
         assert not protocol.has_output
 
 
+MOVES = {  # what is done -> the state it leads to from OPEN
+    "close": (lambda protocol: protocol.close(), CLOSING),
+    "receive a Close": (lambda protocol: feed(protocol, close_frame(1000)), CLOSING),
+    "receive a wrong Close": (lambda protocol: feed(protocol, close_frame(1005)), CLOSING),
+    "receive what is no frame": (lambda protocol: feed(protocol, b"\xff\xff"), CLOSING),
+    "abandon a message": (
+        lambda protocol: [setattr(protocol, "sending", TEXT), protocol.abandon_message()], CLOSING,
+    ),
+    "give up": (lambda protocol: [protocol.probe(100.0), protocol.tick(999.0)], CLOSING),
+    "lose": (lambda protocol: protocol.connection_lost(), CLOSED),
+    "abandon": (lambda protocol: protocol.abandon(KeyError()), CLOSED),
+}  # fmt: skip
+
+
+@each_row("act, expected", MOVES.values(), ids=MOVES)
+def test_a_state_never_goes_back(act, expected):
+    for state in STATES:
+        protocol = in_state(state)
+        act(protocol)
+        assert protocol.state is max(state, expected)
+        sent = protocol.sent
+        for again, _ in MOVES.values():
+            before = protocol.state
+            again(protocol)
+            assert protocol.state >= before and protocol.sent is sent
+        assert len([head for head, _ in written(protocol) if head == 0x88]) <= 1
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_losing_the_connection_in_every_state(state):
     problem = ConnectionResetError("reset")

@@ -201,7 +201,6 @@ class ClientProtocol:
         ping_interval: float | None = 20,
         ping_timeout: float | None = 20,
     ) -> None:
-        limits = size_limits(max_size)
         self.state = OPEN
         self.rcvd: Close | None = None
         self.sent: Close | None = None
@@ -211,7 +210,7 @@ class ClientProtocol:
         self.extensions = extensions or ()  # an empty list would be one for each connection
         deflate = only_deflate(extensions)
         self._deflate = None if deflate is None else deflate.deflate
-        self.reader = MessageReader(self, limits, extensions)
+        self.reader = MessageReader(self, size_limits(max_size), extensions)
         self.keepalive = None if ping_interval is None else Keepalive(ping_interval, ping_timeout)
         self._now = 0.0
         self.has_output = False
@@ -350,8 +349,7 @@ class ClientProtocol:
         elif self.state is OPEN:
             self.rcvd_then_sent = True
         check_close(data)
-        if self.state is OPEN:
-            self._send_close(close)  # RFC 6455, 5.5.1: with the same code
+        self._send_close(close)  # RFC 6455, 5.5.1: with the same code
         self._finish()
 
     def _finish(self) -> None:
@@ -371,10 +369,9 @@ class ClientProtocol:
             code, reason = 1007, f"invalid UTF-8: {exc.reason}"
         else:
             code, reason = (1009 if isinstance(exc, PayloadTooBig) else 1002), str(exc)
-        if self.state is OPEN:
-            # The last character may be cut in the middle; then it is left out.
-            cut = reason.encode("utf-8", "replace")[: MAX_CONTROL - 2]
-            self._send_close(Close(code, cut.decode("utf-8", "ignore")))
+        # The last character may be cut in the middle; then it is left out.
+        cut = reason.encode("utf-8", "replace")[: MAX_CONTROL - 2]
+        self._send_close(Close(code, cut.decode("utf-8", "ignore")))
         self._finish()
 
     # -- sending --
@@ -519,10 +516,12 @@ class ClientProtocol:
             ValueError, TypeError: if *code* or *reason* can't be sent (RFC 6455, 7.4).
         """
         close_payload(code, reason)
-        if self.state is OPEN:
-            self._send_close(Close(code, reason))
+        self._send_close(Close(code, reason))
 
     def _send_close(self, close: Close) -> None:
+        """Queue a Close frame, if the connection is open."""
+        if self.state is not OPEN:
+            return
         # The state changes before the frame is queued: whatever another thread sends now is
         # refused, and can't follow the Close frame.
         self.state = CLOSING
