@@ -166,6 +166,11 @@ def connect_again(n):
     return run
 
 
+def compare(n):
+    headers = Headers([(f"A{i}", "b") for i in range(n)])
+    return lambda: headers == headers.copy()
+
+
 def retry(value):
     return InvalidStatus(Response(503, "", [("Retry-After", value)]))
 
@@ -229,6 +234,7 @@ CASES = {  # name -> how often at first, what then is prepared and run
         2000, call(parse_extensions, lambda n: 'a;b="' + "\\c" * n + '"', InvalidHeader),
     ),
     "extensions: blanks": (2000, call(parse_extensions, lambda n: "a;" + " " * n + "b")),
+    "headers compared": (200, compare),
     "tokens": (2000, call(tokens, lambda n: ["a, " * n])),
     "location: dots": (2000, call(follow, lambda n: "../x/" * n, InvalidURI)),
     "location: slashes": (2000, call(follow, lambda n: "/" + "/a" * n, InvalidURI)),

@@ -130,10 +130,9 @@ class Headers:
         return len(self.keys())
 
     def __eq__(self, other: object) -> bool:
-        # The order counts within a name only (RFC 9110, 5.3).
         if not isinstance(other, Headers):
             return NotImplemented
-        return self._values() == other._values()
+        return self._by_name() == other._by_name()
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self.items())
@@ -152,8 +151,10 @@ class Headers:
         for place in reversed(places):
             del self._flat[place : place + 2]
 
-    def _values(self) -> dict[str, list[str]]:
-        return {name.lower(): self.get_all(name) for name in self}
+    def _by_name(self) -> list[tuple[str, str]]:
+        """The pairs, sorted by name: the order counts within a name only (RFC 9110, 5.3)."""
+        pairs = [(name.lower(), value) for name, value in self.items()]
+        return sorted(pairs, key=lambda pair: pair[0])
 
 
 def _checked(name: str, value: str) -> tuple[str, str]:
