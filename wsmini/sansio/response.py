@@ -62,7 +62,8 @@ class ResponseParser:
         """Go on with *data*. Linear, however small the pieces.
 
         Raises:
-            InvalidMessage: if this isn't an HTTP/1.x response, or its head exceeds a limit.
+            InvalidMessage: if this isn't an HTTP/1.x response, or its head exceeds a limit. After
+                that, or an exception of a signal handler, it reads nothing more.
         """
         if self._is_tunnel or not self.complete:
             self._buffer += data
