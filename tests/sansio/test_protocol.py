@@ -26,9 +26,12 @@ from wsmini.sansio.extensions import Extension
 from wsmini.sansio.frames import MAX_CONTROL, PIECE, Frame, Opcode, header, read_close
 from wsmini.sansio.messages import UNLIMITED, MessageReader
 from wsmini.sansio.protocol import (
+    CLOSED,
+    CLOSING,
     MAX_PINGS,
     MAX_QUEUED,
     NEVER,
+    OPEN,
     ClientProtocol,
     Keepalive,
     State,
@@ -36,7 +39,7 @@ from wsmini.sansio.protocol import (
 )
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = Opcode
-OPEN, CLOSING, CLOSED = STATES = list(State)[1:4]
+STATES = (OPEN, CLOSING, CLOSED)
 
 
 def frame(opcode, data=b"", fin=True, rsv=0):
