@@ -166,7 +166,7 @@ def parse_uri(text: str) -> URI:
         raise TypeError(f"a URL must be a str, not {type(text).__name__}")
     try:
         return _parse(text)
-    except (URIProblem, UnicodeError) as exc:
+    except URIProblem as exc:
         raise InvalidURI(redacted_uri(text), str(exc)) from None
 
 
@@ -200,7 +200,7 @@ def parse_proxy(text: object) -> Proxy:
             raise URIProblem("its user or password exceeds 255 bytes")
         if scheme.startswith("http") and ":" in (username or ""):
             raise URIProblem("its user has a colon, which Basic authentication can't send")
-    except (URIProblem, UnicodeError) as exc:
+    except URIProblem as exc:
         raise InvalidProxy(redacted_uri(text), str(exc)) from None
     return Proxy(scheme, host, port or _PROXY_PORTS[scheme], username, password)
 
@@ -220,7 +220,7 @@ def join(base: URI, reference: str) -> URI:
     try:
         _check_characters(text)
         return _resolve(base, *_split(text))
-    except (URIProblem, UnicodeError) as exc:
+    except URIProblem as exc:
         raise InvalidURI(redacted_uri(reference), str(exc)) from None
 
 
@@ -444,18 +444,15 @@ def _label_to_ascii(label: str) -> str:
     """
     if _DEVIATIONS.isdisjoint(label):
         return label.encode(_CODEC).decode("ascii")
+    import re
     from encodings.idna import nameprep
 
     if label.lower().startswith("xn--"):
         raise UnicodeError("what is encoded has other characters than ASCII")
     nameprep(label.replace("\xdf", "s").replace("\u03c2", "\u03c3"))  # raises for what is forbidden
     # What is between them is prepared as ever.
-    prepared, start = "", 0
-    for at, character in enumerate(label):
-        if character in _DEVIATIONS:
-            prepared += nameprep(label[start:at]) + character
-            start = at + 1
-    prepared += nameprep(label[start:])
+    parts = re.split("([\xdf\u03c2])", label)
+    prepared = "".join(part if part in _DEVIATIONS else nameprep(part) for part in parts)
     return "xn--" + prepared.encode("punycode").decode("ascii")
 
 
