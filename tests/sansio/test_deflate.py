@@ -94,6 +94,10 @@ OFFERS = {
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover;"
         " server_max_window_bits=8; client_max_window_bits=15",
     ),
+    "any true value": (
+        {"server_no_context_takeover": 1, "client_max_window_bits": None},
+        "permessage-deflate; server_no_context_takeover",
+    ),
 }
 
 

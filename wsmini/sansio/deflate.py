@@ -40,11 +40,11 @@ NAME = "permessage-deflate"
 WINDOW_BITS = 12
 MEM_LEVEL = 5
 
-_PARAMETERS = frozenset(
-    f"{side}_{what}"
-    for side in ("server", "client")
-    for what in ("no_context_takeover", "max_window_bits")
-)
+# In the order in which they are offered (RFC 7692, 7.1).
+_PARAMETERS = (
+    "server_no_context_takeover", "client_no_context_takeover",
+    "server_max_window_bits", "client_max_window_bits",
+)  # fmt: skip
 _WINDOW_BITS = frozenset(map(str, range(8, 16)))  # RFC 7692, 7.1.2
 _SYNC_FLUSH = 2  # zlib.Z_SYNC_FLUSH, but zlib may not be loaded or not be there
 _TAIL = b"\0\0\xff\xff"  # what senders leave off the end of a message (RFC 7692, 7.2.1)
@@ -91,10 +91,7 @@ class Deflate(ExtensionOffer):
         ValueError, TypeError: if an option is out of range or of the wrong type.
     """
 
-    __slots__ = (
-        "client_max_window_bits", "client_no_context_takeover", "level", "mem_level",
-        "server_max_window_bits", "server_no_context_takeover",
-    )  # fmt: skip
+    __slots__ = (*_PARAMETERS, "level", "mem_level")
 
     name = NAME
 
@@ -114,8 +111,8 @@ class Deflate(ExtensionOffer):
             _check("client_max_window_bits", client_max_window_bits, 8, 15)
         _check("level", level, -1, 9)
         _check("mem_level", mem_level, 1, 9)
-        self.server_no_context_takeover = server_no_context_takeover
-        self.client_no_context_takeover = client_no_context_takeover
+        self.server_no_context_takeover = bool(server_no_context_takeover)
+        self.client_no_context_takeover = bool(client_no_context_takeover)
         self.server_max_window_bits = server_max_window_bits
         self.client_max_window_bits = client_max_window_bits
         self.level = level
@@ -123,18 +120,8 @@ class Deflate(ExtensionOffer):
 
     def offer(self) -> Params:
         """The parameters to offer (RFC 7692, 7.1)."""
-        params: Params = []
-        if self.server_no_context_takeover:
-            params.append(("server_no_context_takeover", None))
-        if self.client_no_context_takeover:
-            params.append(("client_no_context_takeover", None))
-        if self.server_max_window_bits is not None:
-            params.append(("server_max_window_bits", str(self.server_max_window_bits)))
-        if self.client_max_window_bits is True:
-            params.append(("client_max_window_bits", None))
-        elif self.client_max_window_bits:
-            params.append(("client_max_window_bits", str(self.client_max_window_bits)))
-        return params
+        values = [(name, getattr(self, name)) for name in _PARAMETERS]
+        return [(name, None if value is True else str(value)) for name, value in values if value]
 
     def accept(self, params: Params, accepted: list[Extension]) -> PerMessageDeflate:
         """The extension as the server's response wants it (RFC 7692, 7.1).
@@ -208,8 +195,7 @@ class PerMessageDeflate(Extension):
     """
 
     __slots__ = (
-        "client_max_window_bits", "client_no_context_takeover", "level", "mem_level",
-        "server_max_window_bits", "server_no_context_takeover",
+        *Deflate.__slots__,
         "_deflater", "_finals", "_history", "_inflater", "_inside", "_receiving",
     )  # fmt: skip
 
@@ -241,8 +227,8 @@ class PerMessageDeflate(Extension):
         self._history = bytearray()  # the last 32 KiB inflated, as far as kept: see _keep_history
 
     def __repr__(self) -> str:
-        names = PerMessageDeflate.__slots__[:6]
-        return f"PerMessageDeflate({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
+        options = [f"{name}={getattr(self, name)!r}" for name in Deflate.__slots__]
+        return f"PerMessageDeflate({', '.join(options)})"
 
     # -- receiving --
 
