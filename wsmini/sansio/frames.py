@@ -112,11 +112,7 @@ class _Translations(dict):  # type: ignore[type-arg]
     """For each byte of a key, the table that XORs with it; built when first used."""
 
     def __missing__(self, key: int) -> bytes:
-        # Byte i of the table is i ^ key: the XOR of the table that changes nothing with the key 256
-        # times.
-        identity = _from_bytes(bytes(range(256)), "big")
-        keys = _from_bytes(bytes((key,)) * 256, "big")
-        self[key] = table = (identity ^ keys).to_bytes(256, "big")
+        self[key] = table = bytes([byte ^ key for byte in range(256)])
         return table
 
 
