@@ -170,7 +170,7 @@ def build_request(
         if value is None:
             if name in headers:
                 del headers[name]
-        elif first and name in headers:
+        elif first:
             headers[name] = value
         else:
             headers.add(name, value)
