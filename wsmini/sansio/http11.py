@@ -134,6 +134,9 @@ class Headers:
             return NotImplemented
         return self._by_name() == other._by_name()
 
+    # They can change. Python sees that from __eq__, type checkers don't.
+    __hash__ = None  # type: ignore[assignment]
+
     def __str__(self) -> str:
         return "\n".join(f"{name}: {redacted_header(name, value)}" for name, value in self.items())
 
