@@ -153,7 +153,7 @@ def digest(
         fields.append(f"algorithm={params['algorithm']}")
     if "opaque" in params:
         fields.append(f"opaque={_quoted(params['opaque'])}")
-    if _is_true(params, "userhash"):
+    if _says(params, "userhash", "true"):
         fields.append("userhash=true")
     return "Digest " + ", ".join(fields)
 
@@ -198,7 +198,7 @@ def _hash(algorithm: str, *parts: str) -> str:
 
 def _normalized(text: str, params: dict[str, str]) -> str:
     """Normalize *text* for a server that says it reads UTF-8 (RFC 7617, 2.1)."""
-    if not _reads_utf8(params) or text.isascii():
+    if not _says(params, "charset", "utf-8") or text.isascii():
         return text
     try:
         import unicodedata  # large, and not everywhere
@@ -207,21 +207,18 @@ def _normalized(text: str, params: dict[str, str]) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _reads_utf8(params: dict[str, str]) -> bool:
-    return params.get("charset", "").lower() == "utf-8"
-
-
 def _username(user: str, realm: str, algorithm: str, params: dict[str, str]) -> str:
-    if _is_true(params, "userhash"):  # RFC 7616, 3.4.4
+    if _says(params, "userhash", "true"):  # RFC 7616, 3.4.4
         return f'username="{_hash(algorithm, user, realm)}"'
-    if user.isascii() or not _reads_utf8(params):
+    if user.isascii() or not _says(params, "charset", "utf-8"):
         return f"username={_quoted(user)}"
     # RFC 7616, 3.4, for servers that know it: the others expect plain UTF-8, as most clients send.
     return f"username*=UTF-8''{quote(user)}"
 
 
-def _is_true(params: dict[str, str], name: str) -> bool:
-    return params.get(name, "").lower() == "true"
+def _says(params: dict[str, str], name: str, value: str) -> bool:
+    """Whether the parameter *name* is *value*, in any case."""
+    return params.get(name, "").lower() == value
 
 
 def _tokens(text: str) -> list[str]:
@@ -352,7 +349,7 @@ class Authenticator:
         nonce = challenge.params.get("nonce") if challenge.scheme == "digest" else None
         # A guess, by an earlier request's nonce, may be out of date whatever the server calls it.
         self._retried = nonce is not None and nonce != self._answered.params.get("nonce")
-        return self._retried and (self._guessed or _is_true(challenge.params, "stale"))
+        return self._retried and (self._guessed or _says(challenge.params, "stale", "true"))
 
     def _answer(self, challenge: Challenge, method: str, target: str) -> str:
         params, answered = challenge.params, self._answered
