@@ -34,7 +34,7 @@ def test_growth_of_what_is_deflated(n, prepare):
 
 # Steps show nothing of what a regular expression does. If one tries two readings of each part of a
 # text, twice the input takes four times as long, or longer: seconds for this much.
-MUCH = 1 << 15
+MUCH = 1 << 16
 READ_BY_RE = {
     name: CASES[name][1]
     for name in CASES
@@ -47,7 +47,7 @@ def test_regular_expressions_read_a_text_in_one_way(prepare):
     run = prepare(MUCH)
     start = time.process_time()
     run()
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 5.0  # of the processor; a good pattern takes 0.3
 
 
 def check_growth(n, prepare):
