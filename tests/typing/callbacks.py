@@ -14,6 +14,16 @@ def on_close(client: wsmini.Client, code: int, reason: str) -> None:
     print(code, reason, client.unsent, client.buffered_amount)
 
 
+def facts(client: wsmini.Client) -> None:
+    client.loop.stop()  # type: ignore[union-attr]
+    loop: wsmini.Loop | None = client.loop
+    print(client.request.target)  # type: ignore[union-attr]
+    client.subprotocol = "chat"  # type: ignore[misc]
+    client.loop = loop  # type: ignore[misc]
+    numbers: tuple[float, int | None] = client.latency, client.close_code
+    print(client.id.upper(), client.timings.get("tls"), len(client.extensions), numbers)
+
+
 def main() -> int:
     with wsmini.Loop() as loop:
         client = wsmini.Client("ws://localhost", on_open=on_open, reconnect=wsmini.Fixed(1))

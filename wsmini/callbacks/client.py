@@ -78,14 +78,19 @@ _NEXT = {
 }
 
 
-def _last(name: str, before: object, doc: str) -> Any:
-    """A property: what the last connection's ``ConnectionInfo`` has by that name."""
+class _NoConnection:
+    """What there is to tell of the last connection before there was one."""
 
-    def fact(client: Client) -> object:
-        info = client._info
-        return before if info is None else getattr(info, name)
+    request = response = request_headers = response_headers = subprotocol = None
+    local_address = remote_address = close_code = close_reason = None
+    extensions, id, latency = (), "", 0.0
 
-    return property(fact, doc=doc)
+    @property
+    def timings(self) -> dict[str, float]:
+        return {}
+
+
+_NO_CONNECTION: Any = _NoConnection()
 
 
 class Client:
@@ -120,9 +125,6 @@ class Client:
         max_send_buffer: how many bytes may wait to be sent until ``send`` raises; each message
             counts as 200 more than it has.
         options: those of ``connect()``.
-
-    Attributes:
-        loop: where it was started; ``None`` before.
 
     Raises:
         InvalidURI, ValueError, TypeError: if the URL or an option isn't valid, a callback can't be
@@ -172,7 +174,9 @@ class Client:
         self._options = Options(url, **options)
         # What can be asked for, and other threads look at.
         self._state, self._connection = _CLOSED, None  # type: State, ClientConnection | None
-        self.loop: Loop = None  # type: ignore[assignment]  # until start(), as _attempts
+        # Both are None until start(), and asked for behind that. (A subclass may have a _loop.)
+        self._its_loop: Loop = None  # type: ignore[assignment]
+        self._attempts: Attempts = None  # type: ignore[assignment]
         self._running = False  # from start() on, until it won't connect again
         self._wanted = False  # until close()
         # What is sent.
@@ -184,13 +188,12 @@ class Client:
         # Connecting. All that each client sets some time is set here: Python lets instances share
         # their keys only if they come early, and a dictionary of its own is most of a KiB.
         self._policy = read_policy(policy, reconnect)
-        self._attempts: Attempts = None  # type: ignore[assignment]
         self._attempt = 0
         self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
         self._slow_after = _slow_after(self._options)
         self._failure: Exception | None = None  # the last one
         self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
-        self._last_info: ConnectionInfo | None = None  # of the last connection, once it is closed
+        self._last_info: ConnectionInfo = _NO_CONNECTION  # of the last one, once it is closed
         given = (
             on_open, on_message, on_chunk, on_close, on_error, on_ping, on_pong, on_reconnect,
             on_drain,
@@ -240,7 +243,7 @@ class Client:
             finally:
                 # Also behind an exception: on_close comes still, and no descriptor is left.
                 self._runs_loop = False
-                if self.loop is loop:  # another thread may have been faster to start it
+                if self._its_loop is loop:  # another thread may have been faster to start it
                     self._drop()
             # The loop didn't get round any more to one that came in the last callback.
             late = loop._unheard.intersection((signal.SIGINT, signal.SIGTERM))
@@ -259,7 +262,7 @@ class Client:
         if self._connection is not None:
             self._connection.transport.abort()
         while self._running:
-            self.loop.run_once()
+            self._its_loop.run_once()
 
     def start(self, loop: Loop) -> Client:
         """Connect and stay connected, while *loop* is run.
@@ -276,7 +279,7 @@ class Client:
         self._check_callbacks()
         attempts = Attempts("wsmini.Client", self._policy, self._options)
         loop._check()
-        self._attempts, self.loop = attempts, loop
+        self._attempts, self._its_loop = attempts, loop
         self._attempt = 0
         if self._gave_up:  # an attribute that most clients never have
             self._gave_up = False
@@ -347,7 +350,7 @@ class Client:
         self._open()
 
     def _open(self) -> None:
-        self._waits = LoopRun(self.loop, self._steps(), self._opened)
+        self._waits = LoopRun(self._its_loop, self._steps(), self._opened)
 
     def _steps(self) -> Steps[Opened]:
         return Opening(self._options).steps()
@@ -364,7 +367,9 @@ class Client:
         self._move(_OPEN)
         self._attempt = 0
         self._returned = _NO_ITEMS
-        connection = self._connection = ClientConnection(self, self.loop, opened, self._options)
+        connection = self._connection = ClientConnection(
+            self, self._its_loop, opened, self._options
+        )
         self._attempts.opened()
         self._tell_waiters()
         # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
@@ -422,7 +427,7 @@ class Client:
             return
         self._move(_WAITING)
         self._attempt += 1
-        self._waits = self.loop.call_later(delay, self._connect)
+        self._waits = self._its_loop.call_later(delay, self._connect)
         self._call("on_reconnect", self._attempt, delay, failure)
 
     def _finish(self) -> None:
@@ -430,9 +435,9 @@ class Client:
         self._wanted = False
         self._hand_back()
         self._running = False
-        self.loop._clients.pop(self, None)
+        self._its_loop._clients.pop(self, None)
         if self._runs_loop:
-            self.loop.stop()
+            self._its_loop.stop()
         self._tell_waiters()
 
     def _wake(self) -> None:
@@ -449,7 +454,7 @@ class Client:
             self._tell_loop(self._carry_out, self._attempts, method, args)
 
     def _tell_loop(self, callback: Callable[..., None], *args: Any) -> None:
-        loop = self.loop
+        loop = self._its_loop
         try:
             loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
@@ -476,14 +481,14 @@ class Client:
             return
         self._serve_soon()
         if self._closed_exc is not None:
-            self.loop.call_soon(self._tell_closed)
+            self._its_loop.call_soon(self._tell_closed)
         elif self._connection is not None:
             self._front = None
         elif self._waits is None:
             # A running client waits for something, always: it was interrupted on its way.
             self._state = _WAITING if self._wanted else _CLOSED
             if self._wanted:
-                self._waits = self.loop.call_later(0.0, self._connect)
+                self._waits = self._its_loop.call_later(0.0, self._connect)
             else:
                 self._finish()
 
@@ -522,7 +527,7 @@ class Client:
 
     def _wait(self, done: Callable[[], bool], timeout: float | None, what: str) -> None:
         deadline = None if timeout is None else deadline_after(timeout)
-        if self.loop is not None and self.loop.thread == get_ident():
+        if self._its_loop is not None and self._its_loop.thread == get_ident():
             raise RuntimeError(f"wait_{what}() in the loop's thread would wait for itself")
         while not done():
             left = lock_timeout(deadline)
@@ -552,7 +557,7 @@ class Client:
         callback = self._callback(name)
         if callback is None:
             return
-        start = self.loop.time()
+        start = self._its_loop.time()
         try:
             callback(*args)
         except Exception as exc:
@@ -572,7 +577,7 @@ class Client:
 
     def _watch(self, name: str, start: float) -> None:
         """Log, once, that the callback *name*, begun at *start*, was too slow for the keepalive."""
-        duration = self.loop.time() - start
+        duration = self._its_loop.time() - start
         if duration <= self._slow_after:
             return
         self._slow_after = NEVER
@@ -622,7 +627,7 @@ class Client:
             self._check_room(connection, waiting, len(item[1]))
         outbox.waiting += len(item[1]) + 1
         front = self._front
-        if front is None or self.loop.thread != get_ident():
+        if front is None or self._its_loop.thread != get_ident():
             outbox.messages.append(item)
         else:  # what on_open sends goes in front of what has waited for the connection
             outbox.messages.insert(front, item)
@@ -747,7 +752,12 @@ class Client:
     # -- facts --
 
     @property
-    def _info(self) -> ConnectionInfo | None:
+    def loop(self) -> Loop | None:
+        """Where it was started; ``None`` before."""
+        return self._its_loop
+
+    @property
+    def _info(self) -> ConnectionInfo:
         """Of the last connection."""
         connection = self._connection
         return self._last_info if connection is None else connection.info
@@ -774,24 +784,69 @@ class Client:
         return None if connection is None else connection.info.ssl_object
 
     @property
+    def request(self) -> Request | None:
+        """The request of the last opening handshake that succeeded; ``None`` before."""
+        return self._info.request
+
+    @property
+    def response(self) -> Response | None:
+        """The response to it."""
+        return self._info.response
+
+    @property
+    def request_headers(self) -> Headers | None:
+        """The headers of that request."""
+        return self._info.request_headers
+
+    @property
+    def response_headers(self) -> Headers | None:
+        """The headers of that response."""
+        return self._info.response_headers
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The one that the server chose for the last connection, or ``None``."""
+        return self._info.subprotocol
+
+    @property
+    def extensions(self) -> Sequence[Extension]:
+        """The extensions of the last connection, in the order of the response."""
+        return self._info.extensions
+
+    @property
     def timings(self) -> dict[str, float]:
         """Seconds that each phase of the last opening took, by its name."""
-        info = self._info
-        return {} if info is None else info.timings
+        return self._info.timings
 
-    # Of the last connection; and what there is before it.
-    request: Request | None = _last("request", None, "That of the last opening that succeeded.")
-    response: Response | None = _last("response", None, "The response to that request.")
-    request_headers: Headers | None = _last("request_headers", None, "The headers of the request.")
-    response_headers: Headers | None = _last("response_headers", None, "Those of the response.")
-    subprotocol: str | None = _last("subprotocol", None, "The server's choice, or ``None``.")
-    extensions: Sequence[Extension] = _last("extensions", (), "In the order of the response.")
-    local_address: Any = _last("local_address", None, "As the ``socket`` module has it.")
-    remote_address: Any = _last("remote_address", None, "The other end's.")
-    id: str = _last("id", "", "16 hexadecimal digits that tell a connection from others.")
-    close_code: int | None = _last("close_code", None, "``None`` until closed, 1006 if none came.")
-    close_reason: str | None = _last("close_reason", None, "``None`` until closed.")
-    latency: float = _last("latency", 0.0, "The last round trip in seconds; 0 before.")
+    @property
+    def local_address(self) -> Any:
+        """Of the last connection's socket, as the ``socket`` module has it; ``None`` before."""
+        return self._info.local_address
+
+    @property
+    def remote_address(self) -> Any:
+        """The other end's."""
+        return self._info.remote_address
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits that tell the last connection from others; ``""`` before."""
+        return self._info.id
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of the last connection, 1006 if none came; ``None`` while not closed."""
+        return self._info.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The close reason of the last connection; ``None`` while not closed."""
+        return self._info.close_reason
+
+    @property
+    def latency(self) -> float:
+        """The last round trip in seconds; 0 if none was measured."""
+        return self._info.latency
 
     def fileno(self) -> int:
         """The descriptor of the connection's socket, which the loop watches; -1 without one."""
