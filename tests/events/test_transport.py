@@ -488,6 +488,18 @@ def test_who_is_in_a_hurry_waits_no_longer_than_was_said_first(plain):
     plain.transport.close(1000, "")
     run_until_the_end(plain)
     assert plain.clock.now - start == pytest.approx(1)
+    cause = plain.transport.protocol.close_exc().__cause__
+    assert isinstance(cause, TimeoutError)
+    assert str(cause) == "the closing handshake took longer than 1 s"
+
+
+def test_whose_time_has_passed_is_told():
+    with join(close_timeout=3) as joined:
+        joined.transport.close()
+        joined.transport.end_within(5)
+        run_until_the_end(joined)
+        cause = joined.transport.protocol.close_exc().__cause__
+        assert str(cause) == "the closing handshake took longer than close_timeout"
 
 
 def test_what_tls_has_read_and_not_looked_at_comes_without_the_socket():

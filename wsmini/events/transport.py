@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
 
 TOGETHER = 16  # times a second, many idle transports look after their peers in one wake-up
+HURRIED = "the closing handshake took longer than {} s"
 # In one iteration of the loop: batches, which the reader bounds, and pings and pongs.
 BATCHES, EVENTS = 4, 1000
 
@@ -109,7 +110,8 @@ class EventTransport:
         "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
         "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop", "_more",
         "_processing", "_pumped", "_reading", "_recv", "_size", "_tick_at", "_timer_at", "_timers",
-        "_writing", "buffer", "closed", "half_done", "paused", "protocol", "stream", "streaming",
+        "_too_slow", "_writing", "buffer", "closed", "half_done", "paused", "protocol", "stream",
+        "streaming",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +150,7 @@ class EventTransport:
         self._drain_due = False  # whether the handler is to hear of room
         self._timers = shared_timers(loop)
         self._timer_at = self._close_by = NEVER
+        self._too_slow = ""  # what is told then
         self._close_timeout = options.close_timeout
         self._tick_at = NEVER if options.ping_interval is None else now + options.ping_interval
 
@@ -555,10 +558,16 @@ class EventTransport:
         self._flush_soon()
         self._look_for_end()
 
-    def end_within(self, seconds: float) -> None:
-        """Don't wait for the peer any longer than that, nor than it was said before."""
-        self._close_by = min(self._close_by, self._loop.time() + seconds)
-        self._set_timer()
+    def end_within(self, seconds: float, text: str = HURRIED) -> None:
+        """Don't wait for the peer any longer than that, nor than it was said before.
+
+        Args:
+            text: of the exception, with the *seconds* filled in.
+        """
+        close_by = self._loop.time() + seconds
+        if close_by < self._close_by:
+            self._close_by, self._too_slow = close_by, text.format(seconds)
+            self._set_timer()
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop the connection, because of *exc*; ``_on_end`` comes from the loop."""
@@ -643,7 +652,7 @@ class EventTransport:
             self._stop_reading()  # what is there isn't taken yet
         else:
             if self._close_timeout is not None:
-                self.end_within(self._close_timeout)
+                self.end_within(self._close_timeout, SLOW_CLOSE)
             if done:
                 self.paused = False
                 self._read_on()  # to drop it, and to see the server go
@@ -719,7 +728,7 @@ class EventTransport:
             self._close_by = NEVER
             # Also where writing has failed, and reading couldn't find out why within SETTLE: then
             # buffer.error is told.
-            self._lost(TimeoutError(SLOW_CLOSE))
+            self._lost(TimeoutError(self._too_slow))
             self._process()
             if self.buffer.error is None:
                 self._end_soon()  # even if nobody takes what came
