@@ -408,6 +408,50 @@ def test_a_client_is_closed_in_on_close_and_on_reconnect():
             assert time.monotonic() - start < PATIENCE / 2
 
 
+# -- what a message is --
+
+
+class Numbered:
+    """What ``iter()`` takes without an ``__iter__``."""
+
+    def __getitem__(self, index):
+        return ["a", "b"][index]
+
+
+def blocking_echo(url, message):
+    with wsmini.connect(url) as ws:
+        ws.send(message)
+        return ws.recv()
+
+
+def asyncio_echo(url, message):
+    async def main():
+        async with aio.connect(url) as ws:
+            await ws.send(message)
+            return await ws.recv()
+
+    return run(main())
+
+
+def client_echo(url, message):
+    echoed = []
+    client = wsmini.Client(url, on_message=lambda client, got: echoed.append(got) or client.close())
+    client.on_open = lambda client: client.send(message)
+    client.run_forever()
+    return echoed[0]
+
+
+@pytest.mark.parametrize("echo", [blocking_echo, asyncio_echo, client_echo])
+def test_a_message_in_parts_is_what_can_be_iterated_over(echo):
+    with echo_server() as server:
+        for message in (["a", "b"], iter("ab"), Numbered()):
+            assert echo(server.url, message) == "ab"
+        for message in (5, None, {"a": 1}):
+            problem = "^a message is str, bytes-like or an iterable of these, not "
+            with pytest.raises(TypeError, match=problem + type(message).__name__):
+                echo(server.url, message)
+
+
 # -- what a connection tells of itself --
 
 

@@ -28,6 +28,7 @@ from wsmini.sansio.messages import (
     decode_message,
     encode_message,
     encode_whole,
+    parts_of,
 )
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = Opcode
@@ -1243,6 +1244,25 @@ def test_opcode_and_payload(message, text, expected):
 @pytest.mark.parametrize("message", [["a"], iter("a"), None, 1, {}, object()])
 def test_what_is_not_sent_whole(message):
     assert encode_whole(message, None) is encode_whole(message, True) is None
+
+
+class Numbered:
+    """What ``iter()`` takes without an ``__iter__``."""
+
+    def __getitem__(self, index):
+        return ["a", "b"][index]
+
+
+@pytest.mark.parametrize("message", [["a", "b"], iter("ab"), Numbered(), {"a": 1, "b": 2}.keys()])
+def test_a_message_in_parts(message):
+    assert list(parts_of(message)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("message", [1, None, object(), {"a": 1}])
+def test_what_has_no_parts(message):
+    problem = f"str, bytes-like or an iterable of these, not {type(message).__name__}"
+    with pytest.raises(TypeError, match=problem):
+        parts_of(message)
 
 
 def test_what_can_not_be_sent():

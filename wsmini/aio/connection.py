@@ -26,7 +26,7 @@ from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
 from ..sansio.frames import close_payload
-from ..sansio.messages import chunk_decoder, decode_message, encode_message, encode_whole
+from ..sansio.messages import chunk_decoder, decode_message, encode_message, encode_whole, parts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -732,8 +732,5 @@ async def iterate(parts: Any) -> AsyncGenerator[Part, None]:
             if hasattr(parts, "aclose"):
                 await parts.aclose()  # not by Python, which gets around to it later, or never
         return
-    if isinstance(parts, dict) or not hasattr(parts, "__iter__"):
-        problem = "a message is str, bytes-like or an iterable of these, not "
-        raise TypeError(problem + type(parts).__name__)
-    for part in parts:
+    for part in parts_of(parts):
         yield part

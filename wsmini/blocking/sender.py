@@ -12,14 +12,14 @@ from time import monotonic
 from ..clock import NEVER, SETTLE, deadline_after, lock_timeout
 from ..exceptions import ConnectionClosed
 from ..opening.streams import HEED, READ, WRITE
-from ..sansio.messages import encode_message
+from ..sansio.messages import encode_message, parts_of
 from ..sansio.protocol import CLOSED, OPEN
 from .receiver import Receiver
 from .transport import GLANCE, BlockingTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Iterator
+    from typing import Iterator
 
     from ..sansio.frames import Data
 
@@ -179,18 +179,14 @@ class Sender:
 
         Other threads may send control frames between the fragments, but no messages.
         """
-        if isinstance(message, dict) or not hasattr(message, "__iter__"):
-            raise TypeError(
-                "a message is str, bytes-like or an iterable of these,"
-                f" not {type(message).__name__}"
-            )
+        parts = parts_of(message)
         if self.transport.is_interrupted() or self._fragments_by == get_ident():
-            self._send_joined(message, text, compress)
+            self._send_joined(parts, text, compress)
             return
         deadline = None if timeout is None else deadline_after(timeout)
         first = 0
         try:
-            for opcode, data in _parts(message, text):
+            for opcode, data in _encoded(parts, text):
                 self._send_fragment(opcode, data, False, compress, deadline)
                 first = opcode
             if first:
@@ -202,12 +198,12 @@ class Sender:
             raise
 
     def _send_joined(
-        self, message: Iterable[str | Data], text: bool | None, compress: bool | None
+        self, parts: Iterator[str | Data], text: bool | None, compress: bool | None
     ) -> None:
         """The same for a signal handler, which can't wait between fragments: as one frame."""
-        parts = list(_parts(message, text))
-        if parts:
-            self.transport.defer(parts[0][0], b"".join(data for _, data in parts), compress)
+        encoded = list(_encoded(parts, text))
+        if encoded:
+            self.transport.defer(encoded[0][0], b"".join(data for _, data in encoded), compress)
 
     def _send_fragment(
         self, opcode: int, data: Data, fin: bool, compress: bool | None, deadline: float | None
@@ -253,9 +249,9 @@ class Sender:
         self._receiver.wait_closed()
 
 
-def _parts(message: Iterable[str | Data], text: bool | None) -> Iterator[tuple[int, Data]]:
+def _encoded(parts: Iterator[str | Data], text: bool | None) -> Iterator[tuple[int, Data]]:
     """The opcode and the payload of each fragment."""
     first = 0
-    for part in message:
+    for part in parts:
         first, data = encode_message(part, text, first)
         yield first, data

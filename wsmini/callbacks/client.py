@@ -1156,9 +1156,6 @@ def _item(message: Any, text: bool | None, compress: bool | None) -> Item:
     """*message* as it is queued; a copy, if it could be changed meanwhile."""
     whole = encode_whole(message, text)
     if whole is None:
-        if isinstance(message, dict) or not hasattr(message, "__iter__"):
-            problem = "a message is str, bytes-like or an iterable of these, not "
-            raise TypeError(problem + type(message).__name__)
         return 0, Fragments(message, text), compress
     opcode, data = whole
     return opcode, data if type(data) is bytes else bytes(data), compress

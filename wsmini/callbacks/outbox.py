@@ -12,11 +12,11 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from ..sansio.frames import Opcode
-from ..sansio.messages import encode_message
+from ..sansio.messages import encode_message, parts_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Iterator
+    from typing import Any, Iterable
 
 SMALL = 4096  # bytes; what a shorter message takes may be freed later,
 MOST_SMALL = 64  # if there aren't so many of them
@@ -34,7 +34,7 @@ class Fragments:
     __slots__ = ("_iterator", "opcode", "parts", "text")
 
     def __init__(self, parts: Iterable[Any], text: bool | None) -> None:
-        self._iterator: Iterator[Any] = iter(parts)
+        self._iterator = parts_of(parts)
         self.parts, self.text, self.opcode = parts, text, 0
 
     def __len__(self) -> int:

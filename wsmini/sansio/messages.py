@@ -27,7 +27,8 @@ from .frames import FIN, MAX_CONTROL, RSV1, RSV2, RSV3, Frame, Opcode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from typing_extensions import Protocol
 
@@ -541,6 +542,20 @@ def encode_whole(message: object, text: bool | None) -> tuple[int, Data] | None:
     if text:
         bytes(message).decode()  # RFC 6455, 5.6; UnicodeDecodeError is a ValueError
     return (Opcode.TEXT if text else Opcode.BINARY), message
+
+
+def parts_of(message: Any) -> Iterator[Any]:
+    """The parts of *message*, for which ``encode_whole`` has returned ``None``: all that ``iter()``
+    takes has some, but for a dictionary.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    iterable = hasattr(message, "__iter__") or hasattr(message, "__getitem__")
+    if isinstance(message, dict) or not iterable:
+        problem = "a message is str, bytes-like or an iterable of these, not "
+        raise TypeError(problem + type(message).__name__)
+    return iter(message)
 
 
 def encode_message(part: object, text: bool | None, first: int = 0) -> tuple[int, Data]:
