@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import selectors
 import socket
 import ssl
 import sys
@@ -38,7 +39,7 @@ from wsmini import (
 from wsmini import clock as slept
 from wsmini.aio import Connection, connect
 from wsmini.aio import connection as aio
-from wsmini.aio.selector_thread import host_loop
+from wsmini.aio.selector_thread import READ, _select, host_loop
 from wsmini.events.transport import BATCHES
 from wsmini.opening.streams import SocketStream
 from wsmini.options import Options
@@ -1666,3 +1667,13 @@ def test_others_run_while_one_receives_what_a_read_has_brought(run):
         await ws.close()
 
     run(main())
+
+
+def test_a_socket_that_is_closed_while_the_thread_begins_to_wait_does_not_end_it(monkeypatch):
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)  # as on Windows
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with socket.socket() as sock:
+            closed = sock.fileno()
+        theirs.send(b"x")  # as whoever has closed it did before
+        assert _select(ours, [(closed, READ)]) == []

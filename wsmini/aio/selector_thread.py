@@ -190,5 +190,8 @@ def _select(wakeup: socket.socket, watched: list[Key]) -> list[Key]:
                 selector.register(fd, events)
             except (OSError, ValueError):
                 pass  # closed meanwhile: it won't be wanted next time
-        found = {key.fd: events for key, events in selector.select()}
+        try:
+            found = {key.fd: events for key, events in selector.select()}
+        except OSError:  # select() notices only here what is closed meanwhile: we will be woken
+            return _select(wakeup, [])
     return [(fd, event) for fd, event in watched if found.get(fd, 0) & event]
