@@ -8,23 +8,26 @@ with ``WSMINI_TEST_ALL=1``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import selectors
 import socket
 import sys
+import time
 
 import fakes
 import pytest
-from helpers import SEED
+from helpers import PATIENCE, SEED
 from joined import End, handshake, parsed
 
-from wsmini.callbacks.client import Client
+from wsmini.callbacks.client import Client, ClientConnection
 from wsmini.callbacks.loop import Loop
 from wsmini.callbacks.outbox import Outbox
 from wsmini.exceptions import ConnectionClosed, InvalidState
+from wsmini.opening.steps import Wait
 from wsmini.opening.streams import SocketStream
-from wsmini.policies import NoReconnect
+from wsmini.policies import Fixed, NoReconnect
 from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
 from wsmini.testing import frame
@@ -42,7 +45,7 @@ class Interrupt(BaseException):
 class Scenario:
     """A client that echoes what comes; each step is what a signal handler may find."""
 
-    def __init__(self, tls):
+    def __init__(self, tls, policy=None):
         self.loop = Loop()
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
@@ -55,7 +58,7 @@ class Scenario:
             yield
 
         self.client = Client(
-            "ws://localhost/", reconnect=NoReconnect(), on_message=self.on_message,
+            "ws://localhost/", reconnect=policy or NoReconnect(), on_message=self.on_message,
             on_error=lambda client, exc: None,
             on_close=lambda client, code, reason: self.closed.append(code),
         )  # fmt: skip
@@ -222,6 +225,40 @@ def test_the_loop_and_the_client_may_be_interrupted_anywhere(tls):
     sample = every if os.environ.get("WSMINI_TEST_ALL") else rng.sample(every, min(60, places))
     for number in sample:
         interrupted_at(number, tls)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(ClientConnection, "_on_end"), (Client, "_ended"), (Client, "_connect"), (Client, "_move")],
+)
+def test_the_end_and_the_next_beginning_may_be_interrupted(kind, name, monkeypatch):
+    scenario, interrupts, tried = Scenario(False, policy=Fixed(0)), [], []
+
+    def interrupted(*args):
+        monkeypatch.undo()
+        interrupts.append(name)
+        raise Interrupt
+
+    def never():
+        tried.append(name)
+        yield Wait({}, None)
+
+    scenario.client.send(LARGE)
+    scenario.loop.run_once(0)
+    scenario.client._steps = never
+    monkeypatch.setattr(kind, name, interrupted)
+    scenario.peer.sock.close()
+    over = time.monotonic() + PATIENCE
+    while not tried and time.monotonic() < over:
+        with contextlib.suppress(Interrupt):
+            scenario.loop.run_once(0.01)
+    assert (interrupts, tried) == ([name], [name])
+    assert (scenario.closed, scenario.client.unsent) == ([1006], [LARGE])
+    scenario.client.close()
+    while scenario.client._running:
+        scenario.loop.run_once(0)
+    scenario.loop.close()
+    assert scenario.closed == [1006]
 
 
 def test_what_is_dropped_in_part_is_not_given_again():

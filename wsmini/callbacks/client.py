@@ -385,14 +385,14 @@ class Client:
                     connection.trim_soon()  # on_drain may have been waited for since before
 
     def _ended(self, connection: ClientConnection) -> None:
-        """*connection* is closed; called by itself."""
-        self._closed_exc = connection.protocol.close_exc()
-        self._connection = None
-        self._move(_CLOSED)
+        """*connection* is closed; called by itself, and again if this was interrupted."""
         self._last_info = connection.info
         # What the socket has taken isn't unsent, even if nobody has looked since.
         self._outbox.drop_written(connection.buffer.written)
         self._hand_back()
+        self._closed_exc = connection.protocol.close_exc()
+        self._connection = None  # from here on _recover_alone() sees to it
+        self._move(_CLOSED)
         self._tell_closed()
 
     def _tell_closed(self) -> None:
@@ -484,8 +484,9 @@ class Client:
             self._its_loop.call_soon(self._tell_closed)
         elif self._connection is not None:
             self._front = None
-        elif self._waits is None:
-            # A running client waits for something, always: it was interrupted on its way.
+        elif self._waits is None or self._waits._loop is None:
+            # A running client waits for something, always: it was interrupted on its way, or where
+            # the timer had fired.
             self._state = _WAITING if self._wanted else _CLOSED
             if self._wanted:
                 self._waits = self._its_loop.call_later(0.0, self._connect)
@@ -1078,8 +1079,7 @@ class ClientConnection:
             client._serve_due = False
             self._serve()
         # on_close comes behind the last message; a pause holds both back.
-        if self._ended and not self._paused:
-            self._ended = False
+        if self._ended and not self._paused and client._connection is self:
             client._ended(self)
 
     def _serve(self) -> None:

@@ -681,8 +681,8 @@ class EventTransport:
             if not (self.buffer or self.stream.unsent or self.buffer.error):
                 self._stop_talking()
         self._release()
-        self._ended = True
         self._handler._on_end()
+        self._ended = True
 
     def _release(self) -> None:
         self._stop_reading()
