@@ -36,6 +36,7 @@ from _weakref import ref  # weakref itself would bring other modules along
 from functools import partial
 
 from ..clock import NEVER, SETTLE, suspend_detector
+from ..interrupts import pass_on_handlers
 from ..opening.streams import (
     CHUNK,
     DONTWAIT,
@@ -255,8 +256,7 @@ class EventTransport:
         Raises:
             OSError: *exc* itself, if it is a signal handler's.
         """
-        if exc.errno is None:
-            raise exc
+        pass_on_handlers(exc)
         if not isinstance(exc, (BlockingIOError, InterruptedError)):
             self._lost(exc)
         else:
@@ -702,8 +702,7 @@ class EventTransport:
                 if not sock.recv(READ_SIZE, DONTWAIT):
                     break
         except OSError as exc:
-            if exc.errno is None:
-                raise  # of a signal handler; else there is nothing, or the server has gone
+            pass_on_handlers(exc)  # else there is nothing, or the server has gone
 
     # -- time --
 
