@@ -308,6 +308,20 @@ def test_a_close_that_cannot_be_sent(args, error):
         frames.close_payload(*args)
 
 
+def test_the_payload_of_pings_and_pongs():
+    changing = bytearray(125)
+    payload = frames.control_payload(changing)
+    changing[0] = 1
+    assert payload == bytes(125) and type(payload) is bytes
+    assert frames.control_payload("é") == "é".encode() == frames.control_payload("é".encode())
+    for data in (bytes(126), "é" * 63):
+        with pytest.raises(ValueError, match="a ping or pong has at most 125 bytes, not 126"):
+            frames.control_payload(data)
+    for data in (5, None, memoryview(b"x")):
+        with pytest.raises(TypeError, match="a ping or pong takes str or bytes, not"):
+            frames.control_payload(data)
+
+
 def test_every_code_that_may_not_be_received():
     for code in [*range(5100), 32768, 65535]:
         if code not in CLOSE_CODES:

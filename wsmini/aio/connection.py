@@ -25,7 +25,7 @@ from ..clock import LEAVING, deadline_after
 from ..events.transport import EventTransport
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
-from ..sansio.frames import close_payload
+from ..sansio.frames import close_payload, control_payload
 from ..sansio.messages import chunk_decoder, decode_message, encode_message, encode_whole, parts_of
 
 TYPE_CHECKING = False
@@ -566,6 +566,7 @@ class Connection(ConnectionInfo):
             SendBufferFull: if 1024 pings aren't answered yet.
         """
         self._check_loop()
+        payload = None if data is None else control_payload(data)
         future: asyncio.Future[float] = self._loop.create_future()
 
         def answered(round_trip: float) -> None:
@@ -573,7 +574,6 @@ class Connection(ConnectionInfo):
             if not future.done():
                 future.set_result(round_trip)
 
-        payload = data.encode() if isinstance(data, str) else data
         await self._raise_if_refused(self._transport.ping(payload, answered))
         self._pings.add(future)
         return Ping(future)
@@ -588,8 +588,7 @@ class Connection(ConnectionInfo):
             ConnectionClosed, ValueError: as ``ping``.
         """
         self._check_loop()
-        payload = data.encode() if isinstance(data, str) else data
-        await self._raise_if_refused(self._transport.pong(payload))
+        await self._raise_if_refused(self._transport.pong(control_payload(data)))
 
     async def _raise_if_refused(self, refusal: Exception | None) -> None:
         if isinstance(refusal, ConnectionClosed):

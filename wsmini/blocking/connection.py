@@ -18,7 +18,7 @@ from time import monotonic
 from ..clock import deadline_after
 from ..exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedOK
 from ..info import ConnectionInfo
-from ..sansio.frames import close_payload
+from ..sansio.frames import close_payload, control_payload
 from ..sansio.messages import chunk_decoder, decode_message, encode_whole
 from ..sansio.protocol import OPEN, ClientProtocol
 from .consumer import IN_A_HANDLER, Consumer
@@ -403,7 +403,7 @@ class Connection(ConnectionInfo):
             SendBufferFull: if 1024 pings aren't answered yet.
         """
         waiter = Ping(self._receiver)
-        payload = data.encode() if isinstance(data, str) else data
+        payload = None if data is None else control_payload(data)
         self._send_control(waiter._send, payload, monotonic())
         return waiter
 
@@ -416,7 +416,7 @@ class Connection(ConnectionInfo):
         Raises:
             ConnectionClosed, ValueError: as ``ping``.
         """
-        self._send_control(self._protocol.pong, data.encode() if isinstance(data, str) else data)
+        self._send_control(self._protocol.pong, control_payload(data))
 
     def _send_control(self, queue: Callable[..., Exception | None], *args: object) -> None:
         refusal = self._transport.change(queue, *args)

@@ -37,7 +37,7 @@ from ..opening.opening import Opened, Opening
 from ..opening.steps import LoopRun
 from ..options import Options
 from ..policies import Attempts, read_policy
-from ..sansio.frames import MAX_CONTROL, Opcode, close_payload
+from ..sansio.frames import Opcode, close_payload, control_payload
 from ..sansio.messages import encode_whole
 from ..sansio.protocol import State
 from .loop import Loop, Timer, check_callback
@@ -706,7 +706,7 @@ class Client:
             ValueError, TypeError: if *data* exceeds 125 bytes, a ping with it isn't answered yet,
                 or it is something else.
         """
-        payload = None if data is None else _control_payload("ping", data)
+        payload = None if data is None else control_payload(data)
         connection = self._open_connection()
         # Told here where it can be; a race that the loop's thread finds goes to on_error.
         if payload in connection.protocol._pings:
@@ -720,7 +720,7 @@ class Client:
             ConnectionClosed, InvalidState: if there is no connection.
             ValueError, TypeError: if *data* exceeds 125 bytes, or is something else.
         """
-        payload = _control_payload("pong", data)
+        payload = control_payload(data)
         self._request(self._send_control, self._open_connection().transport.pong, payload)
 
     def _open_connection(self) -> ClientConnection:
@@ -1140,16 +1140,6 @@ def _warn(text: str, *args: object) -> None:
             print(text % args, file=sys.stderr)
     else:
         logging.getLogger("wsmini").warning(text, *args)
-
-
-def _control_payload(name: str, data: Any) -> bytes:
-    """*data* as the payload of a control frame; a copy, if it could be changed meanwhile."""
-    payload = data.encode() if isinstance(data, str) else data
-    if not isinstance(payload, (bytes, bytearray)):
-        raise TypeError(f"a {name} takes str or bytes, not {type(data).__name__}")
-    if len(payload) > MAX_CONTROL:
-        raise ValueError(f"a {name} has at most {MAX_CONTROL} bytes, not {len(payload)}")
-    return bytes(payload)
 
 
 def _item(message: Any, text: bool | None, compress: bool | None) -> Item:

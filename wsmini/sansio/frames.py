@@ -21,7 +21,7 @@ from ..exceptions import Close, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
+    from typing import Any, Callable, Iterator
 
     Data = bytes | bytearray | memoryview
 
@@ -253,6 +253,21 @@ def is_close_code(code: int) -> bool:
     # 1004 is reserved; 1005, 1006 and 1015 are for APIs: they say what no frame has said. 1012 to
     # 1014 came later, by registration (RFC 6455, 11.7).
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+def control_payload(data: Any) -> bytes:
+    """The payload of a ping or pong with *data*; a copy, if it could be changed meanwhile.
+
+    Raises:
+        TypeError: if *data* is neither str nor bytes.
+        ValueError: if it is longer than 125 bytes.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    if not isinstance(payload, (bytes, bytearray)):
+        raise TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
+    if len(payload) > MAX_CONTROL:
+        raise ValueError(f"a ping or pong has at most {MAX_CONTROL} bytes, not {len(payload)}")
+    return bytes(payload)
 
 
 def close_payload(code: int, reason: str = "") -> bytes:

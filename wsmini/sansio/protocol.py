@@ -452,22 +452,23 @@ class ClientProtocol:
     ) -> Exception | None:
         """Queue a ping with *data*, or 8 random digits; *callback* gets the round trip in seconds.
 
+        Args:
+            data: as ``control_payload`` returns it.
+
         Returns:
             What refuses it, if anything, and has changed nothing; to be raised. (An exception that
             comes out of here is a signal handler's, and may come in the middle.)
 
             * ``ConnectionClosed``: if the connection isn't open any more.
-            * ``TypeError``: if *data* isn't bytes.
-            * ``ValueError``: if it exceeds 125 bytes, or a ping with it isn't answered yet.
+            * ``ValueError``: if a ping with *data* isn't answered yet.
             * ``SendBufferFull``: if ``MAX_PINGS`` aren't answered yet, or ``MAX_QUEUED`` not sent.
         """
-        payload = b"" if data is None else data
-        refusal = self._why_no_control(payload)
+        refusal = self._why_no_control()
         if refusal is None and len(self._pings) >= MAX_PINGS:
             refusal = SendBufferFull(f"{MAX_PINGS} pings aren't answered yet")
         if refusal is not None:
             return refusal
-        payload = self._new_ping_data() if data is None else bytes(data)
+        payload = self._new_ping_data() if data is None else data
         if payload in self._pings:
             return ValueError("a ping with the same data isn't answered yet")
         self._send_ping(payload, now, callback)
@@ -490,19 +491,15 @@ class ClientProtocol:
 
     def pong(self, data: bytes = b"") -> Exception | None:
         """Queue an unsolicited pong (RFC 6455, 5.5.3). Returns as ``ping``."""
-        refusal = self._why_no_control(data)
+        refusal = self._why_no_control()
         if refusal is None:
             self._queue(masked(FIN | Opcode.PONG, data))
         return refusal
 
-    def _why_no_control(self, data: bytes) -> Exception | None:
-        """What refuses a ping or a pong with *data*, if anything."""
+    def _why_no_control(self) -> Exception | None:
+        """What refuses a ping or a pong, if anything."""
         if self.state is not OPEN:
             return self.close_exc()
-        if not isinstance(data, (bytes, bytearray)):
-            return TypeError(f"a ping or pong takes str or bytes, not {type(data).__name__}")
-        if len(data) > MAX_CONTROL:
-            return ValueError(f"a ping or pong has at most 125 bytes, not {len(data)}")
         if len(self._output) >= MAX_QUEUED:
             return SendBufferFull(f"{MAX_QUEUED} pings and pongs wait to be sent")
         return None
