@@ -229,7 +229,14 @@ def test_the_loop_and_the_client_may_be_interrupted_anywhere(tls):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(ClientConnection, "_on_end"), (Client, "_ended"), (Client, "_connect"), (Client, "_move")],
+    [
+        (ClientConnection, "_on_end"),
+        (Client, "_ended"),
+        (Client, "_connect"),
+        (Client, "_move"),
+        (Outbox, "take_back"),
+        (Outbox, "count_waiting"),
+    ],  # fmt: skip
 )
 def test_the_end_and_the_next_beginning_may_be_interrupted(kind, name, monkeypatch):
     scenario, interrupts, tried = Scenario(False, policy=Fixed(0)), [], []

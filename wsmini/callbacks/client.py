@@ -41,7 +41,7 @@ from ..sansio.frames import Opcode, close_payload, control_payload
 from ..sansio.messages import encode_whole
 from ..sansio.protocol import State
 from .loop import Loop, Timer, check_callback
-from .outbox import COST, MOST_SMALL, SMALL, Fragments, Outbox, message_of
+from .outbox import COST, MOST_SMALL, NO_ITEMS, SMALL, Fragments, Outbox, message_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ GOING_AWAY = 1001
 FRAGMENTS = 64  # of a message in parts, in one iteration of the loop,
 MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next part is asked for
 
-# The idle share these.
-_NO_ITEMS: list[Item] = []
-_NOTHING: Iterator[Any] = iter(())
+_NOTHING: Iterator[Any] = iter(())  # which all the idle share
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
 # CLOSING isn't among them: a client is that while its connection's protocol is.
@@ -184,7 +182,6 @@ class Client:
         self._max_outbox, self._max_send_buffer = outbox, max_send_buffer
         self._front: int | None = None  # in on_open: how much it has sent, in front of the rest
         self._serve_due = False  # whether the loop's thread will look into the outbox
-        self._returned: list[Item] = _NO_ITEMS  # replaced, never changed
         # Connecting. All that each client sets some time is set here: Python lets instances share
         # their keys only if they come early, and a dictionary of its own is most of a KiB.
         self._policy = read_policy(policy, reconnect)
@@ -366,7 +363,7 @@ class Client:
             return
         self._move(_OPEN)
         self._attempt = 0
-        self._returned = _NO_ITEMS
+        self._outbox.returned = NO_ITEMS
         connection = self._connection = ClientConnection(
             self, self._its_loop, opened, self._options
         )
@@ -389,7 +386,7 @@ class Client:
         self._last_info = connection.info
         # What the socket has taken isn't unsent, even if nobody has looked since.
         self._outbox.drop_written(connection.buffer.written)
-        self._hand_back()
+        self._outbox.take_back(self._max_outbox if self._wanted else 0)
         self._closed_exc = connection.protocol.close_exc()
         self._connection = None  # from here on _recover_alone() sees to it
         self._move(_CLOSED)
@@ -433,7 +430,7 @@ class Client:
     def _finish(self) -> None:
         """It won't connect again, unless started again."""
         self._wanted = False
-        self._hand_back()
+        self._outbox.take_back(0)
         self._running = False
         self._its_loop._clients.pop(self, None)
         if self._runs_loop:
@@ -672,13 +669,6 @@ class Client:
         if self._connection is not None:
             self._connection.give()
 
-    def _hand_back(self) -> None:
-        """There is no connection: hand back what has no room, all if there won't be one."""
-        room = self._max_outbox if self._wanted else 0
-        taken = self._outbox.take_back(room)
-        if taken:
-            self._returned = taken + self._returned  # what had room was sent before the rest
-
     @property
     def unsent(self) -> list[Any]:
         """The messages that were accepted and can't be sent any more.
@@ -686,7 +676,7 @@ class Client:
         Since the last connection opened: look at it in ``on_close``, in ``on_reconnect``, and at
         the end. A message in parts is what was passed to ``send``; some may have been asked for.
         """
-        items = self._returned[:]
+        items = self._outbox.returned[:]
         if self._has_ended():
             items += self._outbox.messages  # which came as it ended, or later
         return [message_of(item) for item in items]
@@ -938,8 +928,7 @@ class ClientConnection:
             # An extension has failed within a frame: what the peer gets behind it can't be decoded.
             self.transport.half_done = False
             self.transport.abort(exc)
-        client._returned = client._returned + [self._messages.pop(len(self._ends))]
-        self._outbox.count_waiting()
+        self._outbox.give_up()
         client._serve_soon()  # the others
         client._failed(exc)
 

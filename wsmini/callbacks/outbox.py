@@ -61,6 +61,8 @@ class Fragments:
 if TYPE_CHECKING:
     Item = tuple[int, Any, bool | None]  # opcode, bytes, compress; 0 and Fragments
 
+NO_ITEMS: list[Item] = []  # which all that are empty share
+
 
 def message_of(item: Item) -> Any:
     """What the program has passed to ``send``, or its equal."""
@@ -78,15 +80,18 @@ class Outbox:
         ends: of those that are given: how many bytes will be written when each is.
         waiting: bytes of the others, and one for each; not exact while threads send at the same
             time.
+        returned: those that can't be sent any more, since the last connection opened; replaced,
+            never changed.
         dropping: half done, where a signal handler's exception came: the first message that is to
             be dropped, its end, and how many are.
     """
 
-    __slots__ = ("dropping", "ends", "messages", "waiting")
+    __slots__ = ("dropping", "ends", "messages", "returned", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[Item] = []
         self.ends: list[int] = []
+        self.returned = NO_ITEMS
         self.waiting = 0
         self.dropping: tuple[Item, int, int] | None = None
 
@@ -116,21 +121,24 @@ class Outbox:
                 del self.ends[:count]
             self.dropping = None
 
-    def take_back(self, room: int) -> list[Item]:
-        """The connection has ended: none is given any more. What has no *room* isn't kept.
-
-        Returns:
-            What isn't kept; also a message in parts of which some are sent.
-        """
+    def take_back(self, room: int) -> None:
+        """The connection has ended: none is given any more. What has no *room* isn't kept; nor is
+        a message in parts of which some are sent."""
         self.ends.clear()
-        begun = self.messages[:1]
-        if begun and isinstance(begun[0][1], Fragments) and begun[0][1].opcode:
-            begun[0][1].close()
-            del self.messages[:1]
-        else:
-            begun = []
-        count = len(self.messages)  # threads may append
-        rest = begun + self.messages[room:count]
-        del self.messages[room:count]
+        messages, begun = self.messages, 0
+        if messages and isinstance(messages[0][1], Fragments) and messages[0][1].opcode:
+            messages[0][1].close()
+            begun = 1
+        room, count = room + begun, len(messages)  # threads may append
+        # What had room before was sent before the rest. (No call comes in between, and so no signal
+        # handler: an exception there would lose messages, or double them.)
+        self.returned = messages[:begun] + messages[room:count] + self.returned
+        del messages[room:count], messages[:begun]
         self.count_waiting()
-        return rest
+
+    def give_up(self) -> None:
+        """The first message that isn't given has failed."""
+        index = len(self.ends)
+        self.returned = self.returned + [self.messages[index]]  # as in take_back()
+        del self.messages[index]
+        self.count_waiting()
