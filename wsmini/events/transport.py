@@ -21,8 +21,9 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   second, so that those of many transports come in one wake-up and share a timer
   (``SharedTimers``), and the answers in another.
 * **The end.** Once both Close frames are there, our side of TCP is shut down and the socket closed,
-  without waiting for the server's end (RFC 6455, 7.1.1). ``_on_end`` comes once, last, from the
-  loop. A write that fails ends nothing by itself: the peer may have said why, and is read first.
+  without waiting for the server's end (RFC 6455, 7.1.1). ``_on_end`` comes last, from the loop,
+  and again behind an exception. A write that fails ends nothing by itself: the peer may have said
+  why, and is read first.
 * **Interruptions.** A signal handler may raise anything between two bytecodes. While something that
   was received is in local variables only, or half written, ``half_done`` or the buffer's ``busy``
   is set. An exception that comes then fails the connection for good (``_recover``, or the next
@@ -108,7 +109,7 @@ class EventTransport:
     """
 
     __slots__ = (
-        "_close_by", "_close_timeout", "_drain_due", "_ended", "_ending", "_events", "_fd",
+        "_close_by", "_close_timeout", "_drain_due", "_ending", "_events", "_fd",
         "_flushing", "_gather", "_handing_over", "_handler", "_hides", "_loop", "_more",
         "_processing", "_pumped", "_reading", "_recv", "_size", "_tick_at", "_timer_at", "_timers",
         "_too_slow", "_writing", "buffer", "closed", "half_done", "paused", "protocol", "stream",
@@ -138,9 +139,8 @@ class EventTransport:
         self.buffer = WriteBuffer(stream, protocol)
         self._size = READ_SIZE
         self.paused = self._reading = self._writing = False
-        # One behind the other: the end is due from the loop, the socket is closed, the handler
-        # knows. An exception of a signal handler may come in between: _close() goes on there.
-        self._ending = self.closed = self._ended = False
+        # One behind the other: the end is due from the loop, the socket is closed.
+        self._ending = self.closed = False
         # Whether the stream may hold more, after a read that brought something: TLS does, where
         # a plain socket shows all.
         self._more = self._hides = type(stream) is not SocketStream
@@ -669,9 +669,7 @@ class EventTransport:
         return not self.buffer and not self.stream.unsent
 
     def _close(self) -> None:
-        """Close the socket, and say so. Called again where it was interrupted."""
-        if self._ended:
-            return
+        """Close the socket, and say so. Called again, whole, where something was interrupted."""
         self._timers.discard(self._timer_at, self)
         if self._processing is not None:
             self._processing.cancel()
@@ -682,7 +680,6 @@ class EventTransport:
                 self._stop_talking()
         self._release()
         self._handler._on_end()
-        self._ended = True
 
     def _release(self) -> None:
         self._stop_reading()
