@@ -364,9 +364,7 @@ class Client:
         self._move(_OPEN)
         self._attempt = 0
         self._outbox.returned = NO_ITEMS
-        connection = self._connection = ClientConnection(
-            self, self._its_loop, opened, self._options
-        )
+        connection = self._connection = ClientConnection(self, opened)
         self._attempts.opened()
         self._tell_waiters()
         # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
@@ -864,14 +862,14 @@ class ClientConnection:
         "_paused", "_trims", "_unread", "buffer", "protocol", "transport",
     )  # fmt: skip
 
-    def __init__(self, client: Client, loop: Loop, opened: Opened, options: Options) -> None:
-        self._client, self._loop, self._outbox = client, loop, client._outbox
+    def __init__(self, client: Client, opened: Opened) -> None:
+        self._client, self._loop, self._outbox = client, client._its_loop, client._outbox
         self._messages, self._ends = self._outbox.messages, self._outbox.ends
         self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
         self._trims = False  # soon
         self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
-        self.transport = EventTransport(loop, opened, options, self, gather=True)
+        self.transport = EventTransport(self._loop, opened, client._options, self, gather=True)
         self.buffer = self.transport.buffer
         self.protocol = self.transport.protocol
         self.protocol.listener = self
