@@ -14,16 +14,9 @@ from helpers import PATIENCE, splits
 from listeners import finish
 
 from wsmini.exceptions import InvalidMessage
-from wsmini.opening import steps as steps_module
-from wsmini.opening.steps import (
-    Expired,
-    Wait,
-    ask,
-    receive_body,
-    receive_some,
-    run_blocking,
-    send_all,
-)
+from wsmini.opening import exchange
+from wsmini.opening.exchange import ask, receive_body, receive_some, send_all
+from wsmini.opening.steps import Expired, Wait, run_blocking
 from wsmini.opening.streams import READ, WRITE, SocketStream
 from wsmini.sansio.response import ResponseParser
 
@@ -237,12 +230,12 @@ def test_what_a_signal_handler_raises_is_not_taken_for_the_end_of_the_body():
 
 def test_a_body_without_an_end_gets_a_second(monkeypatch):
     clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(steps_module, "time", clock)
+    monkeypatch.setattr(exchange, "time", clock)
     stream, parser = Shy([b"x"] * 1000), ResponseParser()
     parser.receive_data(b"HTTP/1.1 200 OK\r\n\r\n")
     steps = receive_body(stream, parser)
     for _ in range(8):  # a byte in each eighth of the second
-        assert next(steps).deadline == steps_module.BODY_TIME == 1.0
+        assert next(steps).deadline == exchange.BODY_TIME == 1.0
         clock.now += 0.125
     finish(steps, [])
     assert parser.complete

@@ -38,7 +38,7 @@ from wsmini.exceptions import (
     ProxyError,
     TooManyRedirects,
 )
-from wsmini.opening import opening, resolver, steps, tcp
+from wsmini.opening import exchange, opening, resolver, tcp
 from wsmini.opening.opening import Opening
 from wsmini.opening.steps import run_blocking
 from wsmini.opening.streams import READ, SocketStream, wait
@@ -1695,7 +1695,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("status, headers, more", REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_without_an_end_is_told_by_its_head(status, headers, more, monkeypatch):
-    monkeypatch.setattr(steps, "BODY_TIME", SOON)
+    monkeypatch.setattr(exchange, "BODY_TIME", SOON)
     with scripted_server(endless(status, headers, more)) as server:
         exc = failure(InvalidStatus, server.url)
     assert exc.response.status_code == status
@@ -1703,7 +1703,7 @@ def test_a_refusal_without_an_end_is_told_by_its_head(status, headers, more, mon
 
 @pytest.mark.parametrize("of_proxy", [False, True])
 def test_a_challenge_without_an_end_is_answered(of_proxy, monkeypatch):
-    monkeypatch.setattr(steps, "BODY_TIME", PATIENCE * 10)  # nobody waits for a body here
+    monkeypatch.setattr(exchange, "BODY_TIME", PATIENCE * 10)  # nobody waits for a body here
     status, name = (407, "Proxy-Authenticate") if of_proxy else (401, "WWW-Authenticate")
     challenge = endless(status, {name: 'Digest realm="x", nonce="n", qop="auth"'})
 

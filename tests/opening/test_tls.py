@@ -23,8 +23,9 @@ from helpers import CERTS, PATIENCE, SEED, splits
 from tables import each_row
 
 from wsmini.opening import tls, tls_context
+from wsmini.opening.exchange import send_all
 from wsmini.opening.opening import Opening
-from wsmini.opening.steps import run_blocking, send_all
+from wsmini.opening.steps import run_blocking
 from wsmini.opening.streams import READ, WAITALL, WRITE, SocketStream
 from wsmini.opening.tls import TLSStream
 from wsmini.opening.tls_context import unverified_context

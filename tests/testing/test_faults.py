@@ -12,7 +12,7 @@ from helpers import PATIENCE
 from tables import each_row
 
 import wsmini
-from wsmini.opening import opening, steps, tcp
+from wsmini.opening import exchange, opening, steps, tcp
 from wsmini.testing import (
     Bomb,
     Challenge,
@@ -158,7 +158,7 @@ class Hours:
 def give_up(monkeypatch):
     """Let ``open_timeout`` pass; something must wake the client up, then: a request, or a byte."""
     hours = Hours()
-    for module in (opening, steps, tcp):
+    for module in (exchange, opening, steps, tcp):
         monkeypatch.setattr(module, "time", hours)
 
     def give_up():

@@ -40,9 +40,10 @@ from ..sansio.handshake import build_request, check_response, make_key
 from ..sansio.redaction import redacted_header, redacted_uri
 from ..sansio.response import ResponseParser
 from ..sansio.uri import URI, DestinationRefused, Proxy, join, shown_address
+from .exchange import ask, receive_body
 from .proxy import asks_system, choose_proxy, connect_http, connect_socks, proxy_variable
 from .resolver import in_thread, resolve
-from .steps import Expired, Wait, ask, receive_body
+from .steps import Expired, Wait
 from .streams import SocketStream, Stream
 from .tcp import configure, connect_tcp, interleaved
 

@@ -16,7 +16,7 @@ import sys
 from ..exceptions import InvalidMessage, InvalidProxy, InvalidProxyMessage, ProxyError
 from ..sansio.http11 import Request, Response
 from ..sansio.uri import URI, DestinationRefused, Proxy, parse_proxy
-from .steps import ask, receive_some, send_all
+from .exchange import ask, receive_some, send_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from io import BytesIO
 from itertools import repeat
 
 from ..interrupts import MarkFailures, mark_failure, new_lock, pass_on_handlers
-from .steps import Wait, receive_some
+from .exchange import receive_some
+from .steps import Wait
 from .streams import DONTWAIT, WAITALL, WRITE, Stream
 from .tls_context import refuse_sessions, remember_session, server_key, session_of
 
