@@ -8,7 +8,7 @@ import pytest
 from helpers import PATIENCE
 
 from wsmini.opening import steps as steps_module
-from wsmini.opening.steps import Wait, run_blocking
+from wsmini.opening.steps import LoopRun, Wait, run_blocking
 from wsmini.opening.streams import READ, WRITE
 
 
@@ -78,3 +78,31 @@ def test_an_interrupted_wait_ends_the_steps(monkeypatch, pair):
     with pytest.raises(KeyboardInterrupt):
         run_blocking(steps())
     assert closed
+
+
+class InterruptedLoop:
+    """A loop in which a signal handler raises where a reader is taken off for the first time."""
+
+    def __init__(self):
+        self.readers, self.errors = {}, [KeyboardInterrupt()]
+
+    def add_reader(self, fd, callback, *args):
+        self.readers[fd] = lambda: callback(*args)
+
+    def remove_reader(self, fd):
+        if self.errors:
+            raise self.errors.pop()
+        self.readers.pop(fd, None)
+
+
+def test_steps_on_a_loop_end_though_they_are_interrupted_between_two(pair):
+    def steps():
+        with pair[0]:
+            yield Wait({pair[0]: READ}, None)
+
+    loop, results = InterruptedLoop(), []
+    LoopRun(loop, steps(), lambda *result: results.append(result), at_once=True)
+    loop.readers[pair[0].fileno()]()
+    ((result, error),) = results
+    assert result is None and isinstance(error, KeyboardInterrupt)
+    assert pair[0].fileno() == -1 and not loop.readers

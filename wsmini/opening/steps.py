@@ -106,16 +106,17 @@ class LoopRun:
 
     def _step(self, ready: Ready | None) -> None:
         """Go on behind a wait for which *ready* is the answer; ``None`` begins the first step."""
-        self._stop_watching()  # before the step, which may close the sockets
-        # The call that has led here, at first or when the time is over, needs no cancel().
-        if not ready:
-            self._call = self._deadline = None
         try:
+            self._stop_watching()  # before the step, which may close the sockets
+            # The call that has led here, at first or when the time is over, needs no cancel().
+            if not ready:
+                self._call = self._deadline = None
             self._wait(next(self._steps) if ready is None else self._steps.send(ready))
         except StopIteration as stop:
             self.cancel()
             self._done(stop.value, None)
-        # The loop may refuse, too: another owner has it watch this socket, say.
+        # The loop may refuse, too: another owner has it watch this socket, say. And a signal
+        # handler may raise in between: what nothing watches any more would never end.
         except BaseException as exc:
             self.cancel()
             self._done(None, exc)
