@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
+import os
 import random
 import socket
 import threading
@@ -15,6 +17,7 @@ import weakref
 import pytest
 from helpers import COUNTS_REFERENCES, PATIENCE, SEED
 from listeners import finish
+from points import run
 
 from wsmini.opening import resolver as resolver_module
 from wsmini.opening.resolver import resolve
@@ -242,6 +245,27 @@ def test_a_lookup_that_hangs_is_not_joined_for_ever(resolver, monkeypatch):
     resolver.go_on.set()
     assert run_blocking(first) == run_blocking(second) == ANSWER
     assert len(resolver.asked) == 2
+    assert nothing_is_left()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals need POSIX")
+def test_what_a_signal_handler_interrupts_is_not_waited_for(resolver):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    resolver.go_on.set()
+    for at in itertools.count():
+        steps = resolve("example.com", 80)
+        _, error, points = run(lambda: next(steps), at, interrupt)  # noqa: B023
+        steps.close()
+        if points.where is None:
+            break
+        assert isinstance(error, KeyboardInterrupt)
+        again = resolve("example.com", 80)
+        with contextlib.suppress(StopIteration):  # the answer is there already
+            assert wait(next(again).sockets, PATIENCE), points.where
+        again.close()
+    assert at > 10
     assert nothing_is_left()
 
 

@@ -52,14 +52,15 @@ class Lookup:
     """A call that takes its time in a thread, and the openings that wait for its answer.
 
     Attributes:
+        key: what tells that another call would give the same; ``None`` if none does.
         answer: what it has returned or raised, once it is there.
         waiters: sockets, each closed when the answer is there.
     """
 
-    __slots__ = ("_call", "_key", "answer", "begun", "waiters")
+    __slots__ = ("_call", "answer", "begun", "key", "waiters")
 
     def __init__(self, call: Callable[[], Any], key: object) -> None:
-        self._call, self._key = call, key
+        self._call, self.key = call, key
         self.answer: list[Any] = []
         self.waiters: list[socket.socket] = []
         self.begun = time.monotonic()
@@ -79,8 +80,8 @@ class Lookup:
 
     def withdraw(self) -> None:
         """Let no other opening join."""
-        if _shared.get(self._key) is self:
-            _shared.pop(self._key, None)
+        if _shared.get(self.key) is self:
+            _shared.pop(self.key, None)
 
     def leave(self, waiter: socket.socket) -> None:
         """Take *waiter* off. A look-up without waiters isn't begun."""
@@ -124,15 +125,21 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
     limited), it is called in this one.
 
     Args:
-        key: what tells that another call, under way, would give the same; ``None`` if none does.
+        key: as that of the ``Lookup``.
 
     Raises:
         Exception: whatever *look_up* raises.
     """
     reader, writer = socket.socketpair()
     with reader, writer:
-        lookup = _join_lookup(look_up, key, writer)
+        lookup = Lookup(look_up, key)
+        # In the list before others can find the look-up: it is never seen without a waiter, and so
+        # never withdrawn by another thread before we wait.
+        lookup.waiters.append(writer)
+        # What a signal handler interrupts in here, _join() too, must not be found by others: it may
+        # never begin.
         try:
+            lookup = _join(lookup, writer)
             while not lookup.answer:
                 yield Wait({reader: READ}, None)
         finally:
@@ -150,12 +157,9 @@ def in_thread(look_up: Callable[[], T], key: object = None) -> Steps[T]:
     return result
 
 
-def _join_lookup(look_up: Callable[[], Any], key: object, waiter: socket.socket) -> Lookup:
-    """Let *waiter* wait for a look-up that is under way, or begin one."""
-    new = Lookup(look_up, key)
-    # In the list before others can find the look-up: it is never seen without a waiter, and so
-    # never withdrawn by another thread before we wait.
-    new.waiters.append(waiter)
+def _join(new: Lookup, waiter: socket.socket) -> Lookup:
+    """Let *waiter* wait for a look-up that is under way, or begin the *new* one."""
+    key = new.key
     if key is not None:
         found = _shared.setdefault(key, new)
         if found is not new and new.begun - found.begun <= SHARED_FOR:
@@ -177,8 +181,8 @@ def _start_thread(lookup: Lookup) -> None:
     import threading  # not needed for addresses
 
     token = object()
-    _threads.add(token)
     try:
+        _threads.add(token)
         thread = threading.Thread(target=_work, args=(token,), name="wsmini-lookup", daemon=True)
         thread.start()
     # There can be no more threads (RuntimeError), or a signal handler has raised.
