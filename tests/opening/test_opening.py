@@ -1382,12 +1382,19 @@ WAYS = {
     "SOCKS": ("ws://h.example/", {"proxy": "socks5h://localhost:{2}"}),
     "local names": ("ws://localhost/", {"proxy": "socks5://localhost:{2}"}),
     "redirect": ("ws://localhost:{0}/redirect", {}),
+    "challenge": ("ws://user:pw@localhost:{0}/challenge", {}),
+    "challenge of a proxy": ("ws://challenge/", {"proxy": "http://user:pw@localhost:{0}"}),
+    "refusal of a proxy": ("ws://refusal/", {"proxy": "http://localhost:{0}"}),
+    "SOCKS, the second address": ("ws://many.example/", {"proxy": "socks5://localhost:{2}"}),
+    "TLS within TLS": ("wss://localhost:{1}/", {"proxy": "https://localhost:{3}"}),
 }
 
 
 @pytest.mark.parametrize("url, options", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("how", ["close", "throw", "time"])
-def test_wherever_the_generator_ends_no_socket_is_left(url, options, how, monkeypatch):
+def test_wherever_the_generator_ends_no_socket_is_left(
+    url, options, how, monkeypatch, many_addresses
+):
     made = track_sockets(monkeypatch)
     monkeypatch.setattr(opening, "SocketStream", Reluctant)
     clock = Clock()
@@ -1396,8 +1403,16 @@ def test_wherever_the_generator_ends_no_socket_is_left(url, options, how, monkey
 
     def script(peer):
         request = peer.request()
+        wants = 'Digest realm="x", nonce="n", qop="auth"'
+        answered = "Digest" in str(request.headers.items())
         if request.target == "/redirect":
             peer.respond(302, "", {"Location": "/"})
+        elif request.target == "/challenge" and not answered:
+            peer.respond(401, "", {"WWW-Authenticate": wants})
+        elif request.target == "challenge:80" and not answered:
+            peer.respond(407, "", {"Proxy-Authenticate": wants})
+        elif request.target == "refusal:80":
+            peer.respond(403, "", {}, b"no")
         elif request.method == "CONNECT":
             peer.respond(200, "OK")
             peer.accept()
@@ -1408,15 +1423,24 @@ def test_wherever_the_generator_ends_no_socket_is_left(url, options, how, monkey
         peer._read(3)
         peer.send_raw(b"\5\0")
         kind = peer._read(4)[3]
-        peer._read({1: 4, 4: 16}.get(kind, 0) or peer._read(1)[0])
+        asked = peer._read({1: 4, 4: 16}.get(kind, 0) or peer._read(1)[0])
         peer._read(2)
-        peer.send_raw(b"\5\0\0\1\0\0\0\0\0\0")
-        peer.accept()
+        refused = asked == socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+        peer.send_raw(b"\5" + bytes([4 if refused else 0]) + b"\0\1\0\0\0\0\0\0")
+        if not refused:
+            peer.accept()
+
+    def tunnel(peer):
+        peer.request()
+        peer.respond(200, "OK")
+        bridge(peer, secure)
 
     with scripted_server(script) as plain, scripted_server(
         script, ssl=shared_server_context()
-    ) as secure, scripted_server(socks) as proxy:
-        ports = plain.port, secure.port, proxy.port
+    ) as secure, scripted_server(socks) as proxy, scripted_server(
+        tunnel, ssl=shared_server_context()
+    ) as secure_proxy:
+        ports = plain.port, secure.port, proxy.port, secure_proxy.port
         options = {name: value.format(*ports) for name, value in options.items()}
         context = client_context()
         for waits in itertools.count():
@@ -1432,6 +1456,8 @@ def test_wherever_the_generator_ends_no_socket_is_left(url, options, how, monkey
                     wanted = steps.send(ready)
             except StopIteration as stop:
                 stop.value.stream.close()
+                break
+            except InvalidProxyStatus:
                 break
             if how == "close":
                 steps.close()
