@@ -69,6 +69,14 @@ def test_whose_sessions_are_resumed(resumption):
     assert bool(server_key(theirs, b"h", 443, resumption)) is (resumption is True)
 
 
+def test_a_context_without_sessions_needs_no_hash():
+    class Context(ssl.SSLContext):
+        __hash__ = None
+
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)
+    assert session_of(context, server_key(context, b"h", 443, None)) is None
+
+
 class Session:
     id = b"x"
 

@@ -82,7 +82,8 @@ def server_key(context: ssl.SSLContext, name: bytes, port: int, resumption: bool
 
 def session_of(context: ssl.SSLContext, server: Server) -> ssl.SSLSession | None:
     """The session to resume with *server*, if there is one."""
-    return _sessions.get(context, {}).get(server)
+    # The program's own context may have no hash: it isn't looked for in vain.
+    return None if server is None else _sessions.get(context, {}).get(server)
 
 
 def remember_session(
