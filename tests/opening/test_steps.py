@@ -106,3 +106,24 @@ def test_steps_on_a_loop_end_though_they_are_interrupted_between_two(pair):
     ((result, error),) = results
     assert result is None and isinstance(error, KeyboardInterrupt)
     assert pair[0].fileno() == -1 and not loop.readers
+
+
+@pytest.mark.parametrize("outcome", ["a result", ZeroDivisionError()])
+def test_steps_on_a_loop_are_told_to_be_over_though_their_end_is_interrupted(pair, outcome):
+    class Timer:
+        def cancel(self):
+            raise KeyboardInterrupt
+
+    def steps():
+        yield Wait({pair[0]: READ}, time.monotonic() + PATIENCE)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    loop, results = InterruptedLoop(), []
+    loop.errors.clear()
+    loop.call_later = lambda *args: Timer()
+    LoopRun(loop, steps(), lambda *result: results.append(result), at_once=True)
+    with pytest.raises(KeyboardInterrupt):
+        loop.readers[pair[0].fileno()]()
+    assert results == [(outcome, None) if outcome == "a result" else (None, outcome)]

@@ -113,13 +113,17 @@ class LoopRun:
                 self._call = self._deadline = None
             self._wait(next(self._steps) if ready is None else self._steps.send(ready))
         except StopIteration as stop:
-            self.cancel()
-            self._done(stop.value, None)
+            self._end(stop.value, None)
         # The loop may refuse, too: another owner has it watch this socket, say. And a signal
         # handler may raise in between: what nothing watches any more would never end.
         except BaseException as exc:
+            self._end(None, exc)
+
+    def _end(self, result: Any, exc: BaseException | None) -> None:
+        try:
             self.cancel()
-            self._done(None, exc)
+        finally:  # a signal handler may raise in there: nobody shall wait for ever
+            self._done(result, exc)
 
     def _wait(self, wanted: Wait) -> None:
         loop, registered = self._loop, self._registered
