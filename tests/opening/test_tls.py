@@ -1255,6 +1255,28 @@ def test_a_lock_is_not_left_behind_by_what_a_signal_handler_raises(monkeypatch):
         assert not stream._lock._is_owned()
 
 
+def test_a_handlers_stop_iteration_does_not_pass_for_the_end_of_what_is_here():
+    class Interrupted:
+        def __init__(self, engine):
+            self.engine, self.reads, self.pending = engine, 0, engine.pending
+
+        def read(self, size):
+            data = self.engine.read(size)
+            self.reads += 1
+            if self.reads == 3:
+                raise StopIteration
+            return data
+
+    stream, lower = opened()
+    for number in range(9):
+        lower.say(b"%d" % number * 2000)
+    stream.ssl_object = Interrupted(stream.ssl_object)
+    with pytest.raises(StopIteration):
+        stream.recv(1 << 16)
+    with pytest.raises(ConnectionAbortedError, match="in the middle of a record"):
+        stream.recv(1 << 16)
+
+
 def test_closing_waits_for_no_other_thread():
     # After a fork, the one that has the lock may not exist.
     stream, lower = opened()

@@ -295,8 +295,10 @@ class TLSStream(Stream):
                     # As many records as surely fit, without a step of Python for each. (What is
                     # longer than SHORT comes in parts, until that is seen here.)
                     most = SHORT if len(chunks[-1]) < SHORT else RECORD
-                    known = len(chunks)
-                    chunks.extend(map(read, repeat(min(left, most), left // most or 1)))
+                    known, count = len(chunks), left // most or 1
+                    chunks.extend(map(read, repeat(min(left, most), count)))
+                    if len(chunks) < known + count:
+                        raise StopIteration  # a signal handler's, which has passed for map's
                     left -= sum(map(len, chunks[known:]))
                 self._ended = not chunks[-1]
             except ssl.SSLError as exc:
