@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from contextlib import suppress
 from threading import TIMEOUT_MAX, Event, Thread
 from time import monotonic
 
@@ -100,7 +101,7 @@ class Session:
                 note("connected again")
             # While this one was opened, close() may have been called, and found the last one.
             if self.leaving.is_set():
-                self.close(*self.close_with)
+                self.close()
             return True
 
     def tell_failure(self, attempt: int, delay: float, failure: Exception) -> None:
@@ -165,10 +166,17 @@ class Session:
                 return self.close_soon(Status.OK)
 
     def closed(self, exc: ConnectionClosed) -> int:
-        """Say how the connection ended, as far as that matters; return the exit status."""
+        """Say how the connection ended, as far as that matters; return the exit status.
+
+        Raises:
+            Exception: what ended the input, if that isn't about the input.
+        """
         self.progress.end()
+        if isinstance(self.failure, (OSError, UnicodeError)):
+            note(f"{self.args.input or 'standard input'}: {self.failure}")
+            return Status.LOCAL
         if self.failure is not None:
-            return self.failed(self.failure)
+            raise self.failure
         leaving = self.leaving.is_set()
         clean = _is_clean(exc, self.args.close_code if leaving else 1000)
         if not clean or self.args.verbose or isinstance(self.output, Terminal):
@@ -180,13 +188,6 @@ class Session:
             note(f"fewer than {self.args.count} messages came in time")
             return Status.TIMEOUT
         return Status.OK if clean else Status.ABNORMAL
-
-    def failed(self, exc: Exception) -> int:
-        """Say what ended the input; return the exit status. Raises what isn't about the input."""
-        if not isinstance(exc, (OSError, UnicodeError)):
-            raise exc
-        note(f"{self.args.input or 'standard input'}: {exc}")
-        return Status.LOCAL
 
     def close_soon(self, status: int) -> int:
         """Close the connection, but don't wait long for the server; return *status*."""
@@ -323,7 +324,9 @@ class Session:
                 return
             idle = math.inf
             if not self.args.count:
-                self.await_pong()
+                # Until the server has read all that was sent. Some don't answer pings.
+                with suppress(TimeoutError, ConnectionClosed):
+                    self.ws.ping().wait(_PONG)
                 # Silence counts from the pong on: before, the server was busy with the input.
                 idle, start = _IDLE, monotonic()
         while True:
@@ -338,13 +341,6 @@ class Session:
         # Before close(), which wakes the main thread.
         self.expired = True
         self.close()
-
-    def await_pong(self) -> None:
-        """Wait until the server has read all that was sent: until it answers a ping."""
-        try:
-            self.ws.ping().wait(_PONG)
-        except (TimeoutError, ConnectionClosed):
-            pass  # some servers don't answer pings: silence has to do
 
     def close(self, code: int | None = None, reason: str = "") -> None:
         """Close for good, with the code and the reason of the arguments unless others are given."""
