@@ -137,10 +137,9 @@ def _retryable_once_open(failure: BaseException) -> bool:
     if isinstance(failure, ConnectionClosed):
         ours = _sent_first(failure)
         return ours is not None and ours.code in (1002, 1007)  # bytes that were damaged, say
-    if isinstance(failure, REFUSALS):
-        if failure.response.status_code in (401, 407):
-            # The same credentials would lock the account.
-            return getattr(failure, "fresh_credentials", False)
+    if isinstance(failure, REFUSALS) and failure.response.status_code in (401, 407):
+        # The same credentials would lock the account.
+        return getattr(failure, "fresh_credentials", False)
     return isinstance(failure, (OSError, InvalidHandshake))
 
 
@@ -420,8 +419,6 @@ class Attempts:
         if ours and ours.code in NORMAL:
             # No explicit close(): the body of the loop has come back, or that of a ``with`` in it.
             delay = self._delay_after_leaving(failure)
-            if delay is None:
-                return None
         else:
             if closed is None:
                 self._failed += 1
@@ -430,7 +427,8 @@ class Attempts:
             delay = self._retries.next_delay(failure)
             if delay is None:
                 self._give_up(failure)
-                return None
+        if delay is None:
+            return None
         if self._on_reconnect is not None:
             self.told = self._on_reconnect(self._failed + 1, delay, failure)
         if self._logger is not None:
