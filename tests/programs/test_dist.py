@@ -203,7 +203,7 @@ except wsmini.InvalidURI as exc:
         print(line.name, line.lineno, line.line)
 """
     shown = isolated(program, ROOT)
-    assert shown[1].count("\n") == 4
+    assert shown[1].count("\n") == 3
     assert isolated(program, pyz) == shown
 
 
