@@ -41,7 +41,8 @@ maximum_signature_line_length = 80
 nitpicky = True
 # Of the standard library, whose documentation is elsewhere.
 nitpick_ignore_regex = [
-    ("py:.*", r"(_?asyncio|collections|enum|http|logging|selectors|socket|ssl|ssl_module|types|typing)\..*"),
+    ("py:.*", r"(_?asyncio|collections|enum|http|logging|selectors|socket)\..*"),
+    ("py:.*", r"(ssl|ssl_module|types|typing)\..*"),
     ("py:.*", r"CookieJar|Logger|SSLContext|TracebackType|Callable\[\[\]"),
 ]
 
