@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from .interrupts import pass_on_handlers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
@@ -99,6 +101,5 @@ def address_of(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except OSError as exc:
-        if exc.errno is None:
-            raise  # a signal handler's
+        pass_on_handlers(exc)
         return None  # receiving will tell
