@@ -13,7 +13,7 @@ from _thread import allocate_lock
 from contextlib import contextmanager, suppress
 from time import monotonic
 
-from ..exceptions import PayloadTooBig
+from ..exceptions import REFUSALS, PayloadTooBig
 from ..sansio.redaction import redacted_header
 from .arguments import Status
 from .formats import as_json, clock, dumped, encoded64, indented, record, writing_for
@@ -92,9 +92,8 @@ def show_failure(exc: Exception, verbose: int) -> int:
             hint = hint.replace(keyword, option)
         text = f"{head}{hint}{tail}"
     note(f"cannot connect: {text}")
-    response = getattr(exc, "response", None)  # of who has answered with another status than 101
-    if response is not None:
-        _show_refusal(response, verbose)
+    if isinstance(exc, REFUSALS):
+        _show_refusal(exc.response, verbose)
     return _failure_status(exc)
 
 
