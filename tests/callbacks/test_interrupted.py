@@ -24,8 +24,9 @@ from joined import End, handshake, parsed
 from wsmini.callbacks.client import Client, ClientConnection
 from wsmini.callbacks.loop import Loop
 from wsmini.callbacks.outbox import Outbox
+from wsmini.events.transport import EventTransport
 from wsmini.exceptions import ConnectionClosed, InvalidState
-from wsmini.opening.steps import Wait
+from wsmini.opening.steps import LoopRun, Wait
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import Fixed, NoReconnect
 from wsmini.sansio.frames import Opcode
@@ -266,6 +267,55 @@ def test_the_end_and_the_next_beginning_may_be_interrupted(kind, name, monkeypat
         scenario.loop.run_once(0)
     scenario.loop.close()
     assert scenario.closed == [1006]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (LoopRun, "_step"), (LoopRun, "cancel"), (Client, "_opened"), (Client, "_move"),
+        (ClientConnection, "__init__"), (EventTransport, "__init__"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("behind", [False, True], ids=["before", "behind"])
+def test_the_end_of_an_opening_may_be_interrupted(kind, name, behind, monkeypatch):
+    """And its beginning: the client opens another connection then, or this one is open."""
+    original, interrupts, streams, opens = getattr(kind, name), [], [], []
+
+    def interrupted(*args, **options):
+        if interrupts:
+            return original(*args, **options)
+        if behind:
+            original(*args, **options)
+        interrupts.append(name)
+        raise Interrupt
+
+    def steps():
+        ours, theirs = socket.socketpair()
+        streams.append(SocketStream(ours))
+        peers.append(theirs)
+        return fakes.opened(streams[-1])
+        yield
+
+    peers = []
+    loop = Loop()
+    client = Client("ws://localhost/", reconnect=Fixed(0), on_open=opens.append)
+    client._steps = steps
+    client.start(loop)
+    monkeypatch.setattr(kind, name, interrupted)
+    over = time.monotonic() + PATIENCE
+    while not (interrupts and opens) and time.monotonic() < over:
+        with contextlib.suppress(Interrupt):
+            loop.run_once(0.01)
+    assert (interrupts, opens, client.state) == ([name], [client], State.OPEN)
+    for peer in peers:
+        peer.close()
+    while client._running:
+        client.close()
+        loop.run_once(0)
+    loop.close()
+    if kind is Client:  # only the frames of the exception know the stream
+        streams[0].close()
+    assert [stream.sock.fileno() for stream in streams] == [-1] * len(streams)
 
 
 def test_what_is_dropped_in_part_is_not_given_again():

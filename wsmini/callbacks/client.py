@@ -364,7 +364,11 @@ class Client:
         self._move(_OPEN)
         self._attempt = 0
         self._outbox.returned = NO_ITEMS
-        connection = self._connection = ClientConnection(self, opened)
+        try:
+            connection = self._connection = ClientConnection(self, opened)
+        except BaseException:
+            opened.stream.close()
+            raise
         self._attempts.opened()
         self._tell_waiters()
         # What on_open sends (a login, a subscription) goes in front of what has waited, and all of

@@ -77,7 +77,8 @@ class LoopRun:
     def __init__(
         self, loop: HostLoop, steps: Steps[T], done: Done[T], at_once: bool = False
     ) -> None:
-        self._loop, self._steps, self._done = loop, steps, done
+        self._loop: Any = loop  # None when it is over, as a timer's
+        self._steps, self._done = steps, done
         self._registered: list[tuple[Callable[[int], Any], int]] = []
         # The timer is kept from wait to wait if it stays the same.
         self._call: Cancellable | None = None
@@ -92,6 +93,17 @@ class LoopRun:
         self._stop_watching()
         self._stop_timer()
         self._steps.close()
+        self._loop = None
+
+    def _recover(self) -> None:
+        """For wsmini's loop: a signal handler's exception has come in here, or at our beginning.
+
+        A step may be lost, so this ends; whoever waits for that finds out by its own ``_recover``.
+        """
+        self.cancel()
+        recover = getattr(getattr(self._done, "__self__", None), "_recover", None)
+        if recover is not None:
+            recover()
 
     def _stop_watching(self) -> None:
         for remove, fd in self._registered:
@@ -126,7 +138,8 @@ class LoopRun:
             self._done(result, exc)
 
     def _wait(self, wanted: Wait) -> None:
-        loop, registered = self._loop, self._registered
+        loop: HostLoop = self._loop
+        registered = self._registered
         for sock, events in wanted.sockets.items():
             fd = sock.fileno()
             # Where both are ready, the first to be called takes the other one off the loop.
