@@ -9,6 +9,7 @@ with ``WSMINI_TEST_ALL=1``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import selectors
@@ -25,7 +26,7 @@ from wsmini.callbacks.client import Client, ClientConnection
 from wsmini.callbacks.loop import Loop
 from wsmini.callbacks.outbox import Outbox
 from wsmini.events.transport import EventTransport
-from wsmini.exceptions import ConnectionClosed, InvalidState
+from wsmini.exceptions import ConnectionClosed, ConnectionClosedError, InvalidState
 from wsmini.opening.steps import LoopRun, Wait
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import Fixed, NoReconnect
@@ -316,6 +317,47 @@ def test_the_end_of_an_opening_may_be_interrupted(kind, name, behind, monkeypatc
     if kind is Client:  # only the frames of the exception know the stream
         streams[0].close()
     assert [stream.sock.fileno() for stream in streams] == [-1] * len(streams)
+
+
+@pytest.mark.parametrize("name", ["_tell_closed", "_lost", "_finish", "_move"])
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_policy_decides_behind_an_interruption(opens, name, monkeypatch):
+    """Whether it was a connection that ended, or an opening that failed."""
+    original, interrupts, tried, errors, closed = getattr(Client, name), [], [], [], []
+
+    def interrupted(*args):
+        if interrupts or name == "_move" and args[1] is not State.CLOSED:
+            return original(*args)
+        interrupts.append(name)
+        raise Interrupt
+
+    def steps():
+        tried.append(name)
+        if not opens:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return fakes.opened(SocketStream(ours))
+        yield
+
+    loop = Loop()
+    client = Client(
+        "ws://localhost/", reconnect=NoReconnect(),
+        on_error=lambda client, exc: errors.append(type(exc)),
+        on_close=lambda client, code, reason: closed.append(code),
+    )  # fmt: skip
+    client._steps = steps
+    client.start(loop)
+    monkeypatch.setattr(Client, name, interrupted)
+    over = time.monotonic() + PATIENCE
+    while client._running and time.monotonic() < over:
+        with contextlib.suppress(Interrupt):
+            loop.run_once(0.01)
+    loop.close()
+    called = [] if name == "_tell_closed" and not opens else [name]
+    assert (interrupts, tried, client.state) == (called, [name], State.CLOSED)
+    assert closed == ([1006] if opens else [])
+    assert errors == [ConnectionClosedError if opens else ConnectionRefusedError]
 
 
 def test_what_is_dropped_in_part_is_not_given_again():

@@ -189,6 +189,7 @@ class Client:
         self._waits: LoopRun | Timer | None = None  # for what CONNECTING or WAITING waits
         self._slow_after = _slow_after(self._options)
         self._failure: Exception | None = None  # the last one
+        self._unjudged: Exception | None = None  # the last one, until the policy was asked
         self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
         self._last_info: ConnectionInfo = _NO_CONNECTION  # of the last one, once it is closed
         given = (
@@ -355,10 +356,12 @@ class Client:
     def _opened(self, opened: Opened | None, exc: BaseException | None) -> None:
         """The opening has ended, either way."""
         if opened is None:
-            self._move(_CLOSED)
             if not isinstance(exc, Exception):
+                self._move(_CLOSED)
                 self._finish()
                 raise exc or AssertionError("neither open nor failed")
+            self._unjudged = exc
+            self._move(_CLOSED)
             self._lost(exc)
             return
         self._move(_OPEN)
@@ -389,7 +392,7 @@ class Client:
         # What the socket has taken isn't unsent, even if nobody has looked since.
         self._outbox.drop_written(connection.buffer.written)
         self._outbox.take_back(self._max_outbox if self._wanted else 0)
-        self._closed_exc = connection.protocol.close_exc()
+        self._closed_exc = self._unjudged = connection.protocol.close_exc()
         self._connection = None  # from here on _recover_alone() sees to it
         self._move(_CLOSED)
         self._tell_closed()
@@ -398,6 +401,7 @@ class Client:
         exc, self._closed_exc = self._closed_exc, None
         if exc is None:
             return
+        self._state = _CLOSED  # if an exception has kept it from that
         try:
             self._call("on_close", exc.code, exc.reason)
         except BaseException as raised:
@@ -427,11 +431,12 @@ class Client:
         self._move(_WAITING)
         self._attempt += 1
         self._waits = self._its_loop.call_later(delay, self._connect)
+        self._unjudged = None
         self._call("on_reconnect", self._attempt, delay, failure)
 
     def _finish(self) -> None:
         """It won't connect again, unless started again."""
-        self._wanted = False
+        self._wanted, self._unjudged = False, None
         self._outbox.take_back(0)
         self._running = False
         self._its_loop._clients.pop(self, None)
@@ -487,10 +492,17 @@ class Client:
             # A running client waits for something, always: it was interrupted on its way, or where
             # the timer had fired.
             self._state = _WAITING if self._wanted else _CLOSED
-            if self._wanted:
+            if not self._wanted:
+                self._finish()
+            elif self._unjudged is None:
                 self._waits = self._its_loop.call_later(0.0, self._connect)
             else:
-                self._finish()
+                self._waits = self._its_loop.call_later(0.0, self._judge, self._unjudged)
+
+    def _judge(self, failure: Exception) -> None:
+        """Ask the policy, perhaps again, because it was interrupted."""
+        self._move(_CLOSED)
+        self._lost(failure)
 
     def _on_loop_error(self, exc: Exception) -> bool:
         """For the loop: a method of this client, as a callback of its own, has raised *exc*."""
