@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import types
+import weakref
 
 import pytest
 from helpers import ROOT, SEED
@@ -121,14 +123,18 @@ assert libcrypto.load(frames.translate_in_place) is None
 
 @needs_libcrypto
 @pytest.mark.parametrize("error", [TimeoutError, ImportError, RuntimeError])
+@pytest.mark.parametrize("attempt", [1, 2])
 @pytest.mark.parametrize("refused", [False, True])
-def test_what_a_signal_handler_raises_reaches_the_program(monkeypatch, error, refused):
-    """Also where it comes in front of what is missing, as that is of another kind."""
-    interrupts = [error("a handler's")]
+def test_what_a_signal_handler_raises_reaches_the_program(monkeypatch, error, attempt, refused):
+    """Also where it comes in front of, or behind, what is missing, which is of another kind."""
+    if attempt == 2 and not refused:
+        return  # the first has done
+    attempts = []
 
     def interrupted(masking=libcrypto._masking):
-        if interrupts:
-            raise interrupts.pop()
+        attempts.append(attempt)
+        if len(attempts) == attempt:
+            raise error("a handler's")
         if refused:
             raise AttributeError("CRYPTO_memcmp")
         return masking()
@@ -138,6 +144,40 @@ def test_what_a_signal_handler_raises_reaches_the_program(monkeypatch, error, re
         libcrypto.load(translate_in_place)
     assert raised.value.__context__ is None
     assert (libcrypto.load(translate_in_place) is None) is refused
+
+
+def test_failures_that_are_all_different_are_the_program_s(monkeypatch):
+    failures = [TimeoutError("first"), KeyError("second"), RuntimeError("third")]
+
+    def fail():
+        raise failures.pop(0)
+
+    monkeypatch.setattr(libcrypto, "_masking", fail)
+    with pytest.raises(TimeoutError, match="first"):
+        libcrypto.load(translate_in_place)
+    assert not failures
+
+
+def test_a_refusal_keeps_nothing_of_its_callers_alive(monkeypatch):
+    class Message:
+        pass
+
+    def send(message):
+        assert libcrypto.load(translate_in_place) is None
+
+    def refuse():
+        raise PermissionError("no foreign functions")
+
+    monkeypatch.setattr(libcrypto, "_masking", refuse)
+    message = Message()
+    gone = weakref.ref(message)
+    gc.disable()
+    try:
+        send(message)
+        del message
+        assert gone() is None or sys.implementation.name != "cpython"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(EMSCRIPTEN, reason="no processes")

@@ -183,9 +183,11 @@ def _algorithm(params: dict[str, str]) -> tuple[str, bool]:
 
 def _has_hash(algorithm: str) -> bool:
     """Whether there is *algorithm*: OpenSSL may lack SHA-512-256, or forbid MD5."""
+    if algorithm not in _HASHES:
+        return False
     try:
         _hash(algorithm)
-    except (KeyError, ValueError):
+    except ValueError:
         return False
     return True
 

@@ -35,18 +35,28 @@ def load(proven: Mask) -> Mask | None:
     """
     if not _may_have_it() or os.environ.get("WSMINI_NO_CTYPES"):
         return None
-    try:
-        return _proved(proven)
-    except Exception as exc:
-        first = exc
     # What ctypes, the loader or an audit hook has against it, it has again; a signal handler's
-    # exception, which is the program's, comes once.
+    # exception, which is the program's, comes once: of three attempts, it is in one.
+    failures: list[Exception] = []
     try:
-        _proved(proven)
-    except Exception as exc:
-        if type(exc) is type(first):
-            return None
-    raise first
+        for _ in range(3):
+            try:
+                found = _proved(proven)
+            except Exception as exc:
+                again = [each for each in failures if type(each) is type(exc)]
+                if again:  # the refusal; another failure is a handler's
+                    failures.remove(again.pop())
+                    break
+                failures.append(exc)
+            else:
+                if not failures:
+                    return found
+                break
+        if failures:
+            raise failures[0]
+        return None
+    finally:
+        del failures  # whose tracebacks have this frame, and those of whoever sends
 
 
 def _may_have_it() -> bool:
