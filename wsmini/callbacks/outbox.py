@@ -84,9 +84,11 @@ class Outbox:
             never changed.
         dropping: half done, where a signal handler's exception came: the first message that is to
             be dropped, its end, and how many are.
+        taking: the same for what goes to *returned*: that, as it will be; the first message that
+            goes, and where it is; the slice of *messages* that changes, and what it will be.
     """
 
-    __slots__ = ("dropping", "ends", "messages", "returned", "waiting")
+    __slots__ = ("dropping", "ends", "messages", "returned", "taking", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[Item] = []
@@ -94,6 +96,7 @@ class Outbox:
         self.returned = NO_ITEMS
         self.waiting = 0
         self.dropping: tuple[Item, int, int] | None = None
+        self.taking: tuple[list[Item], Item, int, slice, list[Item]] | None = None
 
     def count_waiting(self) -> None:
         self.waiting = sum(len(item[1]) + 1 for item in self.messages[len(self.ends) :])
@@ -112,7 +115,7 @@ class Outbox:
         return not self.ends
 
     def settle(self) -> None:
-        """Complete ``drop_written``, which may have been interrupted."""
+        """Complete ``drop_written``, ``take_back`` and ``give_up``: they may be interrupted."""
         if self.dropping is not None:
             first, end, count = self.dropping
             if self.messages and self.messages[0] is first:
@@ -120,25 +123,35 @@ class Outbox:
             if self.ends and self.ends[0] == end:
                 del self.ends[:count]
             self.dropping = None
+        if self.taking is not None:
+            self.returned, item, index, changes, kept = self.taking
+            if len(self.messages) > index and self.messages[index] is item:
+                self.messages[changes] = kept
+            self.taking = None
 
     def take_back(self, room: int) -> None:
         """The connection has ended: none is given any more. What has no *room* isn't kept; nor is
         a message in parts of which some are sent."""
+        self.settle()
         self.ends.clear()
         messages, begun = self.messages, 0
         if messages and isinstance(messages[0][1], Fragments) and messages[0][1].opcode:
-            messages[0][1].close()
             begun = 1
         room, count = room + begun, len(messages)  # threads may append
-        # What had room before was sent before the rest. (No call comes in between, and so no signal
-        # handler: an exception there would lose messages, or double them.)
-        self.returned = messages[:begun] + messages[room:count] + self.returned
-        del messages[room:count], messages[:begun]
+        taken = messages[:begun] + messages[room:count]
+        if taken:
+            # What had room before was sent before the rest.
+            returned, index = taken + self.returned, 0 if begun else room
+            self.taking = returned, taken[0], index, slice(count), messages[begun:room]
+            self.settle()
         self.count_waiting()
+        if begun:  # last: it is the program's, and may raise, and isn't called again then
+            taken[0][1].close()
 
     def give_up(self) -> None:
         """The first message that isn't given has failed."""
         index = len(self.ends)
-        self.returned = self.returned + [self.messages[index]]  # as in take_back()
-        del self.messages[index]
+        item = self.messages[index]
+        self.taking = self.returned + [item], item, index, slice(index, index + 1), []
+        self.settle()
         self.count_waiting()
