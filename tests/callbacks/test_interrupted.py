@@ -360,6 +360,169 @@ def test_the_policy_decides_behind_an_interruption(opens, name, monkeypatch):
     assert errors == [ConnectionClosedError if opens else ConnectionRefusedError]
 
 
+def test_what_is_taken_back_in_part_is_there_once():
+    """Python 3.8 and 3.9 look for signals behind any opcode."""
+
+    class Interrupted(Outbox):
+        def settle(self):
+            if self.taking is not None and not interrupts:
+                interrupts.append(self.taking)
+                raise Interrupt
+            super().settle()
+
+    for take_back in (lambda outbox: outbox.take_back(0), lambda outbox: outbox.give_up()):
+        interrupts, outbox = [], Interrupted()
+        outbox.messages.append((1, b"a", None))
+        with pytest.raises(Interrupt):
+            take_back(outbox)
+        outbox.messages.append((1, b"b", None))
+        outbox.take_back(0)
+        assert sorted(outbox.returned) == [(1, b"a", None), (1, b"b", None)]
+        assert (outbox.messages, len(interrupts)) == ([], 1)
+
+
+def test_a_timer_that_has_fired_does_not_begin_an_attempt_beside_another(monkeypatch):
+    tried, errors, original, interrupts = [], [], Client._serve, []
+
+    def serve(client):
+        if interrupts:
+            return original(client)
+        interrupts.append(client)
+        raise Interrupt
+
+    def steps():
+        tried.append(len(tried))
+        if len(tried) == 1:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        yield Wait({}, None)
+
+    loop = Loop(on_error=lambda loop, exc: errors.append(exc))
+    client = Client("ws://localhost/", reconnect=Fixed(0))
+    client._steps = steps
+    client.start(loop)
+    while client.state is not State.WAITING:
+        loop.run_once(0)
+    monkeypatch.setattr(Client, "_serve", serve)
+    client._serve_soon()
+    for _ in range(6):
+        with contextlib.suppress(Interrupt):
+            loop.run_once(0)
+    assert (tried, errors, interrupts, client.state) == ([0, 1], [], [client], State.CONNECTING)
+    client.close()
+    while client._running:
+        loop.run_once(0)
+    loop.close()
+
+
+def test_a_machine_that_has_slept_does_not_keep_the_policy_from_deciding(monkeypatch):
+    original, interrupts, tried = Client._lost, [], []
+
+    def lost(*args):
+        if interrupts:
+            return original(*args)
+        interrupts.append(args)
+        raise Interrupt
+
+    def steps():
+        tried.append(len(tried))
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+        yield
+
+    loop = Loop()
+    client = Client("ws://localhost/", reconnect=NoReconnect(), on_error=lambda client, exc: None)
+    client._steps = steps
+    client.start(loop)
+    monkeypatch.setattr(Client, "_lost", lost)
+    while not interrupts:
+        with contextlib.suppress(Interrupt):
+            loop.run_once(0)
+    client._wake()
+    while client._running:
+        loop.run_once(0)
+    loop.close()
+    assert tried == [0]
+
+
+def test_steps_on_a_loop_are_over_once_though_a_timer_is_left(monkeypatch):
+    original, interrupts, ended = LoopRun._stop_timer, [], []
+
+    def stop_timer(run):
+        if interrupts:
+            return original(run)
+        interrupts.append(run)
+        raise Interrupt
+
+    def steps():
+        yield Wait({}, time.monotonic())
+        return "result"
+
+    with Loop() as loop:
+        run = LoopRun(loop, steps(), lambda *result: ended.append(result))
+        loop.run_once(0)  # it waits
+        monkeypatch.setattr(LoopRun, "_stop_timer", stop_timer)
+        while not interrupts:
+            with contextlib.suppress(Interrupt):
+                loop.run_once(0)
+        run._step([])  # the timer's
+    assert ended == [("result", None)]
+
+
+def test_a_loop_that_refuses_a_socket_is_a_failure_for_the_policy(monkeypatch):
+    errors, peers, tried = [], [], []
+
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "no watches")
+
+    def steps():
+        tried.append(len(tried))
+        ours, theirs = socket.socketpair()
+        peers.append(theirs)
+        return fakes.opened(SocketStream(ours))
+        yield
+
+    loop = Loop()
+    client = Client(
+        "ws://localhost/", reconnect=NoReconnect(),
+        on_error=lambda client, exc: errors.append(exc.errno),
+    )  # fmt: skip
+    client._steps = steps
+    client.start(loop)
+    monkeypatch.setattr(loop, "add_reader", refuse)
+    for _ in range(10):
+        loop.run_once(0)
+    assert (tried, errors, client.state) == ([0], [errno.ENOSPC], State.CLOSED)
+    assert not client._running
+    assert peers[0].recv(1) == b""  # the connection is closed
+    peers[0].close()
+    loop.close()
+
+
+def test_parts_that_can_not_be_closed_do_not_keep_a_client_from_its_end():
+    class Parts:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return LARGE
+
+        def close(self):
+            errors.append("closed")
+            raise ValueError("close() of the parts")
+
+    errors, scenario = [], Scenario(False)
+    parts = Parts()
+    scenario.client.send(parts)
+    for _ in range(5):
+        scenario.loop.run_once(0)
+    scenario.peer.sock.close()
+    for _ in range(20):
+        with contextlib.suppress(ValueError):
+            scenario.loop.run_once(0)
+    assert (errors, scenario.closed, scenario.client.state) == (["closed"], [1006], State.CLOSED)
+    assert scenario.client.unsent == [parts]
+    scenario.loop.close()
+
+
 def test_what_is_dropped_in_part_is_not_given_again():
     """As where a handler's exception comes between the two steps of that."""
     scenario = Scenario(False)

@@ -32,7 +32,7 @@ from ..clock import LEAVING, NEVER, deadline_after, lock_timeout
 from ..events.transport import EventTransport
 from ..exceptions import Close, ConnectionClosed, InvalidState, SendBufferFull, connection_closed
 from ..info import ConnectionInfo
-from ..interrupts import Waiters
+from ..interrupts import Waiters, pass_on_handlers
 from ..opening.opening import Opened, Opening
 from ..opening.steps import LoopRun
 from ..options import Options
@@ -369,6 +369,13 @@ class Client:
         self._outbox.returned = NO_ITEMS
         try:
             connection = self._connection = ClientConnection(self, opened)
+        except OSError as exc:
+            opened.stream.close()
+            pass_on_handlers(exc)  # else the loop can't watch the socket: as if it hadn't opened
+            self._unjudged = exc
+            self._move(_CLOSED)
+            self._lost(exc)
+            return
         except BaseException:
             opened.stream.close()
             raise
@@ -446,7 +453,7 @@ class Client:
 
     def _wake(self) -> None:
         """For the loop: the machine has slept. What this waited for may be over, unnoticed."""
-        if self._state is _WAITING and self._waits is not None:
+        if self._state is _WAITING and self._waits is not None and self._unjudged is None:
             self._waits.cancel()
             self._connect()
         elif self._connection is not None:
@@ -490,7 +497,9 @@ class Client:
             self._front = None
         elif self._waits is None or self._waits._loop is None:
             # A running client waits for something, always: it was interrupted on its way, or where
-            # the timer had fired.
+            # the timer had fired, whose call may be still to come.
+            if self._waits is not None:
+                self._waits.cancel()
             self._state = _WAITING if self._wanted else _CLOSED
             if not self._wanted:
                 self._finish()

@@ -90,10 +90,10 @@ class LoopRun:
 
     def cancel(self) -> None:
         """Give up: close what the steps have opened. *done* isn't called any more."""
+        self._loop = None  # first: a call that is left by an interruption does nothing then
         self._stop_watching()
         self._stop_timer()
         self._steps.close()
-        self._loop = None
 
     def _recover(self) -> None:
         """For wsmini's loop: a signal handler's exception has come in here, or at our beginning.
@@ -118,6 +118,8 @@ class LoopRun:
 
     def _step(self, ready: Ready | None) -> None:
         """Go on behind a wait for which *ready* is the answer; ``None`` begins the first step."""
+        if self._loop is None:
+            return  # over, and interrupted before it could cancel this call
         try:
             self._stop_watching()  # before the step, which may close the sockets
             # The call that has led here, at first or when the time is over, needs no cancel().
