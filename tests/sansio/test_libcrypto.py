@@ -146,6 +146,7 @@ def test_what_a_signal_handler_raises_reaches_the_program(monkeypatch, error, at
     assert (libcrypto.load(translate_in_place) is None) is refused
 
 
+@pytest.mark.skipif(not TRIED, reason="it isn't tried here")
 def test_failures_that_are_all_different_are_the_program_s(monkeypatch):
     failures = [TimeoutError("first"), KeyError("second"), RuntimeError("third")]
 
