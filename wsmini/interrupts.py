@@ -24,8 +24,8 @@ call every method of the same connection, and it may raise anything. So:
   (``mark_failure``).
 * **No thread waits while it holds the mutex**, the last lock in the order, so that any thread may
   wait for the mutex.
-* **Forks**: no lock is shared by the whole process, but for that of the background thread, which a
-  child replaces.
+* **Forks**: no lock is shared by the whole process, but for the two of the background thread, which
+  a child replaces.
 """
 
 from __future__ import annotations

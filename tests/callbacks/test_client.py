@@ -795,3 +795,54 @@ def test_a_token_that_can_not_be_had_is_a_failure_like_others():
     assert delays == ["OSError", "ConnectionClosedError"]
     assert sent == ["a"]
     assert client.state is State.CLOSED
+
+
+class Watched(Client):
+    """Notes what other threads may see: after each attribute that changes."""
+
+    def __init__(self, *args, **options):
+        self.seen = []
+        super().__init__(*args, **options)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name != "seen" and "_connection" in self.__dict__:
+            self.seen.append((self.state, self._connection is not None))
+
+
+def test_other_threads_see_the_states_in_their_order():
+    ours, theirs = socket.socketpair()
+    with Loop() as loop:
+        client = Watched("ws://localhost/", reconnect=NoReconnect(), on_error=lambda *_: None)
+        client._steps = lambda: opening(ours)
+        client.start(loop)
+        while client.state is not State.OPEN:
+            loop.run_once(0)
+        theirs.close()
+        while client._running:
+            loop.run_once(0)
+    assert all(has_connection for state, has_connection in client.seen if state is State.OPEN)
+    states = [state for state, _ in client.seen]
+    in_order = [state for i, state in enumerate(states) if states[i - 1 : i] != [state]]
+    assert in_order == [
+        State.CLOSED, State.CONNECTING, State.OPEN, State.CLOSING, State.CLOSED,
+    ]  # fmt: skip
+
+
+def test_another_thread_may_start_a_client_once_it_has_ended():
+    """And not before its loop has forgotten it: ``run_until_done()`` would not wait for it."""
+
+    class Clients(dict):
+        def pop(self, *args):
+            tried.append(client._running)
+            return super().pop(*args)
+
+    tried = []
+    with Loop() as loop:
+        loop._clients = Clients()
+        client = Client("ws://localhost/", reconnect=NoReconnect(), on_error=lambda *_: None)
+        client.start(loop)
+        client.close()
+        while client._running:
+            loop.run_once(0)
+    assert tried == [True]

@@ -364,23 +364,26 @@ class Client:
             self._move(_CLOSED)
             self._lost(exc)
             return
-        self._move(_OPEN)
-        self._attempt = 0
-        self._outbox.returned = NO_ITEMS
         try:
-            connection = self._connection = ClientConnection(self, opened)
+            connection = ClientConnection(self, opened)
         except OSError as exc:
             opened.stream.close()
             pass_on_handlers(exc)  # else the loop can't watch the socket: as if it hadn't opened
-            self._unjudged = exc
-            self._move(_CLOSED)
-            self._lost(exc)
+            self._opened(None, exc)
             return
         except BaseException:
             opened.stream.close()
             raise
-        self._attempts.opened()
-        self._tell_waiters()
+        self._attempt = 0
+        self._outbox.returned = NO_ITEMS
+        try:
+            self._connection = connection  # for other threads, it is open from here on
+            self._move(_OPEN)
+            self._attempts.opened()
+            self._tell_waiters()
+        except BaseException:
+            connection.transport.abort()  # on_open won't come: nobody would log in, or subscribe
+            raise
         # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
         # it out together.
         self._front, self._serve_due = 0, True
@@ -400,15 +403,14 @@ class Client:
         self._outbox.drop_written(connection.buffer.written)
         self._outbox.take_back(self._max_outbox if self._wanted else 0)
         self._closed_exc = self._unjudged = connection.protocol.close_exc()
+        self._state, self._waits = _CLOSED, None  # before other threads see it
         self._connection = None  # from here on _recover_alone() sees to it
-        self._move(_CLOSED)
         self._tell_closed()
 
     def _tell_closed(self) -> None:
         exc, self._closed_exc = self._closed_exc, None
         if exc is None:
             return
-        self._state = _CLOSED  # if an exception has kept it from that
         try:
             self._call("on_close", exc.code, exc.reason)
         except BaseException as raised:
@@ -426,10 +428,11 @@ class Client:
         try:
             delay = self._attempts.failed(failure, not self._wanted)
         except BaseException as exc:
+            if exc is failure:
+                self._gave_up = True
             self._finish()
             if exc is not failure:
                 raise  # a bug of the policy's; one that gives up raises the failure itself
-            self._gave_up = True
             self._failed(failure)
             return
         if delay is None:
@@ -445,10 +448,10 @@ class Client:
         """It won't connect again, unless started again."""
         self._wanted, self._unjudged = False, None
         self._outbox.take_back(0)
-        self._running = False
         self._its_loop._clients.pop(self, None)
         if self._runs_loop:
             self._its_loop.stop()
+        self._running = False  # last: from here on, another thread may start it again
         self._tell_waiters()
 
     def _wake(self) -> None:
@@ -489,6 +492,7 @@ class Client:
         """Find out from the state what was under way, as the exception may have come anywhere."""
         self._serve_due = False
         if not self._running:
+            self._tell_waiters()  # the last step of its end
             return
         self._serve_soon()
         if self._closed_exc is not None:
