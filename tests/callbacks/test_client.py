@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from errno import ECONNREFUSED
 
 import fakes
 import pytest
@@ -20,6 +21,7 @@ from wsmini.exceptions import (
     InvalidStatus,
     SendBufferFull,
 )
+from wsmini.opening.steps import Wait
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import Backoff, Fixed, NoReconnect
 from wsmini.sansio.protocol import State
@@ -846,3 +848,48 @@ def test_another_thread_may_start_a_client_once_it_has_ended():
         while client._running:
             loop.run_once(0)
     assert tried == [True]
+
+
+@pytest.mark.parametrize("kind", ["waiting", "connecting", "open"])
+def test_a_client_whose_loop_was_closed_may_be_started_on_another(kind):
+    streams, peers = [], []
+
+    def steps():
+        if kind == "waiting" and not tried:
+            tried.append(kind)
+            raise ConnectionRefusedError(ECONNREFUSED, "refused")
+        tried.append(kind)
+        ours, theirs = socket.socketpair()
+        streams.append(SocketStream(ours))
+        peers.append(theirs)
+        try:
+            if kind == "connecting" and len(tried) == 1:
+                yield Wait({}, None)
+            return fakes.opened(streams[-1])
+        except GeneratorExit:
+            ours.close()
+            raise
+
+    tried = []
+    client = Client("ws://localhost/", reconnect=Fixed(100))
+    client._steps = steps
+    with Loop() as loop:
+        client.start(loop)
+        while not tried or client.state.name.lower() != kind:
+            loop.run_once(0)
+        if kind == "open":
+            client.send("never given")
+    client.close()
+    with Loop() as loop:
+        client.start(loop)
+        assert client.state is State.CONNECTING
+        assert client.unsent == (["never given"] if kind == "open" else [])
+        while client.state is not State.OPEN:
+            loop.run_once(0)
+        assert all(stream.sock.fileno() == -1 for stream in streams[:-1])
+        client.close()
+        for peer in peers:
+            peer.close()
+        while client._running:
+            loop.run_once(0)
+    assert streams[-1].sock.fileno() == -1

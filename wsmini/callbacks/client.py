@@ -277,6 +277,7 @@ class Client:
         self._check_callbacks()
         attempts = Attempts("wsmini.Client", self._policy, self._options)
         loop._check()
+        self._leave_closed_loop()
         self._attempts, self._its_loop = attempts, loop
         self._attempt = 0
         if self._gave_up:  # an attribute that most clients never have
@@ -292,6 +293,16 @@ class Client:
             loop._clients.pop(self, None)
             raise
         return self
+
+    def _leave_closed_loop(self) -> None:
+        """Drop what a run has left whose loop was closed before it came to its end."""
+        if self._waits is not None:
+            self._waits.cancel()
+        if self._connection is not None:
+            self._connection.transport.drop()
+            self._outbox.drop_written(self._connection.buffer.written)
+            self._outbox.take_back(0)
+        self._connection = self._waits = self._unjudged = self._closed_exc = None
 
     def _check_ended(self) -> None:
         if self._running:
