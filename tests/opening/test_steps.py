@@ -26,18 +26,6 @@ def test_running_to_the_end(pair):
     assert seen == [[one], [other]]
 
 
-def test_a_signal_handler_s_stopiteration_is_not_the_end(pair, monkeypatch):
-    def interrupted(sockets, timeout):
-        raise StopIteration("a handler's")
-
-    def steps():
-        yield Wait({pair[0]: READ}, None)
-
-    monkeypatch.setattr(steps_module, "wait", interrupted)
-    with pytest.raises(StopIteration, match="a handler's"):
-        run_blocking(steps())
-
-
 def test_a_deadline_resumes_with_nothing_ready(pair):
     seen = []
 

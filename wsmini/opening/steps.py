@@ -54,17 +54,14 @@ class Expired(TimeoutError):
 
 def run_blocking(steps: Steps[T]) -> T:
     """Run *steps* to their end in this thread, and return their result."""
-    ready: Any = None
     try:
+        wanted = next(steps)
         while True:
-            try:
-                wanted = steps.send(ready)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            # Not in there: a signal handler's StopIteration would pass for their end.
             timeout = None if wanted.deadline is None else wanted.deadline - time.monotonic()
-            ready = wait(wanted.sockets, timeout)
+            wanted = steps.send(wait(wanted.sockets, timeout))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
     finally:
         steps.close()  # after a KeyboardInterrupt in wait(), too
 
