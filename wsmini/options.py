@@ -102,11 +102,12 @@ USER_AGENT = f"Python/{sys.version_info[0]}.{sys.version_info[1]} wsmini/{__vers
 
 def ssl_problem() -> str:
     """Why there can't be TLS; empty if there can."""
+    problem = ""
     try:
         import ssl  # noqa: F401  # large: only where it is needed
     except ImportError as exc:
-        return f"this Python has no ssl module, so wss:// and https:// can't be used: {exc}"
-    return ""
+        problem = f"this Python has no ssl module, so wss:// and https:// can't be used: {exc}"
+    return problem
 
 
 def _host(name: str, host: str | None) -> str | None:

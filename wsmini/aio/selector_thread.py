@@ -193,5 +193,7 @@ def _select(wakeup: socket.socket, watched: list[Key]) -> list[Key]:
         try:
             found = {key.fd: events for key, events in selector.select()}
         except OSError:  # select() notices only here what is closed meanwhile: we will be woken
-            return _select(wakeup, [])
+            found = None
+    if found is None:
+        return _select(wakeup, [])
     return [(fd, event) for fd, event in watched if found.get(fd, 0) & event]

@@ -26,6 +26,7 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
     certificate, say. So receiving comes next, and the exception counts if there is nothing.
     """
     view = memoryview(data)
+    lost = None
     try:
         # TLS takes bytes before the socket does: flush() sends what it still holds.
         while view or not stream.flush():
@@ -38,8 +39,8 @@ def send_all(stream: Stream, data: bytes) -> Steps[ConnectionError | None]:
             yield Wait({stream.sock: WRITE}, None)
     except ConnectionError as exc:
         pass_on_handlers(exc)
-        return exc
-    return None
+        lost = exc
+    return lost
 
 
 def receive_some(

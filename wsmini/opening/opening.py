@@ -249,11 +249,11 @@ class Opening:
                     wanted = steps.throw(Expired())
         except StopIteration as stop:
             result: T = stop.value
-            return result
         except Expired:
             raise mark_failure(TimeoutError(f"not open after {timeout} s")) from None
         finally:
             steps.close()
+        return result
 
     def _open(self) -> Steps[Opened]:
         """Round after round, until one opens the connection."""

@@ -61,9 +61,9 @@ def run_blocking(steps: Steps[T]) -> T:
             wanted = steps.send(wait(wanted.sockets, timeout))
     except StopIteration as stop:
         result: T = stop.value
-        return result
     finally:
         steps.close()  # after a KeyboardInterrupt in wait(), too
+    return result
 
 
 class LoopRun:

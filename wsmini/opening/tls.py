@@ -269,12 +269,12 @@ class TLSStream(Stream):
         if self._failure is not None and not self.ssl_object.pending():
             raise self._failure
         try:
-            data = self.ssl_object.read(min(size, RECORD))
+            data: bytes | None = self.ssl_object.read(min(size, RECORD))
         except ssl.SSLError as exc:
             self._stop(exc)
             if self._failure is not None:
                 raise self._failure from None
-            return b"" if self._ended else None
+            data = b"" if self._ended else None
         more = self._incoming.pending or self._unfed or self.ssl_object.pending()
         if not data or size <= len(data) or not more:
             return data

@@ -204,9 +204,11 @@ def _normalized(text: str, params: dict[str, str]) -> str:
         return text
     try:
         import unicodedata  # large, and not everywhere
+
+        text = unicodedata.normalize("NFC", text)
     except ImportError:
-        return text
-    return unicodedata.normalize("NFC", text)
+        pass
+    return text
 
 
 def _username(user: str, realm: str, algorithm: str, params: dict[str, str]) -> str:

@@ -100,9 +100,10 @@ if hasattr(os, "register_at_fork"):
 def masking_key() -> bytes:
     """A masking key of 4 unpredictable bytes, used once in this process. Thread-safe."""
     try:
-        return _next_key().to_bytes(4, "big")
+        key = _next_key()
     except IndexError:
-        return _more_keys().to_bytes(4, "big")
+        key = _more_keys()
+    return key.to_bytes(4, "big")
 
 
 # -- masking --

@@ -68,9 +68,8 @@ def _find_sha1() -> Callable[[bytes], Any]:
         return sha1  # type: ignore[no-any-return]
     except (ImportError, ValueError):
         import hashlib
-
-        # It is no security measure here; where policy forbids it for those, it must be said.
-        return lambda data: hashlib.sha1(data, **_NOT_FOR_SECURITY)
+    # It is no security measure here; where policy forbids it for those, it must be said.
+    return lambda data: hashlib.sha1(data, **_NOT_FOR_SECURITY)
 
 
 def user_headers(headers: HeaderItems) -> list[tuple[str, str | None]]:

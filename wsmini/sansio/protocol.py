@@ -264,7 +264,7 @@ class ClientProtocol:
             batch = self.reader.messages()
         except BaseException as exc:
             self._fail(exc)
-            return []
+            batch = []
         # TCP has ended, and these were the last messages that had come before.
         if self.state is CLOSED and not self.reader.pending:
             self._finish()
