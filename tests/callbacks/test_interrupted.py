@@ -176,7 +176,7 @@ def interrupted_at(number, tls):
 def test_what_is_left_half_dropped_is_dropped_though_more_was_sent_since():
     class Interrupted(Outbox):
         def settle(self):
-            if self.dropping is not None and len(self.messages) == 1:
+            if self.forgetting is not None and len(self.messages) == 1:
                 raise Interrupt
             super().settle()
 
@@ -532,7 +532,7 @@ def test_what_is_dropped_in_part_is_not_given_again():
         scenario.client.send("written")
         scenario.loop.run_once(0)
     outbox = scenario.client._outbox
-    outbox.dropping = outbox.messages[0], outbox.ends[0], len(outbox.messages)
+    outbox.forgetting = outbox.messages[0], outbox.ends[0], len(outbox.messages)
     outbox.messages.clear()
     scenario.client.send("next")
     scenario.settle()

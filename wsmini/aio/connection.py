@@ -145,7 +145,7 @@ class Connection(ConnectionInfo):
         self._chunks: list[tuple[Message, bool]] = []  # an empty deque takes 600 bytes
         self._stream: MessageStream | None = None  # a recv_streaming() that goes on
         self._waiter: EagerFuture | None = None  # of the task that receives
-        self._dropping = False
+        self._reading_to_end = False
         self._waiting: list[asyncio.Future[None]] = []  # for room, for their turn, or for the end
         self._turn_of: asyncio.Task[Any] | None = None  # which sends a fragmented message
         self._sent = 0
@@ -162,7 +162,7 @@ class Connection(ConnectionInfo):
     # -- for the transport --
 
     def _on_message(self, message: Message, now: float) -> None:
-        if self._dropping:
+        if self._reading_to_end:
             self._on_messages([message])
             return
         unread = self._unread
@@ -177,15 +177,15 @@ class Connection(ConnectionInfo):
         """Who receives has its turn before more is parsed."""
         unread = self._unread
         # While closing, nobody may be there to make room, and the answer has to be seen.
-        if self._dropping and len(unread) >= self._max_queue:
+        if self._reading_to_end and len(unread) >= self._max_queue:
             self._max_queue = 0  # and nothing any more: messages don't go missing in the middle
             return False
         unread.extend(messages)
         self._received(len(unread))
-        return not self._dropping
+        return not self._reading_to_end
 
     def _on_chunk(self, chunk: tuple[Message, bool]) -> None:
-        if self._dropping and len(self._chunks) >= self._max_queue:
+        if self._reading_to_end and len(self._chunks) >= self._max_queue:
             self._max_queue = 0
             self._transport.skip()
             return
@@ -196,7 +196,7 @@ class Connection(ConnectionInfo):
             self._join_chunks()
 
     def _received(self, count: int) -> None:
-        if count >= self._max_queue and not self._dropping:
+        if count >= self._max_queue and not self._reading_to_end:
             self._transport.pause()
         _wake(self._waiter)
 
@@ -504,7 +504,7 @@ class Connection(ConnectionInfo):
         return self._protocol.close_exc()
 
     def _read_to_end(self) -> None:
-        self._dropping = True
+        self._reading_to_end = True
         self._transport.resume()
 
     async def _send_fragments(

@@ -931,7 +931,7 @@ class ClientConnection:
     def give(self) -> None:
         """Have the transport send what the client has accepted."""
         messages, ends, outbox = self._messages, self._ends, self._outbox
-        if outbox.dropping is not None:
+        if outbox.forgetting is not None:
             outbox.settle()
         size, outbox.waiting = outbox.waiting, 0  # as if all of it were given, which is the usual
         try:

@@ -82,20 +82,20 @@ class Outbox:
             time.
         returned: those that can't be sent any more, since the last connection opened; replaced,
             never changed.
-        dropping: half done, where a signal handler's exception came: the first message that is to
+        forgetting: half done, where a signal handler's exception came: the first message that is to
             be dropped, its end, and how many are.
         taking: the same for what goes to *returned*: that, as it will be; the first message that
             goes, and where it is; the slice of *messages* that changes, and what it will be.
     """
 
-    __slots__ = ("dropping", "ends", "messages", "returned", "taking", "waiting")
+    __slots__ = ("ends", "forgetting", "messages", "returned", "taking", "waiting")
 
     def __init__(self) -> None:
         self.messages: list[Item] = []
         self.ends: list[int] = []
         self.returned = NO_ITEMS
         self.waiting = 0
-        self.dropping: tuple[Item, int, int] | None = None
+        self.forgetting: tuple[Item, int, int] | None = None
         self.taking: tuple[list[Item], Item, int, slice, list[Item]] | None = None
 
     def count_waiting(self) -> None:
@@ -110,19 +110,19 @@ class Outbox:
         ends = self.ends
         count = len(ends) if ends and ends[-1] <= written else bisect_right(ends, written)
         if count:
-            self.dropping = self.messages[0], ends[0], count
+            self.forgetting = self.messages[0], ends[0], count
             self.settle()
         return not self.ends
 
     def settle(self) -> None:
         """Complete ``drop_written``, ``take_back`` and ``give_up``: they may be interrupted."""
-        if self.dropping is not None:
-            first, end, count = self.dropping
+        if self.forgetting is not None:
+            first, end, count = self.forgetting
             if self.messages and self.messages[0] is first:
                 del self.messages[:count]
             if self.ends and self.ends[0] == end:
                 del self.ends[:count]
-            self.dropping = None
+            self.forgetting = None
         if self.taking is not None:
             self.returned, item, index, changes, kept = self.taking
             if len(self.messages) > index and self.messages[index] is item:
