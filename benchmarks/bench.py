@@ -149,7 +149,7 @@ def sizes() -> Dict[str, float]:
     found = {}
     for client, made in CLIENTS.items():
         if client.startswith("wsmini"):
-            paths = Path(ROOT, "wsmini").glob("*.py")
+            paths = Path(ROOT, "wsmini").rglob("*.py")
         elif made.package is None:
             continue
         else:
