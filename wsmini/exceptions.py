@@ -342,9 +342,10 @@ class NegotiationError(InvalidHeader):
 
 
 class ProtocolError(WebSocketException):
-    """The peer broke the protocol; the connection fails with 1002, or 1007 for invalid data.
+    """The peer broke the protocol; the connection fails with 1002.
 
-    A connection raises ``ConnectionClosedError``, and this is its ``__cause__``.
+    A connection raises ``ConnectionClosedError``, and this is its ``__cause__``. (Where a text
+    isn't UTF-8, it fails with 1007, and the ``__cause__`` is a ``UnicodeDecodeError``.)
     """
 
 
@@ -371,7 +372,11 @@ class InvalidState(WebSocketException):
 
 
 class ConcurrencyError(WebSocketException):
-    """Two threads or tasks receive from one connection at the same time."""
+    """Two threads or tasks receive from one connection at the same time.
+
+    Or a signal handler receives within the call that it has interrupted; or, on asyncio, a task
+    sends within its own fragmented message.
+    """
 
 
 class SendBufferFull(WebSocketException):

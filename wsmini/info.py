@@ -1,4 +1,4 @@
-"""The facts about an open connection, which the blocking API and asyncio's share."""
+"""The facts about an open connection, which all front ends share."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ call every method of the same connection, and it may raise anything. So:
   waiting for itself. It leaves a request instead, which the interrupted call carries out when it
   lets go, also if another handler's exception ends it: the look at what was left is within the
   same ``try`` as the lock, and its ``except`` looks, too. No lock is ever taken twice by a thread.
-* **A lock is taken and released within one ``try``**, whose ``except`` releases what is still held.
+* **A connection's lock is taken and released within one ``try``**, whose ``except`` releases what
+  is still held.
   (``with lock`` has places, between two bytecodes of Python 3.8 and 3.9, where an exception leaves
   the lock locked; ``lock.acquire()`` in front of a ``try`` has them in all versions.) A thread that
   didn't own the lock before it came to that ``try`` and does in its ``except`` has taken it there.

@@ -299,7 +299,7 @@ def _option(default: Any, check: Callable[[str, Any], T]) -> T:
 
 
 class _Table:
-    """Each option, in the order of ``Options``' docstring. The only other place is there."""
+    """Each option, in the order of ``Options``' docstring; ``ConnectOptions`` has it, too."""
 
     __slots__ = ()
 

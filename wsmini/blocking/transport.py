@@ -5,7 +5,8 @@ Who may do what, and what may interleave:
 * **The consumer** is the thread inside ``recv`` or ``recv_streaming``, one at a time. Only it takes
   messages out.
 * **The receiver** is the thread that holds ``receiving``. Only it reads from the stream, feeds the
-  protocol, lets the keepalive tick and closes the socket. Usually it is the consumer. A thread that
+  protocol, lets the keepalive tick (the background thread does, for a receiver that sleeps past
+  it) and closes the socket. Usually it is the consumer. A thread that
   waits for something else (a pong, the end of the closing handshake, room to write) steps in as
   long as there is no receiver, and the background thread looks in while there is none. They keep
   what messages they meet, about ``max_queue`` at most; then they stop reading, and TCP makes the

@@ -67,7 +67,7 @@ MAX_AHEAD = 65536  # and bytes of it that wait for the socket until the next par
 _NOTHING: Iterator[Any] = iter(())  # which all the idle share
 _CONNECTING, _OPEN, _CLOSING, _CLOSED, _WAITING = State
 
-# CLOSING isn't among them: a client is that while its connection's protocol is.
+# CLOSING isn't among them: see ``Client.state``.
 _NEXT = {
     _CLOSED: (_CONNECTING, _WAITING),
     _CONNECTING: (_OPEN, _CLOSED),
@@ -99,8 +99,8 @@ class Client:
     One that raises ends the run with its traceback, unless there is ``on_error``, which isn't
     guarded itself. ``KeyboardInterrupt`` and ``SystemExit`` always end the run.
 
-    Every method but ``start`` and ``run_forever`` may be called from any thread, at any moment, and
-    from signal handlers.
+    Every method but ``run_forever`` may be called from any thread, at any moment, and from signal
+    handlers; ``wait_open`` and ``wait_closed`` not from the loop's own thread.
 
     Args:
         url: ``"ws://..."`` or ``"wss://..."``.
@@ -793,8 +793,9 @@ class Client:
 
     @property
     def state(self) -> State:
-        """A ``State``: ``CLOSED`` before it is started, between two connections, and at the end.
+        """A ``State``: ``CLOSED`` before it is started, in ``on_close``, and at the end.
 
+        ``WAITING`` between two attempts, ``CONNECTING`` during one.
         ``CLOSING`` from the moment on at which nothing can be sent any more, because of ``close()``
         or a Close frame that has come, until ``on_close``.
         """

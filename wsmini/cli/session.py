@@ -1,12 +1,13 @@
 """An open connection on the command line: interactive on a terminal, exact on pipes.
 
-Two threads. The main one receives, and is the only one that writes messages to standard output; it
-blocks in ``recv()``, and signals arrive there. A daemon thread reads the input (``-m``, standard
-input), is the only one that sends messages, and closes the connection when nothing more is to be
-expected after the end of input; that wakes the main thread. When the connection ends, the main
-thread returns and leaves the other behind, in ``input()`` or a read: nothing can interrupt these on
-every system. So that the interpreter can exit meanwhile, no lock of ``sys.stdin`` is held, Python's
-or C's: pipes are read below its buffer, and so are terminals, where readline doesn't read them.
+Two threads. The main one receives, writes what it has received, and sends ``-m`` again after
+reconnecting; it blocks in ``recv()``, and signals arrive there. A daemon thread reads the input
+(``-m``, standard input), sends it (with ``--ndjson``, writes that down, too), and closes the
+connection when nothing more is to be expected after the end of input; that wakes the main thread.
+When the connection ends, the main thread returns and leaves the other behind, in ``input()`` or a
+read: nothing can interrupt these on every system. So that the interpreter can exit meanwhile, no
+lock of ``sys.stdin`` is held, Python's or C's: pipes are read below its buffer, and so are
+terminals, where readline doesn't read them.
 """
 
 from __future__ import annotations

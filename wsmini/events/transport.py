@@ -9,7 +9,7 @@ of it happens in the loop's thread, and nothing here waits. Nobody else touches 
   frames go to the handler before the messages that came behind them. What a handler's exception
   leaves undelivered comes with the next iteration of the loop; so does what is behind a batch if
   the handler asks for that, to answer it before a Close frame, or an error, is looked at.
-* **Turns are bounded**: of what was read, about 64 KiB are handed over in one iteration of the
+* **Turns are bounded**: of what was read, a few batches are handed over in one iteration of the
   loop, so that no peer keeps the others waiting.
 * **Pausing** stops parsing at once, and reading when the next bytes come, so that a reader who is
   only a moment behind costs no system call.

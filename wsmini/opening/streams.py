@@ -1,7 +1,8 @@
 """Streams of bytes, which the opening and the connections read and write, and how to wait for them.
 
 A *stream* is a plain socket (``SocketStream``) or TLS over another stream (``tls.TLSStream``).
-``recv`` and ``send`` raise ``BlockingIOError`` where they would have to wait. How much an open
+``recv`` and ``send`` raise ``BlockingIOError`` where they would have to wait: always while opening
+and on loops; in blocking connections with ``DONTWAIT``, without which they wait. How much an open
 connection asks for at once is one rule, for all front ends: ``next_read_size``.
 
 ``wait`` blocks this thread, with ``poll`` where the system has it, else with ``select``.

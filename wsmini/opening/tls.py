@@ -8,7 +8,7 @@ Threads: one may call ``recv`` while another calls ``send``. OpenSSL doesn't all
 connection, so a lock is held around each call into the engine; never while waiting for the
 network. A signal handler may interrupt its own thread in there and close the connection: it finds
 the lock its own and goes on without it, since the engine is in order between two calls.
-``send`` and ``flush`` are called by one thread at a time, which holds the connection's send lock:
+``send`` and ``flush`` are called by one thread at a time, which holds the connection's ``sending``:
 ciphertext has to go out in the order in which it was made. What ``recv`` makes the engine want to
 say (a key update, a certificate that is asked for late) waits, with ``unsent`` set, for the next
 ``flush``. An exception that a signal handler raises while bytes are on their way through ``recv``

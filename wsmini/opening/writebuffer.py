@@ -5,7 +5,8 @@ to; nothing here waits. What the protocol says by itself (pongs, keepalive pings
 what waits, between two frames; but its Close frame goes last (RFC 6455, 5.5.1).
 
 The network's errors end up in ``error``. Any other exception, of a signal handler, comes out and
-leaves ``busy`` set: it isn't known what was written, so nothing may follow.
+leaves ``busy`` set (``write``: its caller's own mark): it isn't known what was written, so nothing
+may follow.
 
 A message counts as written when the socket has taken it. TLS takes more than its socket may: that
 is *held*, and counts with the socket's last byte of it, or as many records as went out whole.

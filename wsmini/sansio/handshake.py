@@ -1,6 +1,6 @@
 """The opening handshake, sans I/O: what to ask for and how to judge the answer (RFC 6455, 4.1).
 
-Strict where the RFC says MUST; how real servers write HTTP is the business of ``http11``.
+Strict where the RFC says MUST; how real servers write HTTP is the business of ``response``.
 """
 
 from __future__ import annotations

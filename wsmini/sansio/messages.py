@@ -140,8 +140,8 @@ class MessageReader:
         self._error: Exception | None = None
         # The frame that has begun: its first byte and how much of its payload is missing.
         self._in_frame, self._head, self.missing = False, 0, 0
-        # Whether extensions decode the message's frames, and the payload of the frame till then.
         self._gathered = ByteQueue()
+        # Whether extensions decode the message's frames, and the payload of the frame till then.
         self._coded, self._payload = False, ByteQueue() if extensions else self._gathered
         # The message that has begun: 0 or its opcode, and what is there of it, decoded.
         self._opcode, self._received = 0, 0

@@ -12,8 +12,8 @@ The life of a connection, RFC 6455, 7::
       └──────── connection lost ───────▶ CLOSED ◀────┘
 
 A front end reads until ``finished``: nothing more will be delivered. It then writes what
-``data_to_send()`` has, waits a while for the server to end the TCP connection (RFC 6455, 7.1.1;
-not if ``abort``), and calls ``connection_lost()``.
+``data_to_send()`` has, and calls ``connection_lost()``: at once if both Close frames are there, or
+with ``abort``; else it drops what comes until the server ends the TCP connection, for a while.
 """
 
 from __future__ import annotations
