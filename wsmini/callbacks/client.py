@@ -377,6 +377,7 @@ class Client:
             return
         try:
             connection = ClientConnection(self, opened)
+            connection.transport.start()  # not in there: behind it nobody would know the connection
         except OSError as exc:
             opened.stream.close()
             pass_on_handlers(exc)  # else the loop can't watch the socket: as if it hadn't opened
@@ -917,7 +918,6 @@ class ClientConnection:
         # Chunks or messages: one or the other as long as the connection lasts.
         self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
         self.transport.streaming = self._name == "on_chunk"
-        self.transport.start()
 
     # -- for the client --
 

@@ -167,10 +167,14 @@ class EventTransport:
 
     def start(self) -> None:
         """Begin to read. The loop delivers, or answers, what came behind the handshake."""
-        self._read_on()
-        self._set_timer()
-        if self.protocol.pending or self.stream.buffered() or self.stream.unsent:
-            self._process_soon()
+        try:
+            self._read_on()
+            self._set_timer()
+            if self.protocol.pending or self.stream.buffered() or self.stream.unsent:
+                self._process_soon()
+        except BaseException:
+            self.drop()  # nobody has it yet; and the loop must not keep what it watches
+            raise
 
     # -- reading --
 
@@ -181,8 +185,8 @@ class EventTransport:
 
     def _stop_reading(self) -> None:
         if self._reading:
-            self._reading = False
             self._loop.remove_reader(self._fd)
+            self._reading = False  # behind it: who is interrupted in there has to do it again
 
     def _on_readable(self) -> None:
         protocol, reader = self.protocol, self.protocol.reader
@@ -491,8 +495,8 @@ class EventTransport:
 
     def _stop_waiting_for_room(self) -> None:
         if self._writing:
-            self._writing = False
             self._loop.remove_writer(self._fd)
+            self._writing = False
 
     def _on_writable(self) -> None:
         buffer, before = self.buffer, self.buffer.written
@@ -794,9 +798,10 @@ class SharedTimers:
                 for _, transports in self._due.values():
                     for transport in transports:
                         loop.call_soon(transport.probe)
-            for transport in self._due[when][1]:
+            # It isn't there, where an interrupted add() has left one timer more.
+            for transport in self._due.get(when, (None, ()))[1]:
                 loop.call_soon(transport.on_time)  # not from here, as one may raise
-            del self._due[when]
+            self._due.pop(when, None)
         except BaseException:
             self._recover()
             raise
