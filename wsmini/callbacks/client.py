@@ -141,7 +141,7 @@ class Client:
     on_drain: Any = None
 
     # What most clients never change, for thousands of them.
-    _runs_loop = False  # in run_forever()
+    _own_loop: Loop | None = None  # of run_forever()
     _signal = 0  # the one that has ended run_forever()
     _gave_up = False  # the policy
     _closing = Close(1000, "")  # what close() has said
@@ -235,12 +235,12 @@ class Client:
                 pass  # another thread, or a sub-interpreter: signals are the main one's there
             try:
                 self.start(loop)
-                self._runs_loop = True
-                while self._running:
+                self._own_loop = loop
+                while self._running and self._its_loop is loop:
                     loop.run_forever()
             finally:
                 # Also behind an exception: on_close comes still, and no descriptor is left.
-                self._runs_loop = False
+                self._own_loop = None
                 if self._its_loop is loop:  # another thread may have been faster to start it
                     self._drop()
             # The loop didn't get round any more to one that came in the last callback.
@@ -461,7 +461,7 @@ class Client:
         self._wanted, self._unjudged = False, None
         self._outbox.take_back(0)
         self._its_loop._clients.pop(self, None)
-        if self._runs_loop:
+        if self._own_loop is self._its_loop:
             self._its_loop.stop()
         self._running = False  # last: from here on, another thread may start it again
         self._tell_waiters()
