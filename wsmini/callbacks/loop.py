@@ -405,8 +405,10 @@ class Loop:
             self.thread = get_ident()
             while not self._stopping and (self._clients or not until_done):
                 self._turn(None)
-        finally:
             self.thread, self._stopping, self._awake = 0, False, False
+        except BaseException:
+            self.thread, self._stopping, self._awake = 0, False, False
+            raise
 
     def run_once(self, timeout: float | None = None) -> None:
         """Wait until there is something to do, at most *timeout* seconds, and do it.
@@ -418,8 +420,10 @@ class Loop:
         try:
             self.thread = get_ident()
             self._turn(timeout)
-        finally:
             self.thread, self._awake = 0, False
+        except BaseException:  # not finally, at whose beginning Python 3.8 and 3.9 look for signals
+            self.thread, self._awake = 0, False
+            raise
 
     def _check_idle(self) -> None:
         if self._closed or self.thread or self._forks != _forks:
