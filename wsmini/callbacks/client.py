@@ -190,7 +190,7 @@ class Client:
         self._slow_after = _slow_after(self._options)
         self._failure: Exception | None = None  # the last one
         self._unjudged: Exception | None = None  # the last one, until the policy was asked
-        self._closed_exc: ConnectionClosed | None = None  # which on_close is to be told
+        self._owed = ""  # on_open or on_close, until it comes
         self._last_info: ConnectionInfo = _NO_CONNECTION  # of the last one, once it is closed
         given = (
             on_open, on_message, on_chunk, on_close, on_error, on_ping, on_pong, on_reconnect,
@@ -282,10 +282,10 @@ class Client:
         self._attempt = 0
         if self._gave_up:  # an attribute that most clients never have
             self._gave_up = False
-        self._running = self._wanted = True
-        self._state = _CONNECTING
-        loop._clients[self] = None
         try:
+            self._wanted, self._state = True, _CONNECTING
+            loop._clients[self] = None
+            self._running = True  # from here on, another thread may close it
             # Last, as the loop's thread may begin at once.
             loop.call_soon_threadsafe(self._begin, attempts)
         except BaseException:
@@ -302,7 +302,8 @@ class Client:
             self._connection.transport.drop()
             self._outbox.drop_written(self._connection.buffer.written)
             self._outbox.take_back(0)
-        self._connection = self._waits = self._unjudged = self._closed_exc = None
+        self._connection = self._waits = self._unjudged = None
+        self._owed = ""
 
     def _check_ended(self) -> None:
         if self._running:
@@ -310,7 +311,7 @@ class Client:
 
     def _begin(self, attempts: Attempts) -> None:
         # Unless it was closed, and perhaps started again, or an exception had it recover before.
-        if self._attempts is attempts and self._waits is None:
+        if self._running and self._attempts is attempts and self._waits is None:
             self._open()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -343,7 +344,7 @@ class Client:
             self._connection.give()  # what was sent before goes first
             self._connection.close(code, reason)
             self._connection.transport.end_within(grace)
-        elif self._running and self._closed_exc is None:  # else on_close is on its way, and _lost()
+        elif self._running and self._owed != "on_close":  # else that comes, and then _lost()
             if self._waits is not None:
                 self._waits.cancel()
             self._move(_CLOSED)
@@ -355,8 +356,9 @@ class Client:
         self._state, self._waits = state, None
 
     def _connect(self) -> None:
-        self._move(_CONNECTING)
-        self._open()
+        if self._state is _WAITING:  # else an interruption has left one timer more
+            self._move(_CONNECTING)
+            self._open()
 
     def _open(self) -> None:
         self._waits = LoopRun(self._its_loop, self._steps(), self._opened)
@@ -366,6 +368,12 @@ class Client:
 
     def _opened(self, opened: Opened | None, exc: BaseException | None) -> None:
         """The opening has ended, either way."""
+        if self._state is not _CONNECTING:  # an interruption has left one opening more
+            if opened is not None:
+                opened.stream.close()
+            elif exc is not None and not isinstance(exc, Exception):
+                raise exc
+            return
         if opened is None:
             if not isinstance(exc, Exception):
                 self._move(_CLOSED)
@@ -389,18 +397,19 @@ class Client:
         self._attempt = 0
         self._outbox.returned = NO_ITEMS
         try:
+            self._owed = "on_open"
             self._connection = connection  # for other threads, it is open from here on
             self._move(_OPEN)
             self._attempts.opened()
             self._tell_waiters()
-        except BaseException:
-            connection.transport.abort()  # on_open won't come: nobody would log in, or subscribe
-            raise
-        # What on_open sends (a login, a subscription) goes in front of what has waited, and all of
-        # it out together.
-        self._front, self._serve_due = 0, True
-        try:
+            # What on_open sends (a login, a subscription) goes in front of what has waited, and all
+            # of it out together.
+            self._front, self._serve_due = 0, True
             self._call("on_open")
+        except BaseException:
+            if self._owed:
+                connection.transport.abort()  # nobody would log in, or subscribe
+            raise
         finally:
             self._front, self._serve_due = None, False
             if self._connection is connection:
@@ -414,18 +423,20 @@ class Client:
         # What the socket has taken isn't unsent, even if nobody has looked since.
         self._outbox.drop_written(connection.buffer.written)
         self._outbox.take_back(self._max_outbox if self._wanted else 0)
-        self._closed_exc = self._unjudged = connection.protocol.close_exc()
+        self._unjudged, self._owed = connection.protocol.close_exc(), "on_close"
         self._state, self._waits = _CLOSED, None  # before other threads see it
         self._connection = None  # from here on _recover_alone() sees to it
         self._tell_closed()
 
     def _tell_closed(self) -> None:
-        exc, self._closed_exc = self._closed_exc, None
-        if exc is None:
-            return
+        exc = self._unjudged
+        if not self._owed or not isinstance(exc, ConnectionClosed):
+            return  # it has come
         try:
             self._call("on_close", exc.code, exc.reason)
         except BaseException as raised:
+            if self._owed:
+                raise  # a signal handler's: it is still to come
             # on_close ends the run, but the client has to come to its own end first.
             try:
                 self._lost(exc)
@@ -439,7 +450,7 @@ class Client:
         self._failure = failure
         try:
             delay = self._attempts.failed(failure, not self._wanted)
-        except BaseException as exc:
+        except Exception as exc:
             if exc is failure:
                 self._gave_up = True
             self._finish()
@@ -488,6 +499,7 @@ class Client:
             if not loop.is_closed():
                 raise  # in a forked child
             self._running = self._wanted = False
+            self._tell_waiters()
 
     def _carry_out(self, run: Attempts, method: Callable[..., None], args: tuple[Any, ...]) -> None:
         if run is self._attempts and self._running:
@@ -507,7 +519,9 @@ class Client:
             self._tell_waiters()  # the last step of its end
             return
         self._serve_soon()
-        if self._closed_exc is not None:
+        if not self._wanted:  # what close() has asked for may be lost; twice does no harm
+            self._request(self._close, *self._closing)
+        if self._owed == "on_close":
             self._its_loop.call_soon(self._tell_closed)
         elif self._connection is not None:
             self._front = None
@@ -592,9 +606,11 @@ class Client:
     def _call(self, name: str, *args: object) -> None:
         """Call the callback *name*, if there is one."""
         callback = self._callback(name)
+        start = self._its_loop.time()
+        if name == self._owed:
+            self._owed = ""  # from here on it has come
         if callback is None:
             return
-        start = self._its_loop.time()
         try:
             callback(*args)
         except Exception as exc:
@@ -967,6 +983,8 @@ class ClientConnection:
             # An extension has failed within a frame: what the peer gets behind it can't be decoded.
             self.transport.half_done = False
             self.transport.abort(exc)
+        if len(self._ends) == len(self._messages):
+            raise exc  # none of them has: a signal handler
         self._outbox.give_up()
         client._serve_soon()  # the others
         client._failed(exc)
@@ -1027,8 +1045,8 @@ class ClientConnection:
 
     def resume(self) -> None:
         if self._paused:
-            self._paused = False
             self._loop.call_soon(self._deliver_and_resume)
+            self._paused = False
 
     def _deliver_and_resume(self) -> None:
         """Hand over what is unread; read on when that is done, and nobody has paused again."""
