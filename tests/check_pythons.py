@@ -23,7 +23,7 @@ SIDE_BY_SIDE = min(2, os.cpu_count() or 1)  # tests wait most of the time
 PYPY, CORE = "pypy3", "pypy3-core"
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15", PYPY]
 # With -O too, but for what runs processes of its own, which know nothing of it.
-WITHIN = [f"tests/programs/test_{name}.py" for name in ("cuts", "secure", "signals")]
+WITHIN = [f"tests/programs/test_{name}.py" for name in ("cuts", "points", "secure", "signals")]
 # Each in two runs, for pytest leaves one of a folder and a folder within out if it is given both.
 MODES = {
     "plain": [["-bb", "-m", "pytest", "tests"], ["-bb", "-m", "pytest", "tests/programs"]],

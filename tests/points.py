@@ -10,7 +10,8 @@ version of CPython, as its source says:
 * 3.10 looks at the start of a function, behind calls, and when a jump is taken, but not in front of
   a ``try`` or ``with`` either;
 * since 3.11 it looks at the start of a function, behind calls of C functions, and when a jump goes
-  backwards.
+  backwards: up to 3.12 it is there then, since 3.13 it hasn't jumped yet. (Where a loop ends with a
+  condition, that jump is outside of the ``try`` that the loop is in, CPython's issue 148278.)
 
 Up to 3.10, points are found by tracing opcodes. Since then those of calls are found by profiling:
 the exception belongs to the call then, as a handler's does, and not to what follows, which may
@@ -70,6 +71,8 @@ def is_point(code, before, now):
         return (previous.startswith("CALL_") or jumped) and name not in BEGIN
     if previous == "RESUME":  # of a generator that goes on; else profiling tells of it
         return code.co_flags & inspect.CO_GENERATOR
+    if VERSION >= (3, 13):
+        return name == "JUMP_BACKWARD"
     return "JUMP" in previous and now <= before and "NO_INTERRUPT" not in previous
 
 

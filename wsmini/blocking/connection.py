@@ -248,18 +248,21 @@ class Connection(ConnectionInfo):
             ConnectionClosed: if the connection is closed; perhaps after some chunks.
             ConcurrencyError: as ``recv``.
         """
-        consumer, fin, begun = self._consumer, False, False
+        consumer, begun = self._consumer, False
         token: list[None] = []
         try:
             try:
                 consumer.start(token)
                 convert = chunk_decoder(decode)
-                while not fin:
+                # Not a condition: since 3.13, its jump back isn't in this try.
+                while True:
                     chunk, fin = consumer.receive_chunk(begun)
                     begun = True
                     chunk = convert(chunk, fin)
                     consumer.handing = False
                     yield chunk
+                    if fin:
+                        break
             except UnicodeDecodeError:
                 consumer.handing = False  # it is lost, and the next message isn't
                 raise

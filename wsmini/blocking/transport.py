@@ -259,7 +259,10 @@ class BlockingTransport:
         if sending._is_owned():
             return False
         try:
-            while room and sending.acquire(False):
+            # Locked in here, as the jump back to a loop's condition isn't in this try since 3.13.
+            while room:
+                if not sending.acquire(False):
+                    break
                 if until and not self.closed and self.poll(self.unwritten(), until):
                     self.protocol.heard(monotonic())
                 was_writer, until = True, 0.0
