@@ -675,7 +675,8 @@ class Client:
             self._check_outbox(connection)
         waiting = outbox.waiting
         if connection is not None:
-            waiting += connection.buffer.accepted - connection.buffer.written
+            buffer = connection.buffer
+            waiting += buffer.accepted - buffer.written
         if waiting:  # else the first one is taken, however large
             self._check_room(connection, waiting, len(item[1]))
         outbox.waiting += len(item[1]) + 1
@@ -916,8 +917,8 @@ class ClientConnection:
     """
 
     __slots__ = (
-        "_client", "_ended", "_ends", "_info", "_loop", "_messages", "_name", "_opened", "_outbox",
-        "_paused", "_trims", "_unread", "buffer", "protocol", "transport",
+        "_client", "_ended", "_ends", "_info", "_is_method", "_loop", "_messages", "_name",
+        "_opened", "_outbox", "_paused", "_trims", "_unread", "buffer", "protocol", "transport",
     )  # fmt: skip
 
     def __init__(self, client: Client, opened: Opened) -> None:
@@ -934,6 +935,7 @@ class ClientConnection:
         # Chunks or messages: one or the other as long as the connection lasts.
         self._name = "on_message" if client._callback("on_chunk") is None else "on_chunk"
         self.transport.streaming = self._name == "on_chunk"
+        self._is_method = type(client).on_message is not None  # of a subclass
 
     # -- for the client --
 
@@ -1067,7 +1069,7 @@ class ClientConnection:
     def _on_message(self, message: Message, now: float) -> None:
         """As ``_on_messages``, for one; without what costs time where there is nothing else."""
         client = self._client
-        if self._paused or self._unread is not _NOTHING or type(client).on_message is not None:
+        if self._paused or self._unread is not _NOTHING or self._is_method:
             self._on_messages([message])
             return
         callback = client.on_message

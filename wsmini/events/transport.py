@@ -189,7 +189,8 @@ class EventTransport:
             self._reading = False  # behind it: who is interrupted in there has to do it again
 
     def _on_readable(self) -> None:
-        protocol, reader = self.protocol, self.protocol.reader
+        protocol = self.protocol
+        reader = protocol.reader
         # Out of the ordinary: there is something to do before a read, or in place of one.
         if self.paused or self.half_done or reader.pending or self._processing or self._ending:
             if not self._may_read():
