@@ -275,12 +275,13 @@ class TLSStream(Stream):
             if self._failure is not None:
                 raise self._failure from None
             data = b"" if self._ended else None
-        more = self._incoming.pending or self._unfed or self.ssl_object.pending()
-        if not data or size <= len(data) or not more:
+        if not data or size <= len(data):
             return data
-        chunks = [data]
-        self._decrypt_more(chunks, size)
-        return b"".join(chunks)
+        if self._incoming.pending or self._unfed or self.ssl_object.pending():
+            chunks = [data]
+            self._decrypt_more(chunks, size)
+            data = b"".join(chunks)
+        return data
 
     def _decrypt_more(self, chunks: list[bytes], size: int) -> None:
         """Append what else is here, up to *size* bytes in all; what ends it, the next call tells.
