@@ -35,6 +35,7 @@ from _thread import RLock, allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from typing import Callable, Protocol, TypeVar
 
     E = TypeVar("E", bound=BaseException)
@@ -97,7 +98,7 @@ class Waiters:
     __slots__ = ("locks",)
 
     def __init__(self) -> None:
-        self.locks: list[object] = []
+        self.locks: list[LockType] = []
 
     def wait(self, done: Callable[[], bool], timeout: float) -> None:
         """Wait for ``notify``, *timeout* seconds at most, unless *done()* says it is there."""
@@ -109,17 +110,18 @@ class Waiters:
             if not done():
                 lock.acquire(True, timeout)
         finally:
-            # Still there: the timeout has passed, done() was true, or a signal handler has raised.
             try:
                 self.locks.remove(lock)
             except ValueError:
-                pass  # notify() has released it
+                pass  # a signal handler has raised before it was there
 
     def notify(self) -> None:
         """Wake all that wait now."""
-        locks = self.locks
-        while locks:
-            try:
-                locks.pop().release()  # type: ignore[attr-defined]
-            except IndexError:
-                break  # another thread does the same
+        if self.locks:
+            # Their threads take them out. If it were done here, one that an interruption comes
+            # behind would wait for ever.
+            for lock in self.locks[:]:
+                try:
+                    lock.release()
+                except RuntimeError:
+                    pass  # its thread is on its way already

@@ -878,6 +878,9 @@ def test_a_client_whose_loop_was_closed_may_be_started_on_another(kind):
         while not tried or client.state.name.lower() != kind:
             loop.run_once(0)
         if kind == "open":
+            client.send("written")
+            while client.buffered_amount:
+                loop.run_once(0)
             client.send("never given")
     client.close()
     with Loop() as loop:

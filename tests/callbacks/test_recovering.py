@@ -189,6 +189,23 @@ def test_sending():
     each_point(scenario, Client, "_serve", expire)
 
 
+def test_the_end():
+    """Those who wait for it learn of it."""
+
+    def scenario():
+        loop, peers = Loop(), Peers()
+        client = started(loop, peers.steps)
+        turn(loop)
+        waiting = Task(client.wait_closed)
+        eventually(lambda: client._waiters is not None and client._waiters.locks)
+        peers.hang_up()
+        turn(loop)
+        waiting.result()
+        end(client, loop, peers)
+
+    each_point(scenario, Client, "_finish")
+
+
 @needs_few_points
 def test_on_close_comes_once():
     def scenario():
