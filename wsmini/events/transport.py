@@ -581,7 +581,7 @@ class EventTransport:
             self._end_soon()
 
     def drop(self) -> None:
-        """Close the socket, and no more than that: the loop is closed, and calls nobody."""
+        """Close the socket, and no more than that: nobody is told."""
         self.closed = self._ending = True
         self._release()
 
@@ -675,9 +675,6 @@ class EventTransport:
 
     def _close(self) -> None:
         """Close the socket, and say so. Called again, whole, where something was interrupted."""
-        self._timers.discard(self._timer_at, self)
-        if self._processing is not None:
-            self._processing.cancel()
         if not self.closed:
             self.closed = True
             # Not behind what hasn't gone out: that counts as unsent, and must stay so.
@@ -687,6 +684,9 @@ class EventTransport:
         self._handler._on_end()
 
     def _release(self) -> None:
+        self._timers.discard(self._timer_at, self)
+        if self._processing is not None:
+            self._processing.cancel()
         self._stop_reading()
         self._stop_waiting_for_room()
         self.protocol.connection_lost(self.buffer.error)
