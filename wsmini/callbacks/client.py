@@ -601,6 +601,8 @@ class Client:
         # A subclass has one. (Only then: to ask for the dictionary makes one for each client.)
         if getattr(type(self), name) is not None and name not in self.__dict__:
             return found
+        if not callable(found):  # set since start(): its call shall fail, not this
+            return found
         return partial(found, self)
 
     def _call(self, name: str, *args: object) -> None:
