@@ -15,7 +15,8 @@ version of CPython, as its source says:
 
 Up to 3.10, points are found by tracing opcodes. Since then those of calls are found by profiling:
 the exception belongs to the call then, as a handler's does, and not to what follows, which may
-stand outside of the ``try``.
+stand outside of the ``try``. Since 3.13 jumps are found by ``sys.monitoring``: tracing tells
+nothing more of the opcodes of a function once an exception has come out of that.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import dis
 import inspect
 import os
 import sys
+from _thread import get_ident
 
 import wsmini
 
+TOOL = 4  # of sys.monitoring, which nobody else uses
 PACKAGE = os.path.dirname(wsmini.__file__) + os.sep
 VERSION = sys.version_info[:2]
 
@@ -71,8 +74,6 @@ def is_point(code, before, now):
         return (previous.startswith("CALL_") or jumped) and name not in BEGIN
     if previous == "RESUME":  # of a generator that goes on; else profiling tells of it
         return code.co_flags & inspect.CO_GENERATOR
-    if VERSION >= (3, 13):
-        return name == "JUMP_BACKWARD"
     return "JUMP" in previous and now <= before and "NO_INTERRUPT" not in previous
 
 
@@ -89,9 +90,28 @@ class Points:
         self._last = {}
 
     def start(self):
-        sys.settrace(self.trace)
+        if VERSION >= (3, 13):
+            instruction, self.thread = sys.monitoring.events.INSTRUCTION, get_ident()
+            sys.monitoring.use_tool_id(TOOL, "points")
+            sys.monitoring.register_callback(TOOL, instruction, self.instruction)
+            sys.monitoring.set_events(TOOL, instruction)
+        else:
+            sys.settrace(self.trace)
         if VERSION >= (3, 11):
             sys.setprofile(self.profile)
+
+    def instruction(self, code, now):
+        if not code.co_filename.startswith(PACKAGE):
+            return sys.monitoring.DISABLE
+        if get_ident() != self.thread:  # it is for all threads, as tracing isn't
+            return None
+        instructions = instructions_of(code)
+        resumes = instructions.get(now - 2, ("",))[0] == "RESUME"
+        if instructions.get(now, ("",))[0] == "JUMP_BACKWARD" or (
+            resumes and code.co_flags & inspect.CO_GENERATOR
+        ):
+            self.reach(sys._getframe(1))
+        return None
 
     def trace(self, frame, event, arg):
         if not frame.f_code.co_filename.startswith(PACKAGE):
@@ -132,6 +152,9 @@ class Points:
 def stop():
     sys.setprofile(None)
     sys.settrace(None)
+    if VERSION >= (3, 13) and sys.monitoring.get_tool(TOOL) is not None:
+        sys.monitoring.set_events(TOOL, 0)
+        sys.monitoring.free_tool_id(TOOL)
 
 
 @contextlib.contextmanager

@@ -236,11 +236,14 @@ class Client:
             try:
                 self.start(loop)
                 self._own_loop = loop
-                while self._running and self._its_loop is loop:
+                while True:  # not a condition, whose jump back isn't in this try since 3.13
+                    if not self._running or self._its_loop is not loop:
+                        break
                     loop.run_forever()
             finally:
                 # Also behind an exception: on_close comes still, and no descriptor is left.
-                self._own_loop = None
+                if self._own_loop is loop:  # it may be another thread's run by now
+                    self._own_loop = None
                 if self._its_loop is loop:  # another thread may have been faster to start it
                     self._drop()
             # The loop didn't get round any more to one that came in the last callback.

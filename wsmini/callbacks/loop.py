@@ -403,7 +403,10 @@ class Loop:
         self._check_idle()
         try:
             self.thread = get_ident()
-            while not self._stopping and (self._clients or not until_done):
+            # Not a condition: since 3.13, its jump back isn't in this try.
+            while True:
+                if self._stopping or (until_done and not self._clients):
+                    break
                 self._turn(None)
             self.thread, self._stopping, self._awake = 0, False, False
         except BaseException:
