@@ -344,17 +344,14 @@ class EventTransport:
         What it leaves by an exception stays.
         """
         done, stops = 0, False
-        try:
-            while done < len(events) and not stops:
-                deliver, argument = events[done]
-                done += 1
-                self.half_done = True
-                stops = bool(deliver(argument)) or done == EVENTS
-                self.half_done = False
-        finally:
-            del events[:done]
-            if not events:
-                self._events = None
+        while events and not stops:
+            self.half_done = True
+            deliver, argument = events.pop(0)  # at once: what comes out in between repeats nothing
+            done += 1
+            stops = bool(deliver(argument)) or done == EVENTS
+            self.half_done = False
+        if not events:
+            self._events = None
         return stops
 
     def _process_soon(self) -> None:
