@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from functools import partial
 
 import fakes
@@ -12,13 +13,16 @@ import pytest
 from helpers import PATIENCE
 from pairs import Task, eventually
 
-from wsmini.callbacks.client import Client
+from wsmini.callbacks.client import Client, ClientConnection
 from wsmini.callbacks.loop import Loop
+from wsmini.clock import LEAVING
 from wsmini.events.transport import EventTransport, SharedTimers
 from wsmini.opening.steps import LoopRun
 from wsmini.opening.streams import SocketStream
 from wsmini.policies import Fixed, NoReconnect
+from wsmini.sansio.frames import Opcode
 from wsmini.sansio.protocol import State
+from wsmini.testing import frame
 
 # CPython 3.8 and 3.9 look for signals between nearly all opcodes: a mark and what it tells of can't
 # be set at once there.
@@ -169,6 +173,87 @@ def test_close():
         end(client, loop, peers)
 
     each_point(scenario, Client, "_close")
+
+
+@pytest.mark.parametrize("owner, name", [(Client, "_carry_out"), (Client, "_close")])
+def test_stop(owner, name):
+    """It waits half a second for the server, no more."""
+
+    def scenario():
+        loop, peers = Loop(), Peers()
+        client = started(loop, peers.steps, close_timeout=60)
+        turn(loop)
+        client.stop()
+        turn(loop)
+        if client._connection is not None:
+            assert client._connection.transport._close_by - loop.time() <= LEAVING
+        end(client, loop, peers)
+
+    each_point(scenario, owner, name)
+
+
+@pytest.mark.parametrize("owner, name", [(Client, "_carry_out"), (ClientConnection, "resume")])
+def test_resume(owner, name):
+    """It is carried out."""
+
+    def scenario():
+        loop, peers, got = Loop(), Peers(), []
+        client = started(loop, peers.steps, on_message=lambda client, message: got.append(message))
+        turn(loop)
+        client.pause()
+        peers.sockets[0].send(frame(Opcode.TEXT, b"x"))
+        turn(loop)
+        assert got == []
+        client.resume()
+        turn(loop)
+        assert got == ["x"]
+        end(client, loop, peers)
+
+    each_point(scenario, owner, name)
+
+
+def test_nothing_that_was_delivered_comes_again():
+    def scenario():
+        loop, peers, got = Loop(), Peers(), []
+        client = started(
+            loop,
+            peers.steps,
+            on_message=lambda client, message: got.append(message),
+            on_ping=lambda client, data: got.append(data),
+        )
+        turn(loop)
+        pings = [frame(Opcode.PING, data) for data in (b"a", b"b")]
+        peers.sockets[0].send(pings[0] + frame(Opcode.TEXT, b"x") + pings[1])
+        turn(loop)
+        assert len(set(got)) == len(got)
+        end(client, loop, peers)
+
+    each_point(scenario, EventTransport, "_deliver")
+
+
+def test_a_loop_can_be_run_again():
+    def scenario():
+        with Loop() as loop:
+            left = [loop.stop, int, int]
+
+            def callback():
+                loop.call_soon(left.pop())
+                if left:
+                    loop.call_soon(callback)
+
+            loop.call_soon(callback)
+            try:
+                loop.run_forever()
+            finally:
+                assert loop.thread == 0
+
+    def tolerant():
+        try:
+            scenario()
+        except Interrupt:
+            pass
+
+    each_point(tolerant, Loop, "_run")
 
 
 def test_sending():
@@ -348,3 +433,38 @@ def test_a_client_whose_loop_is_closed_tells_those_who_wait():
     loop.close()
     client.close()
     waiting.result()
+
+
+def test_a_callback_that_is_none_is_told_once():
+    """One that was set since start(), which checks them."""
+    errors, peers = [], Peers()
+    loop = Loop(on_error=lambda loop, exc: errors.append(exc))
+    client = started(loop, peers.steps)
+    turn(loop)
+    client.on_close = 42
+    client.close()
+    peers.hang_up()
+    turn(loop)
+    assert [type(exc) for exc in errors] == [TypeError]
+    end(client, loop, peers)
+
+
+def test_run_forever_in_a_thread_while_another_one_leaves_it(monkeypatch):
+    waits, go_on = threading.Event(), threading.Event()
+    run = Loop.run_forever
+
+    def slowly(self):
+        run(self)
+        if not waits.is_set():  # the first one's
+            waits.set()
+            go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(Loop, "run_forever", slowly)
+    client = Client("ws://localhost/", reconnect=NoReconnect(), on_error=ignore)
+    client._steps = refused
+    first = Task(client.run_forever)
+    waits.wait(PATIENCE)
+
+    client._policy = Fixed(0)
+    client.on_reconnect = lambda client, *args: (go_on.set(), first.result(), client.close())
+    Task(client.run_forever).result()

@@ -145,6 +145,7 @@ class Client:
     _signal = 0  # the one that has ended run_forever()
     _gave_up = False  # the policy
     _closing = Close(1000, "")  # what close() has said
+    _grace = NEVER  # what stop() has
     _drain_due = False  # on_drain is due when all is written
     _raised: Exception | None = None  # by on_error
     _waiters: Waiters | None = None
@@ -283,6 +284,8 @@ class Client:
         self._leave_closed_loop()
         self._attempts, self._its_loop = attempts, loop
         self._attempt = 0
+        if self._grace < NEVER:
+            self._grace = NEVER
         if self._gave_up:  # an attribute that most clients never have
             self._gave_up = False
         try:
@@ -339,6 +342,8 @@ class Client:
                 self._closing = Close(code, reason)
             # At once, not when the loop gets round to it: from here on nothing is accepted.
             self._wanted = False
+            if grace < NEVER:
+                self._grace = grace  # whatever comes first
             self._request(self._close, code, reason, grace)
 
     def _close(self, code: int, reason: str, grace: float = NEVER) -> None:
@@ -523,7 +528,7 @@ class Client:
             return
         self._serve_soon()
         if not self._wanted:  # what close() has asked for may be lost; twice does no harm
-            self._request(self._close, *self._closing)
+            self._request(self._close, *self._closing, self._grace)
         if self._owed == "on_close":
             self._its_loop.call_soon(self._tell_closed)
         elif self._connection is not None:
@@ -799,6 +804,7 @@ class Client:
         """Go on after ``pause()``; closing and reconnecting do that too."""
         connection = self._connection
         if connection is not None:
+            connection.resumes = True
             self._request(connection.resume)
 
     # -- facts --
@@ -923,7 +929,8 @@ class ClientConnection:
 
     __slots__ = (
         "_client", "_ended", "_ends", "_info", "_is_method", "_loop", "_messages", "_name",
-        "_opened", "_outbox", "_paused", "_trims", "_unread", "buffer", "protocol", "transport",
+        "_opened", "_outbox", "_paused", "_trims", "_unread", "buffer", "protocol", "resumes",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, client: Client, opened: Opened) -> None:
@@ -931,6 +938,7 @@ class ClientConnection:
         self._messages, self._ends = self._outbox.messages, self._outbox.ends
         self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
+        self.resumes = False  # as resume() wants; until it does
         self._trims = False  # soon
         self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
         self.transport = EventTransport(self._loop, opened, client._options, self, gather=True)
@@ -1054,6 +1062,7 @@ class ClientConnection:
         if self._paused:
             self._loop.call_soon(self._deliver_and_resume)
             self._paused = False
+        self.resumes = False
 
     def _deliver_and_resume(self) -> None:
         """Hand over what is unread; read on when that is done, and nobody has paused again."""
@@ -1166,6 +1175,8 @@ class ClientConnection:
         """A signal handler's exception may have come in the middle of anything."""
         self._outbox.settle()
         self._trims = False
+        if self.resumes:
+            self._loop.call_soon(self.resume)
         if self._unread is not _NOTHING or self._ended:
             self._loop.call_soon(self._deliver)
         self._client._recover_alone()
