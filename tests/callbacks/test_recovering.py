@@ -143,7 +143,10 @@ def test_start(action):
     assert at > 1
 
 
-@pytest.mark.parametrize("name", [pytest.param("start", marks=needs_few_points), "_stop_reading"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("start", marks=needs_few_points), "_stop_reading", "_stop_waiting_for_room"],
+)
 def test_nothing_is_watched_once_a_connection_is_gone(name):
     """Or the next one, whose socket has the same number, would never be heard."""
 
@@ -151,10 +154,14 @@ def test_nothing_is_watched_once_a_connection_is_gone(name):
         loop, peers = Loop(), Peers()
         client = started(loop, peers.steps, reconnect=Fixed(100))
         turn(loop)
+        if name == "_stop_waiting_for_room":
+            client.send("x" * (1 << 20))
+            turn(loop)
+            assert loop._writers
         peers.hang_up()
         turn(loop)
         assert client.state is State.WAITING
-        assert set(loop._readers) <= {loop._hears}
+        assert set(loop._readers) <= {loop._hears} and not loop._writers
         end(client, loop, peers)
 
     each_point(scenario, EventTransport, name)
