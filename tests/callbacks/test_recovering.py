@@ -337,24 +337,29 @@ def test_a_connection_whose_on_open_has_raised_is_kept():
     end(client, loop, peers)
 
 
-@pytest.mark.parametrize("kind", ["opening", "delay"])
+@pytest.mark.parametrize("kind", ["opening", "delay", "question"])
 def test_what_an_interruption_has_left_makes_no_second_connection(kind):
     peers, errors, tried = Peers(), [], []
 
     def steps():
         tried.append(kind)
-        return refused() if kind == "delay" and len(tried) == 1 else peers.steps()
+        return refused() if kind != "opening" and len(tried) == 1 else peers.steps()
 
     loop = Loop(on_error=lambda loop, exc: errors.append(exc))
     client = started(loop, steps, reconnect=Fixed(0))
     if kind == "opening":
         LoopRun(loop, steps(), client._opened)  # which nobody knows
-    else:
+    elif kind == "delay":
         while client.state is not State.WAITING:
             loop.run_once(0)
         loop.call_later(0, client._connect)
+    else:
+        turn(loop)
+        loop.call_soon(client._judge, client._failure)
     turn(loop)
     assert errors == [] and client.state is State.OPEN
+    assert sum(stream.sock.fileno() >= 0 for stream in peers.streams) == 1
+    assert len(peers.streams) == (2 if kind == "opening" else 1)
     end(client, loop, peers)
 
 

@@ -548,8 +548,9 @@ class Client:
 
     def _judge(self, failure: Exception) -> None:
         """Ask the policy, perhaps again, because it was interrupted."""
-        self._move(_CLOSED)
-        self._lost(failure)
+        if self._state is _WAITING:  # else an interruption has left one timer more
+            self._move(_CLOSED)
+            self._lost(failure)
 
     def _on_loop_error(self, exc: Exception) -> bool:
         """For the loop: a method of this client, as a callback of its own, has raised *exc*."""
