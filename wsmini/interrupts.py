@@ -98,7 +98,7 @@ class Waiters:
     __slots__ = ("locks",)
 
     def __init__(self) -> None:
-        self.locks: list[LockType] = []
+        self.locks: dict[LockType, None] = {}
 
     def wait(self, done: Callable[[], bool], timeout: float) -> None:
         """Wait for ``notify``, *timeout* seconds at most, unless *done()* says it is there."""
@@ -106,22 +106,23 @@ class Waiters:
         lock = allocate_lock()
         lock.acquire()
         try:
-            self.locks.append(lock)  # first: what changes behind the look at done() is told
+            self.locks[lock] = None  # first: what changes behind the look at done() is told
             if not done():
                 lock.acquire(True, timeout)
         finally:
-            try:
-                self.locks.remove(lock)
-            except ValueError:
-                pass  # a signal handler has raised before it was there
+            self.locks.pop(lock, None)
 
     def notify(self) -> None:
         """Wake all that wait now."""
-        if self.locks:
-            # Their threads take them out. If it were done here, one that an interruption comes
-            # behind would wait for ever.
-            for lock in self.locks[:]:
-                try:
-                    lock.release()
-                except RuntimeError:
-                    pass  # its thread is on its way already
+        if not self.locks:
+            return
+        for lock in list(self.locks):
+            # Told first, then taken out: one that an interruption keeps in there is told again.
+            try:
+                lock.release()
+            except RuntimeError as exc:
+                # The lock's own has no frame below this one, which a signal handler's has.
+                if exc.__traceback__ is None or exc.__traceback__.tb_next is not None:
+                    raise
+                # Its thread is on its way already.
+            self.locks.pop(lock, None)
