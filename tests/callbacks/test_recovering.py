@@ -219,6 +219,25 @@ def test_resume(owner, name):
     each_point(scenario, owner, name)
 
 
+def test_a_pause_behind_a_resume_counts_though_a_callback_has_raised():
+    got, errors = [], []
+
+    def on_message(client, message):
+        got.append(message)
+        if message == "1":
+            client.resume()
+            raise LookupError
+        client.pause()
+
+    loop, peers = Loop(on_error=lambda loop, exc: errors.append(exc)), Peers()
+    client = started(loop, peers.steps, on_message=on_message)
+    turn(loop)
+    peers.sockets[0].send(b"".join(frame(Opcode.TEXT, b"%d" % number) for number in range(1, 5)))
+    turn(loop)
+    assert got == ["1", "2"] and [type(exc) for exc in errors] == [LookupError]
+    end(client, loop, peers)
+
+
 def test_nothing_that_was_delivered_comes_again():
     def scenario():
         loop, peers, got = Loop(), Peers(), []
@@ -360,6 +379,36 @@ def test_what_an_interruption_has_left_makes_no_second_connection(kind):
     assert errors == [] and client.state is State.OPEN
     assert sum(stream.sock.fileno() >= 0 for stream in peers.streams) == 1
     assert len(peers.streams) == (2 if kind == "opening" else 1)
+    end(client, loop, peers)
+
+
+def test_a_question_that_an_interruption_has_left_is_not_asked_while_it_waits():
+    delays = []
+    loop = Loop()
+    client = started(
+        loop,
+        refused,
+        reconnect=Fixed(100),
+        on_reconnect=lambda client, attempt, delay, exc: delays.append(attempt),
+    )
+    turn(loop)
+    loop.call_soon(client._judge, client._failure)
+    turn(loop)
+    assert delays == [1] and client.state is State.WAITING
+    end(client, loop, Peers())
+
+
+@pytest.mark.parametrize("value", [0, ""])
+def test_what_can_not_be_called_fails_in_a_batch_as_alone(value):
+    errors, peers = [], Peers()
+    loop = Loop(on_error=lambda loop, exc: errors.append(exc))
+    client = started(loop, peers.steps)
+    turn(loop)
+    client.on_message = value
+    peers.sockets[0].send(frame(Opcode.TEXT, b"1") + frame(Opcode.TEXT, b"2"))
+    turn(loop)
+    assert errors and {type(exc) for exc in errors} == {TypeError}
+    client.on_message = None
     end(client, loop, peers)
 
 

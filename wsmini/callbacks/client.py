@@ -243,8 +243,6 @@ class Client:
                     loop.run_forever()
             finally:
                 # Also behind an exception: on_close comes still, and no descriptor is left.
-                if self._own_loop is loop:  # it may be another thread's run by now
-                    self._own_loop = None
                 if self._its_loop is loop:  # another thread may have been faster to start it
                     self._drop()
             # The loop didn't get round any more to one that came in the last callback.
@@ -340,10 +338,10 @@ class Client:
         if self._running:
             if self._wanted:  # what the first call says is what goes out
                 self._closing = Close(code, reason)
+            if grace < self._grace:
+                self._grace = grace  # whatever comes first
             # At once, not when the loop gets round to it: from here on nothing is accepted.
             self._wanted = False
-            if grace < NEVER:
-                self._grace = grace  # whatever comes first
             self._request(self._close, code, reason, grace)
 
     def _close(self, code: int, reason: str, grace: float = NEVER) -> None:
@@ -548,7 +546,8 @@ class Client:
 
     def _judge(self, failure: Exception) -> None:
         """Ask the policy, perhaps again, because it was interrupted."""
-        if self._state is _WAITING:  # else an interruption has left one timer more
+        # Else an interruption has left one timer more.
+        if self._state is _WAITING and self._unjudged is failure:
             self._move(_CLOSED)
             self._lost(failure)
 
@@ -1056,7 +1055,7 @@ class ClientConnection:
     def pause(self) -> None:
         """For any thread: deliver no more, but what is in a callback's hands."""
         if self.protocol.state is _OPEN:  # closing lifts it for good
-            self._paused = True
+            self._paused, self.resumes = True, False
             self.transport.pause()
 
     def resume(self) -> None:
@@ -1120,7 +1119,9 @@ class ClientConnection:
         if self._paused:
             return
         client, start = self._client, self._loop.time()
-        callback = client._callback(self._name) or _ignore
+        callback = client._callback(self._name)
+        if callback is None:
+            callback = _ignore
         if self._name == "on_chunk":
             callback = partial(_unpacked, callback)
         client._serve_due = True
@@ -1177,7 +1178,7 @@ class ClientConnection:
         self._outbox.settle()
         self._trims = False
         if self.resumes:
-            self._loop.call_soon(self.resume)
+            self.resume()  # now: from the queue, it would lift a later pause, too
         if self._unread is not _NOTHING or self._ended:
             self._loop.call_soon(self._deliver)
         self._client._recover_alone()
