@@ -161,10 +161,14 @@ def stop():
 def not_interrupted():
     """Something of the test's within a call that is interrupted."""
     trace, profile = sys.gettrace(), sys.getprofile()
+    points = getattr(profile, "__self__", None)
     stop()
     yield
-    sys.settrace(trace)
-    sys.setprofile(profile)
+    if VERSION >= (3, 13) and isinstance(points, Points):
+        points.start()  # monitoring, too
+    else:
+        sys.settrace(trace)
+        sys.setprofile(profile)
 
 
 def run(function, at, *actions, gap=0):
