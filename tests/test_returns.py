@@ -22,7 +22,10 @@ PATHS = [
 def computed_returns(tree):
     """The numbers of the lines in which an except returns something that isn't a constant."""
     nodes = [
-        child for node in ast.walk(tree) if type(node) is ast.ExceptHandler for child in node.body
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        for child in node.body
     ]
     while nodes:
         node = nodes.pop()

@@ -175,8 +175,7 @@ def test_close():
         client = started(loop, peers.steps, close_timeout=0)
         turn(loop)
         client.close()
-        turn(loop)
-        eventually(lambda: turn(loop) is None or not client._running)
+        eventually(lambda: turn(loop) == [] and not client._running)
         end(client, loop, peers)
 
     each_point(scenario, Client, "_close")
@@ -245,13 +244,16 @@ def test_nothing_that_was_delivered_comes_again():
             loop,
             peers.steps,
             on_message=lambda client, message: got.append(message),
-            on_ping=lambda client, data: got.append(data),
+            on_ping=lambda client, data: got.append(data.decode()),
         )
         turn(loop)
         pings = [frame(Opcode.PING, data) for data in (b"a", b"b")]
         peers.sockets[0].send(pings[0] + frame(Opcode.TEXT, b"x") + pings[1])
         turn(loop)
         assert len(set(got)) == len(got)
+        # Where it has failed, nothing comes behind the gap. Python 3.8 and 3.9 look for signals
+        # between the iterator, too, and the call that gets what it gives.
+        assert "x" in got or client.state is not State.OPEN or points.VERSION < (3, 10)
         end(client, loop, peers)
 
     each_point(scenario, EventTransport, "_deliver")
@@ -496,7 +498,7 @@ def test_a_client_whose_loop_is_closed_tells_those_who_wait():
     waiting.result()
 
 
-def test_a_callback_that_is_none_is_told_once():
+def test_what_can_not_be_called_fails_once():
     """One that was set since start(), which checks them."""
     errors, peers = [], Peers()
     loop = Loop(on_error=lambda loop, exc: errors.append(exc))
