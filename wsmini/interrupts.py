@@ -9,10 +9,10 @@ call every method of the same connection, and it may raise anything. So:
   lets go, also if another handler's exception ends it: the look at what was left is within the
   same ``try`` as the lock, and its ``except`` looks, too. No lock is ever taken twice by a thread.
 * **A connection's lock is taken and released within one ``try``**, whose ``except`` releases what
-  is still held.
-  (``with lock`` has places, between two bytecodes of Python 3.8 and 3.9, where an exception leaves
-  the lock locked; ``lock.acquire()`` in front of a ``try`` has them in all versions.) A thread that
-  didn't own the lock before it came to that ``try`` and does in its ``except`` has taken it there.
+  is still held. (``with lock`` has places, between two bytecodes of Python 3.8 and 3.9, where an
+  exception leaves the lock locked; ``lock.acquire()`` in front of a ``try`` has them in all
+  versions.) A thread that didn't own the lock before it came to that ``try`` and does in its
+  ``except`` has taken it there.
 * **What is half done is marked** by a flag before it is begun. An exception that passes with the
   flag set fails the connection for good: it never goes on with something missing, or twice.
 * **The network's errors are taken where the system call is made.** The kernel's have an ``errno``;

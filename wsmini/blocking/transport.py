@@ -6,11 +6,10 @@ Who may do what, and what may interleave:
   messages out.
 * **The receiver** is the thread that holds ``receiving``. Only it reads from the stream, feeds the
   protocol, lets the keepalive tick (the background thread does, for a receiver that sleeps past
-  it) and closes the socket. Usually it is the consumer. A thread that
-  waits for something else (a pong, the end of the closing handshake, room to write) steps in as
-  long as there is no receiver, and the background thread looks in while there is none. They keep
-  what messages they meet, about ``max_queue`` at most; then they stop reading, and TCP makes the
-  peer wait.
+  it) and closes the socket. Usually it is the consumer. A thread that waits for something else (a
+  pong, the end of the closing handshake, room to write) steps in as long as there is no receiver,
+  and the background thread looks in while there is none. They keep what messages they meet, about
+  ``max_queue`` at most; then they stop reading, and TCP makes the peer wait.
 * **The writer** is the thread that holds ``sending``. Only it writes to the stream, whole frames
   one after the other, so frames never mix. What is encoded but not taken by the stream stays in the
   ``WriteBuffer``, and the next writer begins with that. A send with a timeout waits for room before

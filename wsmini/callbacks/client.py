@@ -145,7 +145,7 @@ class Client:
     _signal = 0  # the one that has ended run_forever()
     _gave_up = False  # the policy
     _closing = Close(1000, "")  # what close() has said
-    _grace = NEVER  # what stop() has
+    _grace = NEVER  # seconds for the server to answer, of stop()
     _drain_due = False  # on_drain is due when all is written
     _raised: Exception | None = None  # by on_error
     _waiters: Waiters | None = None
@@ -938,7 +938,7 @@ class ClientConnection:
         self._messages, self._ends = self._outbox.messages, self._outbox.ends
         self._unread: Iterator[Any] = _NOTHING
         self._paused = self._ended = False
-        self.resumes = False  # as resume() wants; until it does
+        self.resumes = False  # Client.resume() was called, and isn't carried out yet
         self._trims = False  # soon
         self._opened, self._info = opened, None  # type: Opened, ConnectionInfo | None
         self.transport = EventTransport(self._loop, opened, client._options, self, gather=True)
